@@ -1,0 +1,39 @@
+"""Data sets, splits into pool, validation and test, and partitions over devices."""
+
+from edge_gym.data.datasets import (
+    DATASETS,
+    DataError,
+    Dataset,
+    Features,
+    SampleError,
+    data_dir,
+    load_dataset,
+    load_features,
+)
+from edge_gym.data.partitions import (
+    SCHEMES,
+    partition,
+    partition_dirichlet,
+    partition_iid,
+    partition_shards,
+)
+from edge_gym.data.splits import Split, draw_balanced, draw_split
+
+__all__ = [
+    "DATASETS",
+    "SCHEMES",
+    "DataError",
+    "Dataset",
+    "Features",
+    "SampleError",
+    "Split",
+    "data_dir",
+    "draw_balanced",
+    "draw_split",
+    "load_dataset",
+    "load_features",
+    "partition",
+    "partition_dirichlet",
+    "partition_iid",
+    "partition_shards",
+]

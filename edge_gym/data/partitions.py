@@ -1,0 +1,173 @@
+"""Partitions of training data over devices.
+
+Every partition is a disjoint cover: device k gets ``rows[k]``, int64 indices into the labels given,
+in ascending order, and each row goes to one device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_gym.data.datasets import SampleError
+
+SCHEMES = ("iid", "shards", "dirichlet")
+
+_MAX_DRAWS = 1000
+
+Labels = NDArray[np.int64]
+Partition = list[NDArray[np.int64]]
+
+
+def partition(
+    rng: np.random.Generator,
+    labels: Labels,
+    n_devices: int,
+    scheme: str = "iid",
+    *,
+    shards_per_device: int = 2,
+    concentration: float = 0.5,
+    min_samples: int = 1,
+) -> Partition:
+    """Spread samples over devices by the scheme of this name.
+
+    Args:
+        rng: Source of all randomness.
+        labels: ``(n,)``.
+        n_devices: Number of devices, K.
+        scheme: ``"iid"``, ``"shards"`` or ``"dirichlet"``.
+        shards_per_device: For ``"shards"``.
+        concentration: For ``"dirichlet"``.
+        min_samples: Fewest samples of a device.
+
+    Returns:
+        One array of rows per device.
+
+    Raises:
+        ValueError: If the scheme is unknown or an argument is out of range.
+        SampleError: If some device would have fewer than ``min_samples`` samples.
+    """
+    if scheme == "iid":
+        return partition_iid(rng, labels, n_devices, min_samples=min_samples)
+    if scheme == "shards":
+        return partition_shards(
+            rng, labels, n_devices, shards_per_device=shards_per_device, min_samples=min_samples
+        )
+    if scheme == "dirichlet":
+        return partition_dirichlet(
+            rng, labels, n_devices, concentration=concentration, min_samples=min_samples
+        )
+    raise ValueError(f"unknown partition scheme {scheme!r}; known are {', '.join(SCHEMES)}")
+
+
+def partition_iid(
+    rng: np.random.Generator, labels: Labels, n_devices: int, *, min_samples: int = 1
+) -> Partition:
+    """Shuffle, and cut into K parts whose sizes differ by at most one.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        SampleError: If some device would have fewer than ``min_samples`` samples.
+
+    Source: FEEL section VI-A, IID case.
+    """
+    _check_enough(len(labels), n_devices, min_samples)
+    return [np.sort(rows) for rows in np.array_split(rng.permutation(len(labels)), n_devices)]
+
+
+def partition_shards(
+    rng: np.random.Generator,
+    labels: Labels,
+    n_devices: int,
+    *,
+    shards_per_device: int = 2,
+    min_samples: int = 1,
+) -> Partition:
+    """Sort by label, cut into K·``shards_per_device`` equal shards and deal them out at random.
+
+    A shard that is no larger than the smallest class holds at most two labels. Sizes of shards
+    differ by at most one.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        SampleError: If some device would have fewer than ``min_samples`` samples, or a shard none.
+
+    Source: FEEL section VI-A, non-IID case (two shards per device).
+    """
+    if shards_per_device < 1:
+        raise ValueError(f"shards_per_device must be at least 1, got {shards_per_device}")
+    _check_enough(len(labels), n_devices, min_samples)
+    n_shards = n_devices * shards_per_device
+    if len(labels) // n_shards * shards_per_device < min_samples or len(labels) < n_shards:
+        raise SampleError(
+            f"{len(labels)} samples are too few for {n_shards} shards ({n_devices} devices x "
+            f"shards_per_device = {shards_per_device}) and min_samples = {min_samples}: lower "
+            "one of these, or take more samples"
+        )
+    # Shuffled first, so that which samples of a class share a shard is random too.
+    shuffled = rng.permutation(len(labels))
+    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    shards = np.array_split(by_label, n_shards)
+    hands = rng.permutation(n_shards).reshape(n_devices, shards_per_device)
+    return [np.sort(np.concatenate([shards[shard] for shard in hand])) for hand in hands]
+
+
+def partition_dirichlet(
+    rng: np.random.Generator,
+    labels: Labels,
+    n_devices: int,
+    *,
+    concentration: float = 0.5,
+    min_samples: int = 1,
+) -> Partition:
+    """Spread each class over the devices in proportions drawn from a Dirichlet distribution.
+
+    The smaller the concentration, the fewer devices share a class; a large one approaches the IID
+    case. Drawn again until each device has ``min_samples`` samples.
+
+    Args:
+        rng: Source of all randomness.
+        labels: ``(n,)``.
+        n_devices: Number of devices, K.
+        concentration: Parameter of the symmetric distribution, positive.
+        min_samples: Fewest samples of a device.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        SampleError: If no draw gives every device ``min_samples`` samples.
+    """
+    if not (math.isfinite(concentration) and concentration > 0):
+        raise ValueError(f"concentration must be positive and finite, got {concentration}")
+    _check_enough(len(labels), n_devices, min_samples)
+    classes, class_sizes = np.unique(labels, return_counts=True)
+    for _ in range(_MAX_DRAWS):
+        shares = rng.dirichlet(np.full(n_devices, concentration), size=len(classes))
+        cuts = np.rint(np.cumsum(shares, axis=1) * class_sizes[:, None]).astype(np.int64)
+        cuts[:, -1] = class_sizes
+        if np.diff(cuts, prepend=0).sum(axis=0).min() >= min_samples:
+            break
+    else:
+        raise SampleError(
+            f"in {_MAX_DRAWS} draws, {len(labels)} samples were never spread over {n_devices} "
+            f"devices with at least min_samples = {min_samples} each: raise concentration "
+            f"(now {concentration:g}), or lower min_samples or the number of devices"
+        )
+    owner = np.empty(len(labels), np.int64)
+    for label, cut in zip(classes, cuts, strict=True):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        owner[rows] = np.searchsorted(cut, np.arange(len(rows)), side="right")
+    return [np.flatnonzero(owner == device) for device in range(n_devices)]
+
+
+def _check_enough(n_samples: int, n_devices: int, min_samples: int) -> None:
+    if n_devices < 1:
+        raise ValueError(f"the number of devices must be at least 1, got {n_devices}")
+    if min_samples < 0:
+        raise ValueError(f"min_samples must be at least 0, got {min_samples}")
+    if n_samples < n_devices * min_samples:
+        raise SampleError(
+            f"{n_samples} samples are too few for {n_devices} devices with min_samples = "
+            f"{min_samples} each: lower one of these, or take more samples"
+        )

@@ -1,0 +1,1 @@
+"""One file per decision problem; ``core`` runs them all."""

@@ -1,0 +1,42 @@
+"""Checks shared by the configurations: one message form, naming field, value and range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:
+    """Raise a ValueError unless ``value`` is an integer in [low, high]."""
+    good = isinstance(value, int) and not isinstance(value, bool) and value >= low
+    if not good or (high is not None and value > high):
+        wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{name} must be an integer {wanted}, got {value!r}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    """Raise a ValueError unless ``value`` is a finite number in the interval."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    good = good and (value > low if open_low else value >= low)
+    good = good and (value < high if open_high else value <= high)
+    if not good:
+        left = "(" if open_low or math.isinf(low) else "["
+        right = ")" if open_high or math.isinf(high) else "]"
+        raise ValueError(
+            f"{name} must be a finite number in {left}{low:g}, {high:g}{right}, got {value!r}"
+        )
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise a ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

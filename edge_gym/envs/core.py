@@ -1,0 +1,593 @@
+"""Lanes: every decision problem is written once, for N episodes at a time.
+
+A ``Problem`` holds the state of N lanes in arrays with a leading lane axis. ``EdgeVectorEnv`` is
+its Gymnasium vector environment and ``EdgeEnv`` its one-lane view, so both are the same code.
+Each lane owns a generator and draws only from it: lane i of a vector environment seeded s is the
+scalar environment seeded s + i.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from edge_gym.envs.observation import ObservationTable
+from edge_gym.rendering import Scene, Window, draw
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+Info = dict[str, Any]
+
+
+class Step(NamedTuple):
+    """What one step did to the lanes that took it; arrays have shape ``(m,)``.
+
+    Attributes:
+        reward: The reward.
+        terminated: Whether the episode ended.
+        truncated: Whether it was cut off.
+        info: Parts of the reward and what was learned, by name.
+        final_info: More of these, for the lanes whose episode ended.
+    """
+
+    reward: NDArray[np.float64]
+    terminated: BoolArray
+    truncated: BoolArray
+    info: dict[str, NDArray[Any]]
+    final_info: dict[str, NDArray[Any]]
+
+
+class Problem(ABC):
+    """The dynamics of one decision problem for ``n_lanes`` independent episodes.
+
+    A subclass states its ``config_type``, its spaces and its tables, implements ``reset_lanes``,
+    ``step_lanes``, ``observe`` and ``scene``, and lists in ``lane_arrays`` the attributes that
+    hold its state, arrays with a leading lane axis.
+
+    Args:
+        config: The validated configuration.
+        n_lanes: Number of episodes run at a time.
+    """
+
+    config_type: ClassVar[type[Any]]
+    lane_arrays: ClassVar[tuple[str, ...]] = ()
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    tables: dict[str, ObservationTable]
+
+    def __init__(self, config: Any, n_lanes: int) -> None:
+        self.config = config
+        self.n_lanes = n_lanes
+        self.generators: list[np.random.Generator] = [
+            np.random.default_rng() for _ in range(n_lanes)
+        ]
+
+    @abstractmethod
+    def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
+        """Begin new episodes in ``lanes`` and return their infos, each of shape ``(m,)``."""
+
+    @abstractmethod
+    def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
+        """Apply valid ``actions`` of shape ``(m, ...)`` in ``lanes``."""
+
+    @abstractmethod
+    def observe(self) -> Any:
+        """Return the observations of all lanes, in arrays of their own."""
+
+    @abstractmethod
+    def scene(self, lane: int) -> Scene:
+        """Describe the picture of one lane's episode."""
+
+    def action_masks(self) -> BoolArray | None:
+        """Return which discrete actions are possible, ``(n_lanes, A)``; None if all always are."""
+        return None
+
+    def get_state(self, lanes: IntArray) -> dict[str, Any]:
+        """Return the state of ``lanes``, generators included, sharing no memory."""
+        state: dict[str, Any] = {
+            name: getattr(self, name)[lanes].copy() for name in self.lane_arrays
+        }
+        state["generators"] = [
+            copy.deepcopy(self.generators[lane].bit_generator.state) for lane in lanes
+        ]
+        return state
+
+    def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
+        """Restore what ``get_state`` returned for as many lanes."""
+        for name in self.lane_arrays:
+            getattr(self, name)[lanes] = state[name]
+        for lane, generator_state in zip(lanes, state["generators"], strict=True):
+            self.generators[lane].bit_generator.state = copy.deepcopy(generator_state)
+
+
+def make_config(
+    config_type: type[Any],
+    config: Any | None,
+    preset: Mapping[str, Any] | None,
+    overrides: Mapping[str, Any],
+) -> Any:
+    """Build a configuration: defaults, then the id's preset, ``config``, and single fields.
+
+    Args:
+        config_type: The dataclass.
+        config: An instance, which stands as it is, or a mapping over the preset.
+        preset: What the id fixes.
+        overrides: Fields by name.
+
+    Raises:
+        TypeError: If ``config`` is neither, or a field is unknown; the message lists the fields.
+        ValueError: If a value is out of range.
+    """
+    known = [field.name for field in fields(config_type)]
+    if is_dataclass(config) and not isinstance(config, type):
+        if not isinstance(config, config_type):
+            raise TypeError(
+                f"config must be a {config_type.__name__} or a mapping, got {type(config).__name__}"
+            )
+        base = config
+        given = dict(overrides)
+    elif config is None or isinstance(config, Mapping):
+        base = config_type()
+        given = {**(preset or {}), **(config or {}), **overrides}
+    else:
+        raise TypeError(
+            f"config must be a {config_type.__name__} or a mapping, got {type(config).__name__}"
+        )
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise TypeError(
+            f"{config_type.__name__} has no field {', '.join(map(repr, unknown))}; "
+            f"its fields are {', '.join(known)}"
+        )
+    return replace(base, **given)
+
+
+def validate_actions(space: spaces.Space[Any], actions: Any, n_lanes: int) -> NDArray[Any]:
+    """Return the actions of all lanes as an array.
+
+    Raises:
+        ValueError: If the shape is wrong, or a value is not finite or out of bounds; the message
+            names the lane and the value.
+    """
+    shape = (n_lanes, *(space.shape or ()))
+    try:
+        array = np.asarray(actions)
+    except ValueError as error:
+        raise ValueError(f"actions must be an array of shape {shape}, got {actions!r}") from error
+    if array.shape != shape:
+        raise ValueError(f"actions must have shape {shape}, got shape {array.shape}")
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"actions must be numbers, got {array.dtype}")
+    if isinstance(space, spaces.Box):
+        low: Any = space.low
+        high: Any = space.high
+        wanted = f"in [{np.min(low):g}, {np.max(high):g}]"
+    elif isinstance(space, spaces.Discrete):
+        low, high = space.start, space.start + space.n - 1
+        wanted = f"an integer in {low}..{high}"
+    elif isinstance(space, spaces.MultiDiscrete):
+        low, high = space.start, space.start + space.nvec - 1
+        wanted = f"integers up to {high.tolist()}"
+    else:
+        raise TypeError(f"no check for actions of {space}")
+    good = np.isfinite(array) & (array >= low) & (array <= high)
+    if not isinstance(space, spaces.Box) and array.dtype.kind == "f":
+        good &= array == np.floor(array)
+    if not good.all():
+        lane, *rest = np.argwhere(~good)[0]
+        where = f"lane {lane}" + (f", component {tuple(map(int, rest))}" if rest else "")
+        value = array[(lane, *rest)]
+        raise ValueError(f"the action of {where} is {value}, but must be {wanted}")
+    return array if isinstance(space, spaces.Box) else array.astype(np.int64, copy=False)
+
+
+class _Documented:
+    """Puts the observation tables, stated once in code, into the docstring."""
+
+    problem_type: ClassVar[type[Problem]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__doc__ and "{observation_table}" in cls.__doc__:
+            table: ObservationTable = cls.problem_type.documented_table  # type: ignore[attr-defined]
+            cls.__doc__ = cls.__doc__.replace("{observation_table}", table.markdown("    "))
+
+
+class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
+    """N lanes of a problem as a Gymnasium vector environment.
+
+    Args:
+        num_envs: Number of lanes.
+        config: The problem's configuration or a mapping of fields.
+        preset: What the registered id fixes.
+        autoreset_mode: ``NEXT_STEP``, ``SAME_STEP`` or ``DISABLED``, as in ``SyncVectorEnv``.
+        render_mode: ``"rgb_array"`` or None.
+        **overrides: Single fields of the configuration.
+
+    Raises:
+        TypeError: If a field is unknown.
+        ValueError: If a value is out of range.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        config: Any | None = None,
+        *,
+        preset: Mapping[str, Any] | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        **overrides: Any,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        _check_render_mode(render_mode, self.metadata["render_modes"])
+        self.config = make_config(self.problem_type.config_type, config, preset, overrides)
+        self.problem = self.problem_type(self.config, num_envs)
+        self.num_envs = num_envs
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self.render_mode = render_mode
+        self.single_observation_space = self.problem.observation_space
+        self.single_action_space = self.problem.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._seeds: list[int | None] = [None] * num_envs
+        self._begun = np.zeros(num_envs, np.bool_)
+        self._done = np.zeros(num_envs, np.bool_)
+
+    @property
+    def tables(self) -> dict[str, ObservationTable]:
+        """The observation's tables by part: ``""`` for a flat observation."""
+        return self.problem.tables
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Each lane's generator."""
+        return tuple(self.problem.generators)
+
+    @property
+    def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
+        """Each lane's seed; None where the system chose it."""
+        return tuple(self._seeds)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, Info]:
+        """Begin new episodes.
+
+        Args:
+            seed: Lane i gets ``seed + i``; a sequence has one seed or None per lane; None goes on
+                with each lane's generator.
+            options: ``reset_mask``, a boolean array ``(num_envs,)``, resets these lanes alone.
+
+        Raises:
+            ValueError: If the number of seeds or the mask's shape is wrong, or no lane is chosen.
+            TypeError: If the mask is no boolean array.
+        """
+        mask = _reset_mask(options, self.num_envs)
+        seeds = _seed_list(seed, self.num_envs)
+        for lane in np.flatnonzero(mask):
+            if (lane_seed := seeds[lane]) is not None:
+                self.problem.generators[lane], self._seeds[lane] = seeding.np_random(lane_seed)
+        infos: Info = {}
+        self._reset_lanes(np.flatnonzero(mask), infos)
+        return self.problem.observe(), infos
+
+    def step(
+        self, actions: Any
+    ) -> tuple[Any, NDArray[np.float64], BoolArray, BoolArray, Info]:
+        """Take one step in every lane.
+
+        Args:
+            actions: ``(num_envs, ...)``; what stands in lanes that reset now is ignored.
+
+        Raises:
+            ValueError: If an action is malformed; the message names the lane and the value.
+            gymnasium.error.ResetNeeded: If a lane has no running episode.
+        """
+        actions = validate_actions(self.single_action_space, actions, self.num_envs)
+        resetting = np.zeros(self.num_envs, np.bool_)
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP:
+            resetting = self._done.copy()
+        idle = ~self._begun | (self._done & ~resetting)
+        if idle.any():
+            raise gym.error.ResetNeeded(
+                f"lane {int(np.argmax(idle))} has no running episode: call reset() first"
+            )
+        reward = np.zeros(self.num_envs)
+        terminated = np.zeros(self.num_envs, np.bool_)
+        truncated = np.zeros(self.num_envs, np.bool_)
+        infos: Info = {}
+        if resetting.any():
+            self._reset_lanes(np.flatnonzero(resetting), infos)
+        stepping = np.flatnonzero(~resetting)
+        if len(stepping):
+            step = self.problem.step_lanes(stepping, actions[stepping])
+            reward[stepping] = step.reward
+            terminated[stepping] = step.terminated
+            truncated[stepping] = step.truncated
+            done = terminated | truncated
+            self._done = done
+            if self.autoreset_mode == AutoresetMode.SAME_STEP and done.any():
+                return self._end_in_same_step(stepping, step, reward, terminated, truncated)
+            self._add(infos, stepping, step.info)
+            over = done[stepping]
+            self._add(infos, stepping[over], {k: v[over] for k, v in step.final_info.items()})
+        return self.problem.observe(), reward, terminated, truncated, infos
+
+    def action_masks(self) -> BoolArray:
+        """Return which discrete actions are possible now, ``(num_envs, A)``.
+
+        Raises:
+            AttributeError: If the actions are not discrete.
+        """
+        masks = self.problem.action_masks()
+        if masks is not None:
+            return masks
+        if not isinstance(self.single_action_space, spaces.Discrete):
+            raise AttributeError(f"{type(self).__name__} has no discrete actions to mask")
+        return np.ones((self.num_envs, int(self.single_action_space.n)), np.bool_)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the running episodes, learners and generators included."""
+        return {
+            "config": asdict(self.config),
+            "problem": self.problem.get_state(np.arange(self.num_envs)),
+            "begun": self._begun.copy(),
+            "done": self._done.copy(),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``get_state`` returned, in this or another process.
+
+        Raises:
+            ValueError: If the state is of another configuration or number of lanes.
+        """
+        if state["config"] != asdict(self.config):
+            raise ValueError("the state was taken from an environment with another configuration")
+        if len(state["begun"]) != self.num_envs:
+            raise ValueError(
+                f"the state has {len(state['begun'])} lanes, this environment {self.num_envs}"
+            )
+        self.problem.set_state(np.arange(self.num_envs), state["problem"])
+        self._begun = state["begun"].copy()
+        self._done = state["done"].copy()
+
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
+        """Return one picture per lane, ``(height, width, 3)`` uint8; None without a render mode."""
+        if self.render_mode is None:
+            gym.logger.warn("render() needs render_mode='rgb_array' when the environment is made")
+            return None
+        return tuple(draw(self.problem.scene(lane)) for lane in range(self.num_envs))
+
+    def _reset_lanes(self, lanes: IntArray, infos: Info) -> None:
+        self._add(infos, lanes, self.problem.reset_lanes(lanes))
+        self._begun[lanes] = True
+        self._done[lanes] = False
+
+    def _end_in_same_step(
+        self,
+        lanes: IntArray,
+        step: Step,
+        reward: NDArray[np.float64],
+        terminated: BoolArray,
+        truncated: BoolArray,
+    ) -> tuple[Any, NDArray[np.float64], BoolArray, BoolArray, Info]:
+        done = self._done.copy()
+        ended = np.flatnonzero(done)
+        over = done[lanes]
+        last = self.problem.observe()
+        final_obs = np.full(self.num_envs, None, object)
+        for lane in ended:
+            final_obs[lane] = _lane_of(last, lane)
+        final_info: Info = {}
+        self._add(
+            final_info, ended, {k: v[over] for k, v in {**step.info, **step.final_info}.items()}
+        )
+        infos: Info = {
+            "final_obs": final_obs,
+            "_final_obs": done.copy(),
+            "final_info": final_info,
+            "_final_info": done.copy(),
+        }
+        self._add(infos, lanes[~over], {k: v[~over] for k, v in step.info.items()})
+        self._reset_lanes(ended, infos)
+        return self.problem.observe(), reward, terminated, truncated, infos
+
+    def _add(self, infos: Info, lanes: IntArray, values: Mapping[str, NDArray[Any]]) -> None:
+        """Write ``values`` of ``lanes`` into ``infos`` in Gymnasium's format, masks included."""
+        if not len(lanes):
+            return
+        for name, value in values.items():
+            if name not in infos:
+                infos[name] = np.zeros((self.num_envs, *value.shape[1:]), value.dtype)
+                infos[f"_{name}"] = np.zeros(self.num_envs, np.bool_)
+            infos[name][lanes] = value
+            infos[f"_{name}"][lanes] = True
+
+
+class EdgeEnv(_Documented, gym.Env[Any, Any]):
+    """One lane of a problem as a Gymnasium environment.
+
+    Args:
+        config: The problem's configuration or a mapping of fields.
+        preset: What the registered id fixes.
+        render_mode: ``"rgb_array"``, ``"human"`` or None.
+        **overrides: Single fields of the configuration.
+
+    Raises:
+        TypeError: If a field is unknown.
+        ValueError: If a value is out of range.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["rgb_array", "human"],
+        "render_fps": 10,
+    }
+
+    def __init__(
+        self,
+        config: Any | None = None,
+        *,
+        preset: Mapping[str, Any] | None = None,
+        render_mode: str | None = None,
+        **overrides: Any,
+    ) -> None:
+        _check_render_mode(render_mode, self.metadata["render_modes"])
+        self.config = make_config(self.problem_type.config_type, config, preset, overrides)
+        self.problem = self.problem_type(self.config, 1)
+        self.render_mode = render_mode
+        self.observation_space = self.problem.observation_space
+        self.action_space = self.problem.action_space
+        self._running = False
+        self._window: Window | None = None
+
+    @property
+    def tables(self) -> dict[str, ObservationTable]:
+        """The observation's tables by part: ``""`` for a flat observation."""
+        return self.problem.tables
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, Info]:
+        """Begin a new episode; ``seed=None`` goes on with the generator at hand."""
+        super().reset(seed=seed)
+        self.problem.generators[0] = self.np_random
+        info = self.problem.reset_lanes(np.zeros(1, np.int64))
+        self._running = True
+        self._show()
+        return _lane_of(self.problem.observe(), 0), _scalars(info)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, Info]:
+        """Take one step.
+
+        Raises:
+            ValueError: If the action is malformed.
+            gymnasium.error.ResetNeeded: If no episode is running.
+        """
+        actions = validate_actions(self.action_space, np.asarray(action)[None], 1)
+        if not self._running:
+            raise gym.error.ResetNeeded("no episode is running: call reset() first")
+        step = self.problem.step_lanes(np.zeros(1, np.int64), actions)
+        terminated, truncated = bool(step.terminated[0]), bool(step.truncated[0])
+        info = _scalars(step.info)
+        if terminated or truncated:
+            info.update(_scalars(step.final_info))
+            self._running = False
+        self._show()
+        observation = _lane_of(self.problem.observe(), 0)
+        return observation, float(step.reward[0]), terminated, truncated, info
+
+    def action_masks(self) -> BoolArray:
+        """Return which discrete actions are possible now, ``(A,)``.
+
+        Raises:
+            AttributeError: If the actions are not discrete.
+        """
+        masks = self.problem.action_masks()
+        if masks is not None:
+            return masks[0]
+        if not isinstance(self.action_space, spaces.Discrete):
+            raise AttributeError(f"{type(self).__name__} has no discrete actions to mask")
+        return np.ones(int(self.action_space.n), np.bool_)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the running episode, learner and generator included."""
+        return {
+            "config": asdict(self.config),
+            "problem": self.problem.get_state(np.zeros(1, np.int64)),
+            "running": self._running,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``get_state`` returned, in this or another process.
+
+        Raises:
+            ValueError: If the state is of another configuration.
+        """
+        if state["config"] != asdict(self.config):
+            raise ValueError("the state was taken from an environment with another configuration")
+        self.problem.generators[0] = self.np_random
+        self.problem.set_state(np.zeros(1, np.int64), state["problem"])
+        self._running = state["running"]
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """Return the picture, ``(height, width, 3)`` uint8, in ``rgb_array`` mode, else None."""
+        if self.render_mode is None:
+            gym.logger.warn("render() needs a render_mode when the environment is made")
+            return None
+        if self.render_mode == "human":
+            return None
+        return draw(self.problem.scene(0))
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+    def _show(self) -> None:
+        if self.render_mode != "human":
+            return
+        if self._window is None:
+            self._window = Window(fps=self.metadata["render_fps"])
+        self._window.show(self.problem.scene(0))
+
+
+def _check_render_mode(render_mode: str | None, known: Sequence[str]) -> None:
+    if render_mode is not None and render_mode not in known:
+        raise ValueError(f"render_mode must be one of {', '.join(known)} or None, got {render_mode!r}")
+
+
+def _reset_mask(options: dict[str, Any] | None, n_lanes: int) -> BoolArray:
+    if not options or "reset_mask" not in options:
+        return np.ones(n_lanes, np.bool_)
+    mask = options["reset_mask"]
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+        raise TypeError(f"options['reset_mask'] must be a boolean numpy array, got {mask!r}")
+    if mask.shape != (n_lanes,):
+        raise ValueError(f"options['reset_mask'] must have shape ({n_lanes},), got {mask.shape}")
+    if not mask.any():
+        raise ValueError("options['reset_mask'] chooses no lane")
+    return mask
+
+
+def _seed_list(seed: int | Sequence[int | None] | None, n_lanes: int) -> Sequence[int | None]:
+    if seed is None:
+        return [None] * n_lanes
+    if isinstance(seed, (int, np.integer)):
+        return [int(seed) + lane for lane in range(n_lanes)]
+    if len(seed) != n_lanes:
+        raise ValueError(f"{n_lanes} lanes need {n_lanes} seeds, got {len(seed)}")
+    return [None if s is None else int(s) for s in seed]
+
+
+def _lane_of(observation: Any, lane: int) -> Any:
+    if isinstance(observation, dict):
+        return {part: values[lane].copy() for part, values in observation.items()}
+    return observation[lane].copy()
+
+
+def _scalars(info: Mapping[str, NDArray[Any]]) -> Info:
+    return {
+        name: value[0].item() if value.ndim == 1 else value[0].copy()
+        for name, value in info.items()
+    }

@@ -1,0 +1,101 @@
+"""Observation tables: one place where each column's name, unit and bounds are stated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Column:
+    """One observed quantity.
+
+    Attributes:
+        name: Its name, in the field's terms.
+        unit: Its unit, ``"1"`` for ratios and counts' own word for counts.
+        low: Lower bound; values are clipped to it.
+        high: Upper bound; values are clipped to it.
+        meaning: What it is, for the docstring.
+        centre: A typical value, in the column's unit.
+        spread: A typical deviation from it; ``(value - centre) / spread`` suits a network.
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    meaning: str
+    centre: float = 0.0
+    spread: float = 1.0
+
+
+class ObservationTable:
+    """The columns of an observation's last axis, in order."""
+
+    def __init__(self, *columns: Column) -> None:
+        self.columns = columns
+        self._index = {column.name: i for i, column in enumerate(columns)}
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __iter__(self) -> Iterator[Column]:
+        return iter(self.columns)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
+    def index(self, name: str) -> int:
+        """Return the position of a column.
+
+        Raises:
+            KeyError: If there is none of this name; the message lists the names.
+        """
+        if name not in self._index:
+            raise KeyError(f"no column {name!r}; the columns are {', '.join(self._index)}")
+        return self._index[name]
+
+    def read(self, observation: NDArray[Any], name: str) -> NDArray[Any]:
+        """Return one column of ``(..., F)`` observations, shape ``(...)``."""
+        return observation[..., self.index(name)]
+
+    def space(self, *leading: int) -> spaces.Box:
+        """Return the Box of observations of shape ``(*leading, F)``."""
+        low = np.array([column.low for column in self.columns], np.float32)
+        high = np.array([column.high for column in self.columns], np.float32)
+        shape = (*leading, len(self))
+        return spaces.Box(np.broadcast_to(low, shape), np.broadcast_to(high, shape), dtype=np.float32)
+
+    def scaling(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return centres and spreads, ``(F,)`` each."""
+        return (
+            np.array([column.centre for column in self.columns], np.float32),
+            np.array([column.spread for column in self.columns], np.float32),
+        )
+
+    def fill(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Assemble observations from one array per column, clipped to the bounds.
+
+        Raises:
+            KeyError: If a column is missing.
+        """
+        stacked = np.stack(
+            [np.asarray(values[column.name], np.float32) for column in self.columns], axis=-1
+        )
+        low = np.array([column.low for column in self.columns], np.float32)
+        high = np.array([column.high for column in self.columns], np.float32)
+        return np.clip(stacked, low, high, out=stacked)
+
+    def markdown(self, indent: str = "") -> str:
+        """Return the table in Markdown, for docstrings."""
+        rows = ["| # | name | unit | low | high | meaning |", "|---|---|---|---|---|---|"]
+        rows += [
+            f"| {i} | `{c.name}` | {c.unit} | {c.low:g} | {c.high:g} | {c.meaning} |"
+            for i, c in enumerate(self.columns)
+        ]
+        return f"\n{indent}".join(rows)

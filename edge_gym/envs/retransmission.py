@@ -1,0 +1,443 @@
+"""Importance-aware retransmission: is a received sample good enough to learn from?
+
+Source: RRM §3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from edge_gym import wireless
+from edge_gym.data import DATASETS, SCHEMES, draw_balanced, draw_split, load_features, partition
+from edge_gym.envs.checks import check_choice, check_integer, check_number
+from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Problem, Step
+from edge_gym.envs.observation import Column, ObservationTable
+from edge_gym.learning import LEARNERS, make_learner
+from edge_gym.rendering import Scene
+
+ACCEPT, RETRANSMIT = 0, 1
+SNR_DB_BOUNDS = (-30.0, 60.0)
+_SLOPE_DECAY = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetransmissionConfig:
+    """Settings of the retransmission problem.
+
+    Attributes:
+        dataset: Name of the data set.
+        classes: The classes to tell apart; None takes all.
+        image_size: Side of the images in pixels; None keeps the original.
+        learner: ``"svm"`` (two classes), ``"svm-ovo"``, ``"mlp"`` or ``"cnn"``.
+        budget: Channel uses in an episode.
+        mean_snr_db: Mean receive SNR γ̄ of one transmission, dB.
+        initial_samples: Noiseless samples that the server has at the start.
+        retrain_every: Accepted samples from one training to the next.
+        n_devices: Devices that hold samples; each new sample's device is scheduled at random.
+        buffer_size: Samples in a device's buffer; None shares the whole pool out.
+        partition: How the pool is spread over devices, ``"iid"``, ``"shards"``, ``"dirichlet"``.
+        validation_size: Samples that the reward is measured on.
+        test_size: Samples that the report is measured on; None takes the whole test set.
+        alignment_probability: p_c, whose θ₀ = [Φ⁻¹(p_c)]² the observed ``required_snr_db`` uses.
+        C: The SVM's penalty on the slack, RRM (4).
+        tolerance: Relative duality gap of every SVM fit.
+        hidden_size: Hidden units of the MLP.
+        learning_rate: Step size of the networks' training.
+        batch_size: Samples in a mini-batch of the networks' training.
+        train_steps: Mini-batch steps of each of the networks' trainings.
+    """
+
+    dataset: str = "mnist-subset"
+    classes: tuple[int, ...] | None = (3, 5)
+    image_size: int | None = 14
+    learner: str = "svm"
+    budget: int = 400
+    mean_snr_db: float = 10.0
+    initial_samples: int = 20
+    retrain_every: int = 10
+    n_devices: int = 10
+    buffer_size: int | None = None
+    partition: str = "iid"
+    validation_size: int = 600
+    test_size: int | None = None
+    alignment_probability: float = 0.9
+    C: float = 1.0
+    tolerance: float = 1e-3
+    hidden_size: int = 64
+    learning_rate: float = 0.003
+    batch_size: int = 32
+    train_steps: int = 10
+
+    def __post_init__(self) -> None:
+        check_choice("dataset", self.dataset, DATASETS)
+        if self.classes is not None:
+            # A specification that travelled through JSON brings a list.
+            object.__setattr__(self, "classes", tuple(self.classes))
+            if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+                raise ValueError(
+                    f"classes must be two or more different classes, got {self.classes!r}"
+                )
+        if self.image_size is not None:
+            check_integer("image_size", self.image_size, 1)
+        check_choice("learner", self.learner, LEARNERS)
+        if self.learner == "svm" and (self.classes is None or len(self.classes) != 2):
+            raise ValueError(
+                f"learner 'svm' tells two classes apart, got classes = {self.classes!r}; "
+                "use 'svm-ovo' for more"
+            )
+        check_integer("budget", self.budget, 1)
+        check_number("mean_snr_db", self.mean_snr_db, *SNR_DB_BOUNDS)
+        check_integer("initial_samples", self.initial_samples, 2)
+        check_integer("retrain_every", self.retrain_every, 1)
+        check_integer("n_devices", self.n_devices, 1)
+        if self.buffer_size is not None:
+            check_integer("buffer_size", self.buffer_size, 1)
+        check_choice("partition", self.partition, SCHEMES)
+        check_integer("validation_size", self.validation_size, 1)
+        if self.test_size is not None:
+            check_integer("test_size", self.test_size, 1)
+        check_number(
+            "alignment_probability", self.alignment_probability, 0.5, 1, open_low=True, open_high=True
+        )
+        check_number("C", self.C, 0, open_low=True)
+        check_number("tolerance", self.tolerance, 1e-6, 0.1)
+        check_integer("hidden_size", self.hidden_size, 1)
+        check_number("learning_rate", self.learning_rate, 0, open_low=True)
+        check_integer("batch_size", self.batch_size, 1)
+        check_integer("train_steps", self.train_steps, 1)
+
+
+def required_snr(
+    uncertainty: NDArray[Any], alignment_probability: float, kind: str = "distance"
+) -> NDArray[np.float64]:
+    """Return the SNR that the importance-aware protocols ask for, before the cap θ_SNR.
+
+    θ₀·U_d(x̂) with U_d = 1/d² for distances d and U = H for entropies H, and
+    θ₀ = E‖x‖²·[Φ⁻¹(p_c)]², where E‖x‖² = 1.
+
+    Args:
+        uncertainty: Distances or entropies, any shape.
+        alignment_probability: p_c in (0.5, 1).
+        kind: ``"distance"`` or ``"entropy"``.
+
+    Source: RRM (1), (2) and documents' README (θ₀ encodes p_c).
+    """
+    theta_0 = norm.ppf(alignment_probability) ** 2
+    if kind == "entropy":
+        return np.asarray(theta_0 * uncertainty, np.float64)
+    with np.errstate(divide="ignore"):
+        return np.asarray(theta_0 / np.square(uncertainty, dtype=np.float64))
+
+
+def observation_table(config: RetransmissionConfig) -> ObservationTable:
+    """Return the columns of the observation under ``config``."""
+    low_db, high_db = SNR_DB_BOUNDS
+    if config.learner.startswith("svm"):
+        uncertainty = Column(
+            "distance", "1", 0, 20, "distance of x̂ to the nearest boundary", 0.2, 0.2
+        )
+    else:
+        uncertainty = Column("entropy", "nat", 0, 10, "entropy of the predicted classes", 0.5, 0.5)
+    return ObservationTable(
+        Column("effective_snr_db", "dB", low_db, high_db, "SNR after combining", 12, 6),
+        uncertainty,
+        Column("margin", "1", -30, 30, "signed margin y·s(x̂) against the label", 0.5, 1),
+        Column("required_snr_db", "dB", low_db, high_db, "SNR that Protocol 1 asks for", 16, 10),
+        Column("transmissions", "transmission", 1, 1e6, "receptions combined so far", 2, 2),
+        Column(
+            "budget_left",
+            "channel use",
+            0,
+            1e6,
+            "channel uses left",
+            config.budget / 2,
+            config.budget / 4,
+        ),
+        Column(
+            "samples", "sample", 0, 1e6, "samples acquired", config.budget / 4, config.budget / 4
+        ),
+        Column("unlearned", "sample", 0, 1e6, "samples accepted since the last training", 5, 5),
+        Column("class_balance", "1", 0, 1, "entropy of the acquired labels over its maximum", 1, 0.1),
+        Column("label_share", "1", 0, 100, "share of this label among the acquired, times C", 1, 0.3),
+        Column("accuracy", "1", 0, 1, "validation accuracy", 0.85, 0.1),
+        Column(
+            "accuracy_slope", "1/training", -1, 1, "smoothed gain of accuracy a training", 0, 0.01
+        ),
+    )
+
+
+class Retransmission(Problem):
+    """The retransmission problem for many lanes; see ``RetransmissionEnv``."""
+
+    config_type = RetransmissionConfig
+    documented_table: ClassVar[ObservationTable] = observation_table(RetransmissionConfig())
+    lane_arrays = (
+        "_sequence",
+        "_gain",
+        "_validation",
+        "_test",
+        "_position",
+        "_uses",
+        "_transmissions",
+        "_snr",
+        "_sum",
+        "_received",
+        "_uncertainty",
+        "_margin",
+        "_counts",
+        "_unlearned",
+        "_accuracy",
+        "_initial_accuracy",
+        "_slope",
+        "_area",
+        "_history",
+    )
+
+    def __init__(self, config: RetransmissionConfig, n_lanes: int) -> None:
+        super().__init__(config, n_lanes)
+        self.features = load_features(config.dataset, config.classes, config.image_size)
+        n_features = self.features.train.shape[1]
+        self.n_classes = len(self.features.classes)
+        self.learner = make_learner(
+            config.learner,
+            n_lanes,
+            self.features.image_shape,
+            self.n_classes,
+            C=config.C,
+            tolerance=config.tolerance,
+            hidden_size=config.hidden_size,
+            learning_rate=config.learning_rate,
+            batch_size=config.batch_size,
+            train_steps=config.train_steps,
+        )
+        self.table = observation_table(config)
+        self.tables = {"": self.table}
+        self.observation_space = self.table.space()
+        self.action_space = spaces.Discrete(2)
+        self._mean_snr = float(wireless.db_to_linear(config.mean_snr_db))
+        test_size = config.test_size or len(self.features.test_labels)
+        self._sequence = np.zeros((n_lanes, config.budget), np.int64)
+        self._gain = np.zeros((n_lanes, config.budget))
+        self._validation = np.zeros((n_lanes, config.validation_size), np.int64)
+        self._test = np.zeros((n_lanes, test_size), np.int64)
+        self._position = np.zeros(n_lanes, np.int64)
+        self._uses = np.zeros(n_lanes, np.int64)
+        self._transmissions = np.zeros(n_lanes, np.int64)
+        self._snr = np.zeros(n_lanes, np.float32)
+        self._sum = np.zeros((n_lanes, n_features), np.float32)
+        self._received = np.zeros((n_lanes, n_features), np.float32)
+        self._noise = np.zeros((n_lanes, n_features), np.float32)
+        self._uncertainty = np.zeros(n_lanes, np.float32)
+        self._margin = np.zeros(n_lanes, np.float32)
+        self._counts = np.zeros((n_lanes, self.n_classes), np.int64)
+        self._unlearned = np.zeros(n_lanes, np.int64)
+        self._accuracy = np.zeros(n_lanes)
+        self._initial_accuracy = np.zeros(n_lanes)
+        self._slope = np.zeros(n_lanes)
+        self._area = np.zeros(n_lanes)
+        # Validation accuracy after each channel use, for pictures.
+        self._history = np.zeros((n_lanes, config.budget + 1), np.float32)
+
+    def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
+        """Draw splits, buffers, the order of samples and fading; train on the initial set."""
+        config, labels = self.config, self.features.train_labels
+        initial = np.zeros((len(lanes), config.initial_samples), np.int64)
+        for row, lane in enumerate(lanes):
+            rng = self.generators[lane]
+            split = draw_split(
+                rng, labels, self.features.test_labels, config.validation_size, config.test_size
+            )
+            initial[row] = draw_balanced(rng, labels, split.pool, config.initial_samples)
+            pool = np.setdiff1d(split.pool, initial[row])
+            self._validation[lane], self._test[lane] = split.validation, split.test
+            self._sequence[lane] = self._draw_sequence(rng, pool)
+            self._gain[lane] = wireless.rayleigh_gain(rng, config.budget)
+        generators = [self.generators[lane] for lane in lanes]
+        self.learner.reset(lanes, generators)
+        self._counts[lanes] = 0
+        for column in range(config.initial_samples):
+            rows = initial[:, column]
+            self.learner.append(lanes, self.features.train[rows], labels[rows])
+            self._counts[lanes, labels[rows]] += 1
+        self.learner.fit(lanes, generators)
+        for array in (self._position, self._uses, self._unlearned, self._slope, self._area):
+            array[lanes] = 0
+        self._accuracy[lanes] = self._initial_accuracy[lanes] = self._score(lanes)
+        self._history[lanes, 0] = self._accuracy[lanes]
+        self._begin_sample(lanes)
+        self._transmit(lanes)
+        self._judge(lanes)
+        return {"validation_accuracy": self._accuracy[lanes].copy()}
+
+    def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
+        """Retransmit or accept; accepting may train, and sends a new sample."""
+        last = self._uses[lanes] >= self.config.budget
+        accepts = (actions == ACCEPT) | last
+        accepting = lanes[accepts]
+        labels = self._labels(accepting)
+        self.learner.append(accepting, self._received[accepting], labels)
+        self._counts[accepting, labels] += 1
+        self._unlearned[accepting] += 1
+        self._history[lanes, self._uses[lanes]] = self._accuracy[lanes]
+
+        before = self._accuracy[lanes].copy()
+        learning = (self._unlearned[lanes] >= self.config.retrain_every) | last
+        learning &= self._unlearned[lanes] > 0
+        learners = lanes[learning]
+        if len(learners):
+            self.learner.fit(learners, [self.generators[lane] for lane in learners])
+            self._unlearned[learners] = 0
+            self._accuracy[learners] = self._score(learners)
+        gain = self._accuracy[lanes] - before
+        self._slope[learners] *= _SLOPE_DECAY
+        self._slope[learners] += (1 - _SLOPE_DECAY) * gain[learning]
+        self._area[lanes] += self._accuracy[lanes] / self.config.budget
+
+        self._position[accepting] += 1
+        going = lanes[~last]
+        self._begin_sample(lanes[accepts & ~last])
+        self._transmit(going)
+        # A lane that learned judges what it has received anew; the others have a new reception.
+        self._judge(going)
+        info = {
+            "validation_accuracy": self._accuracy[lanes].copy(),
+            "accuracy_gain": gain,
+            "samples": self._counts[lanes].sum(axis=1).astype(np.float64),
+            "channel_uses": self._uses[lanes].astype(np.float64),
+            "accepted": accepts.astype(np.float64),
+            "trained": learning.astype(np.float64),
+            "projected": (last & (actions == RETRANSMIT)).astype(np.float64),
+        }
+        return Step(gain, last, np.zeros_like(last), info, self._final_info(lanes, last))
+
+    def observe(self) -> NDArray[np.float32]:
+        """Return the observations of all lanes, ``(n_lanes, F)``."""
+        total = np.maximum(self._counts.sum(axis=1), 1)
+        share = self._counts / total[:, None]
+        entropy = -np.sum(share * np.log(np.maximum(share, 1e-12)), axis=1)
+        lanes = np.arange(self.n_lanes)
+        kind = self.learner.uncertainty
+        required = required_snr(self._uncertainty, self.config.alignment_probability, kind)
+        return self.table.fill(
+            {
+                "effective_snr_db": wireless.linear_to_db(self._snr),
+                kind: self._uncertainty,
+                "margin": self._margin,
+                "required_snr_db": wireless.linear_to_db(np.minimum(required, 1e9)),
+                "transmissions": self._transmissions,
+                "budget_left": self.config.budget - self._uses,
+                "samples": total,
+                "unlearned": self._unlearned,
+                "class_balance": entropy / np.log(self.n_classes),
+                "label_share": share[lanes, self._labels(lanes)] * self.n_classes,
+                "accuracy": self._accuracy,
+                "accuracy_slope": self._slope,
+            }
+        )
+
+    def action_masks(self) -> BoolArray:
+        """Accepting is always possible, retransmitting while channel uses are left."""
+        masks = np.ones((self.n_lanes, 2), np.bool_)
+        masks[:, RETRANSMIT] = self._uses < self.config.budget
+        return masks
+
+    def scene(self, lane: int) -> Scene:
+        """Show the received image, its SNR against the protocol's threshold, and the accuracy."""
+        raise NotImplementedError
+
+    def get_state(self, lanes: IntArray) -> dict[str, Any]:
+        """Return the state of ``lanes``, learner included."""
+        return {**super().get_state(lanes), "learner": self.learner.get_state(lanes)}
+
+    def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
+        """Restore what ``get_state`` returned."""
+        super().set_state(lanes, state)
+        self.learner.set_state(lanes, state["learner"])
+
+    def _draw_sequence(self, rng: np.random.Generator, pool: IntArray) -> IntArray:
+        """Return which sample comes when: a random device's next one, each buffer shuffled anew."""
+        config = self.config
+        parts = partition(
+            rng, self.features.train_labels[pool], config.n_devices, config.partition
+        )
+        buffers = [pool[rng.permutation(part)[: config.buffer_size]] for part in parts]
+        devices = rng.integers(config.n_devices, size=config.budget)
+        sequence = np.empty(config.budget, np.int64)
+        for device, buffer in enumerate(buffers):
+            turns = np.flatnonzero(devices == device)
+            rounds = [rng.permutation(buffer) for _ in range(-(-len(turns) // len(buffer)))]
+            if rounds:
+                sequence[turns] = np.concatenate(rounds)[: len(turns)]
+        return sequence
+
+    def _rows(self, lanes: IntArray) -> IntArray:
+        """Return the training rows of the samples now being sent."""
+        position = np.minimum(self._position[lanes], self.config.budget - 1)
+        return np.asarray(self._sequence[lanes, position])
+
+    def _labels(self, lanes: IntArray) -> IntArray:
+        return np.asarray(self.features.train_labels[self._rows(lanes)])
+
+    def _begin_sample(self, lanes: IntArray) -> None:
+        self._sum[lanes] = 0
+        self._snr[lanes] = 0
+        self._transmissions[lanes] = 0
+
+    def _transmit(self, lanes: IntArray) -> None:
+        """Send the current samples once more and combine (RRM §3.2, analog, MRC)."""
+        for lane in lanes:
+            self.generators[lane].standard_normal(dtype=np.float32, out=self._noise[lane])
+        weighted_sum, effective_snr = self._sum[lanes], self._snr[lanes]
+        snr = self._mean_snr * self._gain[lanes, self._uses[lanes]]
+        sent = self.features.train[self._rows(lanes)]
+        wireless.mrc_accumulate(weighted_sum, effective_snr, sent, snr, self._noise[lanes])
+        self._received[lanes] = wireless.mrc_combine(weighted_sum, effective_snr)
+        self._sum[lanes], self._snr[lanes] = weighted_sum, effective_snr
+        self._transmissions[lanes] += 1
+        self._uses[lanes] += 1
+
+    def _judge(self, lanes: IntArray) -> None:
+        labels = self._labels(lanes)[:, None]
+        assessment = self.learner.assess(lanes, self._received[lanes][:, None], labels)
+        self._uncertainty[lanes] = assessment.uncertainty[:, 0]
+        self._margin[lanes] = assessment.margin[:, 0]
+
+    def _score(self, lanes: IntArray) -> NDArray[np.float64]:
+        features = self.features
+        return self.learner.accuracy(
+            lanes, features.train, features.train_labels, self._validation[lanes]
+        )
+
+    def _final_info(self, lanes: IntArray, last: BoolArray) -> dict[str, NDArray[Any]]:
+        """Report on the lanes that end: test accuracy, area under the validation curve."""
+        if not last.any():
+            return {}
+        ended = lanes[last]
+        test_accuracy = np.zeros(len(lanes))
+        test_accuracy[last] = self.learner.accuracy(
+            ended, self.features.test, self.features.test_labels, self._test[ended]
+        )
+        return {
+            "test_accuracy": test_accuracy,
+            "area_under_curve": self._area[lanes].copy(),
+            "total_gain": self._accuracy[lanes] - self._initial_accuracy[lanes],
+        }
+
+
+class RetransmissionEnv(EdgeEnv):
+    """stub"""
+
+    problem_type = Retransmission
+
+
+class RetransmissionVectorEnv(EdgeVectorEnv):
+    """Many lanes of ``RetransmissionEnv`` at a time; lane i seeded s + i equals it."""
+
+    problem_type = Retransmission

@@ -1,0 +1,437 @@
+"""Neural networks, one per lane, trained with Adam while samples arrive.
+
+Why it is built as it is, measured with ``benchmarks/networks.py`` (torch 2.15, two shared cores,
+batches of 32; milliseconds per lane and training step, one thread):
+
+@@TABLE@@
+
+So multilayer perceptrons are batched over lanes (batched matrix products are bit-equal for any
+number of lanes) and convolutional networks loop over them: a grouped convolution over all lanes
+gains little, at 28×28 nothing, and rounds differently with the number of groups, which flips
+ties in the pooling. Blocks of lanes go to a thread pool, with one torch thread each: what a lane
+learns then depends neither on the number of threads nor of lanes, and small operations do not
+wait for each other's OpenMP teams.
+
+Gradients are written out rather than recorded, because torch's autograd engine refuses to run in
+a forked child once it has started its device threads; tests hold them to autograd's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_softmax, logsumexp
+from torch import Tensor
+from torch.nn import functional
+
+from edge_gym.learning.base import Assessment, FloatArray, IntArray, Learner
+from edge_gym.parallel import for_ranges
+
+MAX_MARGIN = 30.0
+"""Margins are clipped to ± this many nats."""
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+_ROWS_AT_ONCE = 512
+
+if hasattr(os, "register_at_fork"):
+    # OpenMP's threads do not survive a fork, and a child that waits for them hangs.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Layer(NamedTuple):
+    shape: tuple[int, ...]
+    fan_in: int
+
+
+class _Network(Protocol):
+    """A network whose parameters, inputs and outputs have a leading lane axis.
+
+    Inputs are ``(m, b, d)``, logits ``(m, b, C)``, and ``layers`` names the shapes of one lane's
+    parameters. ``gradients`` is of each lane's mean cross-entropy over its own batch.
+    """
+
+    layers: list[_Layer]
+
+    def logits(self, parameters: list[Tensor], inputs: Tensor) -> Tensor: ...
+
+    def gradients(
+        self, parameters: list[Tensor], inputs: Tensor, labels: Tensor
+    ) -> list[Tensor]: ...
+
+
+def _logit_gradients(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the gradient of the mean cross-entropy over the last but one axis."""
+    target = functional.one_hot(labels, logits.shape[-1])
+    return (torch.softmax(logits, -1) - target) / logits.shape[-2]
+
+
+class _Mlp:
+    def __init__(self, n_features: int, n_classes: int, hidden_size: int) -> None:
+        self.layers = [
+            _Layer((n_features, hidden_size), n_features),
+            _Layer((1, hidden_size), n_features),
+            _Layer((hidden_size, n_classes), hidden_size),
+            _Layer((1, n_classes), hidden_size),
+        ]
+
+    def _forward(self, parameters: list[Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
+        weight1, bias1, weight2, bias2 = parameters
+        hidden = torch.baddbmm(bias1, inputs, weight1).relu_()
+        return hidden, torch.baddbmm(bias2, hidden, weight2)
+
+    def logits(self, parameters: list[Tensor], inputs: Tensor) -> Tensor:
+        return self._forward(parameters, inputs)[1]
+
+    def gradients(self, parameters: list[Tensor], inputs: Tensor, labels: Tensor) -> list[Tensor]:
+        hidden, logits = self._forward(parameters, inputs)
+        d_logits = _logit_gradients(logits, labels)
+        d_hidden = torch.bmm(d_logits, parameters[2].mT).mul_(hidden > 0)
+        return [
+            torch.bmm(inputs.mT, d_hidden),
+            d_hidden.sum(1, keepdim=True),
+            torch.bmm(hidden.mT, d_logits),
+            d_logits.sum(1, keepdim=True),
+        ]
+
+
+def _convolution_gradients(
+    d_output: Tensor, inputs: Tensor, weight: Tensor, d_inputs: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of a 3×3 convolution's inputs (if wanted), weight and bias."""
+    pair = [1, 1]
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+        *(d_output, inputs, weight, [len(weight)], pair, pair, pair),
+        *(False, [0, 0], 1, [d_inputs, True, True]),
+    )
+    return gradients
+
+
+class _Cnn:
+    """Two 3×3 convolutions of 8 and 16 channels, each pooled by 2, and one dense layer."""
+
+    def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:
+        c, h, w = self.image_shape = image_shape
+        dense = 16 * (h // 4) * (w // 4)
+        self.layers = [
+            _Layer((8, c, 3, 3), 9 * c),
+            _Layer((8,), 9 * c),
+            _Layer((16, 8, 3, 3), 72),
+            _Layer((16,), 72),
+            _Layer((dense, n_classes), dense),
+            _Layer((n_classes,), dense),
+        ]
+
+    def _forward(self, parameters: list[Tensor], inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run one lane, pooling before the rectifier, which commutes with it and costs more."""
+        weight1, bias1, weight2, bias2, weight3, bias3 = parameters
+        images = inputs.reshape(-1, *self.image_shape)
+        convolved1 = functional.conv2d(images, weight1, bias1, padding=1)
+        pooled1, index1 = functional.max_pool2d_with_indices(convolved1, (2, 2))
+        pooled1.relu_()
+        convolved2 = functional.conv2d(pooled1, weight2, bias2, padding=1)
+        pooled2, index2 = functional.max_pool2d_with_indices(convolved2, (2, 2))
+        pooled2.relu_()
+        logits = torch.addmm(bias3, pooled2.flatten(1), weight3)
+        return images, pooled1, index1, pooled2, index2, logits
+
+    def logits(self, parameters: list[Tensor], inputs: Tensor) -> Tensor:
+        return torch.stack(
+            [self._forward(p, x)[-1] for *p, x in zip(*parameters, inputs, strict=True)]
+        )
+
+    def gradients(self, parameters: list[Tensor], inputs: Tensor, labels: Tensor) -> list[Tensor]:
+        lanes = zip(*parameters, inputs, labels, strict=True)
+        gradients = [self._lane_gradients(p, x, y) for *p, x, y in lanes]
+        return [torch.stack(g) for g in zip(*gradients, strict=True)]
+
+    def _lane_gradients(
+        self, parameters: list[Tensor], inputs: Tensor, labels: Tensor
+    ) -> list[Tensor]:
+        images, pooled1, index1, pooled2, index2, logits = self._forward(parameters, inputs)
+        weight1, _, weight2, _, weight3, _ = parameters
+        d_logits = _logit_gradients(logits, labels)
+        d_pooled2 = torch.mm(d_logits, weight3.T).view_as(pooled2).mul_(pooled2 > 0)
+        d_convolved2 = functional.max_unpool2d(
+            d_pooled2, index2, (2, 2), output_size=pooled1.shape[2:]
+        )
+        d_pooled1, d_weight2, d_bias2 = _convolution_gradients(d_convolved2, pooled1, weight2)
+        d_pooled1.mul_(pooled1 > 0)
+        d_convolved1 = functional.max_unpool2d(
+            d_pooled1, index1, (2, 2), output_size=images.shape[2:]
+        )
+        _, d_weight1, d_bias1 = _convolution_gradients(d_convolved1, images, weight1, False)
+        d_weight3 = torch.mm(pooled2.flatten(1).T, d_logits)
+        return [d_weight1, d_bias1, d_weight2, d_bias2, d_weight3, d_logits.sum(0)]
+
+
+class NetworkLearner(Learner):
+    """A small neural network per lane, warm-started and trained with Adam.
+
+    ``fit`` takes ``train_steps`` steps on mini-batches of ``batch_size`` samples, drawn with
+    replacement from all that the lane has acquired by ``rng.integers(n, size=(steps, batch))``
+    of the lane's own generator; a lane without samples draws and learns nothing. Weights and
+    biases start uniform in ±1/√fan-in, as PyTorch's do, from the generator given to ``reset``.
+    Torch's global generator is never touched.
+
+    ``"mlp"`` has one hidden layer of ``hidden_size`` units; ``"cnn"`` is conv 3×3 (8 channels),
+    pool 2, conv 3×3 (16 channels), pool 2, dense; both with rectifiers. Features have
+    E‖x‖² = 1 over the data set, and networks want inputs of unit variance, so features are
+    multiplied by √d. Adam was chosen over momentum by experiment (14×14 MNIST received at 5 and
+    15 dB, 20 to 1,000 samples): the perceptron learns as well with either, but at 5 dB momentum
+    ends the convolutional network at 10 to 32 %, where Adam reaches 28 to 38 %, and Adam needs no
+    clipping, for its steps do not grow with a gradient that a noisy sample makes large.
+
+    Attributes:
+        parameters: Network parameters, ``(n_lanes, P)`` float32.
+        n_acquired: Samples that each lane has acquired, ``(n_lanes,)``.
+
+    Source: RRM §3.2 (CNN, entropy as the uncertainty).
+    """
+
+    uncertainty = "entropy"
+
+    def __init__(
+        self,
+        n_lanes: int,
+        image_shape: tuple[int, int, int],
+        n_classes: int,
+        architecture: str,
+        *,
+        hidden_size: int = 64,
+        learning_rate: float = 0.002,
+        batch_size: int = 32,
+        train_steps: int = 10,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        """Make untrained networks; ``reset`` draws their parameters.
+
+        Args:
+            n_lanes: Number of lanes.
+            image_shape: Channels, height and width; a sample has d = c·h·w features.
+            n_classes: Number of classes, C ≥ 2.
+            architecture: ``"mlp"`` or ``"cnn"``.
+            hidden_size: Hidden units of the perceptron.
+            learning_rate: Adam's step size.
+            batch_size: Samples of a mini-batch.
+            train_steps: Mini-batch steps of one ``fit``.
+            device: Where tensors live.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        counts = {
+            "n_lanes": (n_lanes, 1),
+            "n_classes": (n_classes, 2),
+            "hidden_size": (hidden_size, 1),
+            "batch_size": (batch_size, 1),
+            "train_steps": (train_steps, 1),
+        }
+        for name, (value, least) in counts.items():
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
+        least = 4 if architecture == "cnn" else 1
+        if len(image_shape) != 3 or image_shape[0] < 1 or min(image_shape[1:]) < least:
+            raise ValueError(
+                f"image_shape must be (channels, height, width) with sides of at least {least}, "
+                f"got {image_shape}"
+            )
+        self.n_lanes = n_lanes
+        self.n_features = math.prod(image_shape)
+        self.n_classes = n_classes
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.train_steps = train_steps
+        self.device = torch.device(device)
+        self._network: _Network
+        if architecture == "mlp":
+            self._network = _Mlp(self.n_features, n_classes, hidden_size)
+        elif architecture == "cnn":
+            self._network = _Cnn(image_shape, n_classes)
+        else:
+            raise ValueError(f"architecture must be 'mlp' or 'cnn', got {architecture!r}")
+        self._bounds = np.concatenate(
+            [np.full(math.prod(x.shape), 1 / math.sqrt(x.fan_in)) for x in self._network.layers]
+        )
+        self.parameters = torch.zeros(n_lanes, len(self._bounds), device=self.device)
+        self._moment1 = torch.zeros_like(self.parameters)
+        self._moment2 = torch.zeros_like(self.parameters)
+        self._n_updates = np.zeros(n_lanes, np.int64)
+        self.n_acquired = np.zeros(n_lanes, np.int64)
+        self._inputs = torch.empty(n_lanes, 0, self.n_features, device=self.device)
+        self._labels = torch.empty(n_lanes, 0, dtype=torch.int64, device=self.device)
+
+    def reset(self, lanes: IntArray, generators: Sequence[np.random.Generator]) -> None:
+        """Forget everything in ``lanes`` and draw new parameters, P uniforms of each generator."""
+        for lane, rng in zip(lanes, generators, strict=True):
+            draws = self._bounds * rng.uniform(-1, 1, self._bounds.size)
+            self.parameters[lane] = torch.from_numpy(draws)
+            self._moment1[lane] = 0
+            self._moment2[lane] = 0
+        self._n_updates[lanes] = 0
+        self.n_acquired[lanes] = 0
+
+    def append(self, lanes: IntArray, samples: FloatArray, labels: IntArray) -> None:
+        """Add one sample to the training set of each lane: ``(m, d)`` and ``(m,)``."""
+        rows = self.n_acquired[lanes]
+        self._reserve(int(rows.max(initial=-1)) + 1)
+        self._inputs[lanes, rows] = self._to_inputs(samples)
+        self._labels[lanes, rows] = torch.as_tensor(labels, device=self.device)
+        self.n_acquired[lanes] += 1
+
+    def fit(self, lanes: IntArray, generators: Sequence[np.random.Generator]) -> None:
+        """Take ``train_steps`` Adam steps in each of ``lanes``, from the parameters they have."""
+        pairs = [
+            (lane, rng.integers(n, size=(self.train_steps, self.batch_size)))
+            for lane, rng in zip(lanes, generators, strict=True)
+            if (n := self.n_acquired[lane])
+        ]
+        if not pairs:
+            return
+        lanes = np.array([lane for lane, _ in pairs])
+        batches = torch.from_numpy(np.stack([batch for _, batch in pairs])).to(self.device)
+        self._for_blocks(lambda a, b: self._train(lanes[a:b], batches[a:b]), len(lanes))
+
+    def assess(self, lanes: IntArray, samples: FloatArray, labels: IntArray) -> Assessment:
+        """Judge ``samples`` of shape ``(m, q, d)`` with ``labels`` of shape ``(m, q)``.
+
+        Returns:
+            The entropy of the predicted classes in nats, the log-odds ln p_y - ln(1 - p_y) of the
+            label clipped to ± ``MAX_MARGIN``, and the likeliest class.
+        """
+        logits = np.empty((*samples.shape[:-1], self.n_classes))
+
+        def judge(a: int, b: int) -> None:
+            inputs = self._to_inputs(samples[a:b])
+            logits[a:b] = self._network.logits(self._views(lanes[a:b]), inputs).cpu().numpy()
+
+        self._for_blocks(judge, len(lanes))
+        log_p = log_softmax(logits, axis=-1)
+        label = np.asarray(labels)[..., None]
+        others = logits.copy()
+        np.put_along_axis(others, label, -np.inf, axis=-1)
+        margin = np.take_along_axis(logits, label, axis=-1)[..., 0] - logsumexp(others, axis=-1)
+        return Assessment(
+            uncertainty=-(np.exp(log_p) * log_p).sum(axis=-1),
+            margin=margin.clip(-MAX_MARGIN, MAX_MARGIN),
+            predicted=logits.argmax(axis=-1),
+        )
+
+    def accuracy(
+        self, lanes: IntArray, features: FloatArray, labels: IntArray, rows: IntArray
+    ) -> NDArray[np.float64]:
+        """Return the accuracy of each lane on ``features[rows[i]]``, shape ``(m,)``."""
+        correct = np.zeros(len(lanes))
+
+        def score(a: int, b: int) -> None:
+            for i in range(a, b):
+                parameters = self._views(lanes[i : i + 1])
+                for start in range(0, rows.shape[1], _ROWS_AT_ONCE):
+                    part = rows[i, start : start + _ROWS_AT_ONCE]
+                    logits = self._network.logits(parameters, self._to_inputs(features[part])[None])
+                    correct[i] += np.sum(logits[0].argmax(-1).cpu().numpy() == labels[part])
+
+        self._for_blocks(score, len(lanes))
+        accuracy: NDArray[np.float64] = correct / rows.shape[1]
+        return accuracy
+
+    def get_state(self, lanes: IntArray) -> dict[str, Any]:
+        """Return what ``lanes`` have acquired and learned, as arrays that share no memory."""
+        used = int(self.n_acquired[lanes].max(initial=0))
+        tensors = {
+            "parameters": self.parameters[lanes],
+            "moment1": self._moment1[lanes],
+            "moment2": self._moment2[lanes],
+            "inputs": self._inputs[lanes, :used],
+            "labels": self._labels[lanes, :used],
+        }
+        return {
+            "n_acquired": self.n_acquired[lanes],
+            "n_updates": self._n_updates[lanes],
+            **{name: tensor.cpu().numpy() for name, tensor in tensors.items()},
+        }
+
+    def set_state(self, lanes: IntArray, state: dict[str, Any]) -> None:
+        """Restore in ``lanes`` what ``get_state`` returned for as many lanes."""
+        used = state["inputs"].shape[1]
+        self._reserve(used)
+        self.n_acquired[lanes] = state["n_acquired"]
+        self._n_updates[lanes] = state["n_updates"]
+        self.parameters[lanes] = torch.tensor(state["parameters"], device=self.device)
+        self._moment1[lanes] = torch.tensor(state["moment1"], device=self.device)
+        self._moment2[lanes] = torch.tensor(state["moment2"], device=self.device)
+        self._inputs[lanes, :used] = torch.tensor(state["inputs"], device=self.device)
+        self._labels[lanes, :used] = torch.tensor(state["labels"], device=self.device)
+
+    def _reserve(self, size: int) -> None:
+        capacity = self._labels.shape[1]
+        if size > capacity:
+            extra = max(size, 2 * capacity) - capacity
+            self._inputs = functional.pad(self._inputs, (0, 0, 0, extra))
+            self._labels = functional.pad(self._labels, (0, extra))
+
+    def _to_inputs(self, features: FloatArray) -> Tensor:
+        scaled = np.multiply(features, math.sqrt(self.n_features), dtype=np.float32)
+        return torch.from_numpy(scaled).to(self.device)
+
+    def _for_blocks(self, kernel: Callable[[int, int], None], size: int) -> None:
+        """Call ``kernel`` on blocks of lanes, on all cores but with one torch thread each."""
+
+        def single_threaded(a: int, b: int) -> None:
+            with _one_thread():
+                kernel(a, b)
+
+        with _one_thread():
+            if self.device.type == "cpu":
+                for_ranges(single_threaded, size)
+            else:
+                kernel(0, size)
+
+    def _views(self, lanes: IntArray) -> list[Tensor]:
+        return self._split(self.parameters[lanes])
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        """View parameters ``(m, P)`` as those of each layer, ``(m, *shape)``."""
+        shapes = [layer.shape for layer in self._network.layers]
+        parts = torch.split(flat, [math.prod(shape) for shape in shapes], dim=1)
+        return [part.view(-1, *s) for part, s in zip(parts, shapes, strict=True)]
+
+    def _train(self, lanes: IntArray, batches: Tensor) -> None:
+        """Train on the sample indices ``(m, steps, batch)``."""
+        flat = self.parameters[lanes]
+        views = self._split(flat)
+        # Buffers are kept, for fresh memory of this size costs a page fault per 4 KiB each time.
+        flat_gradients, scale = torch.empty_like(flat), torch.empty_like(flat[0])
+        column = torch.from_numpy(lanes).to(self.device)[:, None]
+        for batch in batches.unbind(1):
+            inputs, labels = self._inputs[column, batch], self._labels[column, batch]
+            gradients = self._network.gradients(views, inputs, labels)
+            torch.cat([g.flatten(1) for g in gradients], 1, out=flat_gradients)
+            # Adam goes lane by lane, for a lane's arrays fit the cache and those of all do not.
+            for lane, theta, g in zip(lanes, flat, flat_gradients, strict=True):
+                self._n_updates[lane] += 1
+                t = int(self._n_updates[lane])
+                moment1 = self._moment1[lane].lerp_(g, 1 - _BETA1)
+                moment2 = self._moment2[lane].mul_(_BETA2).addcmul_(g, g, value=1 - _BETA2)
+                torch.sqrt(moment2, out=scale).div_(math.sqrt(1 - _BETA2**t)).add_(_EPSILON)
+                step = self.learning_rate / (1 - _BETA1**t)
+                theta.addcdiv_(moment1, scale, value=-step)
+        self.parameters[lanes] = flat

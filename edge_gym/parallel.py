@@ -1,0 +1,62 @@
+"""Lane-parallel execution of compiled kernels.
+
+Kernels are compiled with ``nogil=True`` and take a range of problems; this module spreads the
+ranges over a thread pool. Compiled ``prange`` would do the same with less code, but its threading
+layers either do not survive a fork (OpenMP) or abort when two threads call them at once
+(workqueue), and users put environments into both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def thread_count() -> int:
+    """Return how many threads kernels use: ``EDGE_GYM_THREADS``, else the cores at hand.
+
+    Raises:
+        ValueError: If ``EDGE_GYM_THREADS`` is not a positive integer.
+    """
+    value = os.environ.get("EDGE_GYM_THREADS")
+    if value is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError(f"EDGE_GYM_THREADS must be a positive integer, got {value!r}")
+    return int(value)
+
+
+def _forget_pool() -> None:
+    """Drop the pool in a forked child, whose threads were not copied."""
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def for_ranges(kernel: Callable[[int, int], object], size: int, grain: int = 1) -> None:
+    """Call ``kernel(start, stop)`` so that the calls cover ``range(size)`` once.
+
+    Args:
+        kernel: Releases the interpreter lock while it works; calls must not share results.
+        size: Number of problems.
+        grain: Fewest problems that are worth a thread of their own.
+    """
+    global _pool
+    threads = min(thread_count(), size // max(grain, 1))
+    if threads <= 1:
+        kernel(0, size)
+        return
+    if _pool is None:
+        _pool = ThreadPoolExecutor(thread_count(), thread_name_prefix="edge-gym")
+    # More chunks than threads: lanes differ in work, and a late chunk must not stall the rest.
+    chunks = min(size, 4 * threads)
+    edges = [size * i // chunks for i in range(chunks + 1)]
+    futures = [_pool.submit(kernel, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    for future in futures:
+        future.result()

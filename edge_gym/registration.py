@@ -1,0 +1,106 @@
+"""The table of environment ids."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+
+NAMESPACE = "edge_gym"
+
+
+class EnvironmentId(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        name: What follows ``edge_gym/``.
+        module: Where the two classes are.
+        scalar: Class of the Gymnasium environment.
+        vector: Class of the vector environment.
+        preset: Fields of the configuration that the id fixes.
+        summary: One line for ``edge-gym list`` and the README.
+    """
+
+    name: str
+    module: str
+    scalar: str
+    vector: str
+    preset: dict[str, Any]
+    summary: str
+
+    @property
+    def id(self) -> str:
+        """The full Gymnasium id."""
+        return f"{NAMESPACE}/{self.name}"
+
+
+def _retransmission(name: str, summary: str, **preset: Any) -> EnvironmentId:
+    return EnvironmentId(
+        name,
+        "edge_gym.envs.retransmission",
+        "RetransmissionEnv",
+        "RetransmissionVectorEnv",
+        preset,
+        summary,
+    )
+
+
+ENVIRONMENTS: tuple[EnvironmentId, ...] = (
+    _retransmission(
+        "Retransmission-v0",
+        "retransmit or accept a noisy sample for a linear SVM, 3 against 5",
+    ),
+    _retransmission(
+        "RetransmissionMulticlass-v0",
+        "the same for ten classes, one-versus-one SVMs",
+        classes=None,
+        learner="svm-ovo",
+        initial_samples=40,
+        retrain_every=20,
+    ),
+    _retransmission(
+        "RetransmissionCNN-v0",
+        "the same for ten classes and a small convolutional network",
+        classes=None,
+        learner="cnn",
+        initial_samples=40,
+        retrain_every=20,
+    ),
+    _retransmission(
+        "Retransmission-Document-v0",
+        "RRM's own setting: full MNIST, 28x28, 4,000 channel uses",
+        dataset="mnist",
+        image_size=None,
+        budget=4000,
+        mean_snr_db=10.0,
+        initial_samples=20,
+        retrain_every=20,
+        validation_size=1000,
+    ),
+)
+
+
+def register_environments() -> None:
+    """Register every id with Gymnasium; one that is there already is left alone."""
+    for row in ENVIRONMENTS:
+        if row.id not in gym.registry:
+            gym.register(
+                id=row.id,
+                entry_point=f"{row.module}:{row.scalar}",
+                vector_entry_point=f"{row.module}:{row.vector}",
+                kwargs={"preset": row.preset},
+            )
+
+
+def find_environment(name: str) -> EnvironmentId:
+    """Return the row of an id, given with or without ``edge_gym/``.
+
+    Raises:
+        ValueError: If there is none; the message lists the ids.
+    """
+    for row in ENVIRONMENTS:
+        if name in (row.id, row.name):
+            return row
+    raise ValueError(
+        f"unknown environment {name!r}; known are {', '.join(row.name for row in ENVIRONMENTS)}"
+    )
