@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -58,5 +58,7 @@ def for_ranges(kernel: Callable[[int, int], object], size: int, grain: int = 1) 
     chunks = min(size, 4 * threads)
     edges = [size * i // chunks for i in range(chunks + 1)]
     futures = [_pool.submit(kernel, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    # An error must not leave kernels at work on arrays that the caller goes on with.
+    wait(futures)
     for future in futures:
         future.result()

@@ -154,8 +154,10 @@ def make_config(
     return replace(base, **given)
 
 
-def validate_actions(space: spaces.Space[Any], actions: Any, n_lanes: int) -> NDArray[Any]:
-    """Return the actions of all lanes as an array.
+def validate_actions(
+    space: spaces.Space[Any], actions: Any, n_lanes: int, lanes: IntArray
+) -> NDArray[Any]:
+    """Return the actions of ``lanes`` out of those of all ``n_lanes``; others are not looked at.
 
     Raises:
         ValueError: If the shape is wrong, or a value is not finite or out of bounds; the message
@@ -182,13 +184,14 @@ def validate_actions(space: spaces.Space[Any], actions: Any, n_lanes: int) -> ND
         wanted = f"integers up to {high.tolist()}"
     else:
         raise TypeError(f"no check for actions of {space}")
+    array = array[lanes]
     good = np.isfinite(array) & (array >= low) & (array <= high)
     if not isinstance(space, spaces.Box) and array.dtype.kind == "f":
         good &= array == np.floor(array)
     if not good.all():
-        lane, *rest = np.argwhere(~good)[0]
-        where = f"lane {lane}" + (f", component {tuple(map(int, rest))}" if rest else "")
-        value = array[(lane, *rest)]
+        row, *rest = np.argwhere(~good)[0]
+        where = f"lane {lanes[row]}" + (f", component {tuple(map(int, rest))}" if rest else "")
+        value = array[(row, *rest)]
         raise ValueError(f"the action of {where} is {value}, but must be {wanted}")
     return array if isinstance(space, spaces.Box) else array.astype(np.int64, copy=False)
 
@@ -303,7 +306,6 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
             ValueError: If an action is malformed; the message names the lane and the value.
             gymnasium.error.ResetNeeded: If a lane has no running episode.
         """
-        actions = validate_actions(self.single_action_space, actions, self.num_envs)
         resetting = np.zeros(self.num_envs, np.bool_)
         if self.autoreset_mode == AutoresetMode.NEXT_STEP:
             resetting = self._done.copy()
@@ -312,15 +314,16 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
             raise gym.error.ResetNeeded(
                 f"lane {int(np.argmax(idle))} has no running episode: call reset() first"
             )
+        stepping = np.flatnonzero(~resetting)
+        actions = validate_actions(self.single_action_space, actions, self.num_envs, stepping)
         reward = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, np.bool_)
         truncated = np.zeros(self.num_envs, np.bool_)
         infos: Info = {}
         if resetting.any():
             self._reset_lanes(np.flatnonzero(resetting), infos)
-        stepping = np.flatnonzero(~resetting)
         if len(stepping):
-            step = self.problem.step_lanes(stepping, actions[stepping])
+            step = self.problem.step_lanes(stepping, actions)
             reward[stepping] = step.reward
             terminated[stepping] = step.terminated
             truncated[stepping] = step.truncated
@@ -483,10 +486,11 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
             ValueError: If the action is malformed.
             gymnasium.error.ResetNeeded: If no episode is running.
         """
-        actions = validate_actions(self.action_space, np.asarray(action)[None], 1)
         if not self._running:
             raise gym.error.ResetNeeded("no episode is running: call reset() first")
-        step = self.problem.step_lanes(np.zeros(1, np.int64), actions)
+        lane = np.zeros(1, np.int64)
+        actions = validate_actions(self.action_space, np.asarray(action)[None], 1, lane)
+        step = self.problem.step_lanes(lane, actions)
         terminated, truncated = bool(step.terminated[0]), bool(step.truncated[0])
         info = _scalars(step.info)
         if terminated or truncated:

@@ -15,16 +15,25 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from edge_gym import wireless
-from edge_gym.data import DATASETS, SCHEMES, draw_balanced, draw_split, load_features, partition
+from edge_gym.data import (
+    DATASETS,
+    SCHEMES,
+    draw_balanced,
+    draw_split,
+    load_dataset,
+    load_features,
+    partition,
+)
 from edge_gym.envs.checks import check_choice, check_integer, check_number
 from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Problem, Step
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning import LEARNERS, make_learner
-from edge_gym.rendering import Scene
+from edge_gym.rendering import BarPanel, GaugePanel, ImagePanel, LinePanel, Scene
 
 ACCEPT, RETRANSMIT = 0, 1
 SNR_DB_BOUNDS = (-30.0, 60.0)
 _SLOPE_DECAY = 0.8
+_SHOWN_USES = 36
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +182,42 @@ def observation_table(config: RetransmissionConfig) -> ObservationTable:
     )
 
 
+def _snr_panel(
+    positions: NDArray[Any],
+    snr_db: NDArray[np.float64],
+    required_db: NDArray[np.float64],
+    over: bool,
+    mean_snr_db: float,
+) -> BarPanel:
+    """Show the latest channel uses: the SNR that each reached, and the one asked for."""
+    uses = len(positions)
+    first = max(uses - _SHOWN_USES, 0)
+    low, high = mean_snr_db - 20, mean_snr_db + 25
+    accepted = np.append(positions[1:] != positions[:-1], over)
+    current = np.arange(uses) == (uses if over else uses - 1)
+
+    def latest(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        padded = np.full(_SHOWN_USES, np.nan)
+        # Beyond the axis' ends, a bar and what is asked for stay in sight at the end.
+        padded[: uses - first] = np.clip(values[first:], low + 0.5, high)
+        return padded
+
+    return BarPanel(
+        title="Effective SNR",
+        labels=[str(use) if use % 5 == 0 else "" for use in first + 1 + np.arange(_SHOWN_USES)],
+        series={
+            "accepted": latest(np.where(accepted, snr_db, np.nan)),
+            "retransmitted": latest(np.where(accepted | current, np.nan, snr_db)),
+            "now": latest(np.where(current, snr_db, np.nan)),
+        },
+        targets={"Protocol 1 asks": latest(required_db)},
+        x_label="channel uses",
+        y_label="SNR, dB",
+        y_limits=(low, high),
+        width=2.8,
+    )
+
+
 class Retransmission(Problem):
     """The retransmission problem for many lanes; see ``RetransmissionEnv``."""
 
@@ -198,6 +243,7 @@ class Retransmission(Problem):
         "_slope",
         "_area",
         "_history",
+        "_trace",
     )
 
     def __init__(self, config: RetransmissionConfig, n_lanes: int) -> None:
@@ -244,6 +290,8 @@ class Retransmission(Problem):
         self._area = np.zeros(n_lanes)
         # Validation accuracy after each channel use, for pictures.
         self._history = np.zeros((n_lanes, config.budget + 1), np.float32)
+        # Position in the sequence, effective SNR and uncertainty after each, for pictures too.
+        self._trace = np.zeros((n_lanes, config.budget, 3), np.float32)
 
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw splits, buffers, the order of samples and fading; train on the initial set."""
@@ -350,7 +398,63 @@ class Retransmission(Problem):
 
     def scene(self, lane: int) -> Scene:
         """Show the received image, its SNR against the protocol's threshold, and the accuracy."""
-        raise NotImplementedError
+        config, features, uses = self.config, self.features, int(self._uses[lane])
+        positions, snr, uncertainty = self._trace[lane, :uses].T
+        # Not the next sample of the sequence: at the end of an episode, that one is never sent.
+        row = self._sequence[lane, int(positions[-1])]
+        over = bool(self._position[lane] > positions[-1])
+        snr_db = wireless.linear_to_db(snr)
+        kind = self.learner.uncertainty
+        required = required_snr(uncertainty, config.alignment_probability, kind)
+        class_names = load_dataset(config.dataset).class_names
+        label = class_names[features.classes[features.train_labels[row]]]
+        transmissions, margin = int(self._transmissions[lane]), float(self._margin[lane])
+        accuracy = 100 * np.append(self._history[lane, :uses], self._accuracy[lane])
+        return Scene(
+            title=f"A noisy “{label}”: {'accepted' if over else 'accept or retransmit?'}",
+            text=(
+                f"transmission {transmissions}   ·   {kind} {uncertainty[-1]:.2f}   ·   "
+                f"margin {'+' if margin > 0 else '−'}{abs(margin):.2f}, "
+                f"{'right' if margin > 0 else 'wrong'} side of the boundary"
+                f"{'   ·   budget spent' if over else ''}"
+            ),
+            panels=(
+                (
+                    ImagePanel(
+                        title="Received",
+                        image=features.image(self._received[lane]),
+                        caption=f"SNR {snr_db[-1]:.1f} dB",
+                    ),
+                    ImagePanel(
+                        title="Sent",
+                        image=features.image(features.train[row]),
+                        caption=f"label {label}",
+                    ),
+                    _snr_panel(
+                        positions, snr_db, wireless.linear_to_db(required), over, config.mean_snr_db
+                    ),
+                ),
+                (
+                    LinePanel(
+                        title=f"Validation accuracy: {accuracy[-1]:.1f} %",
+                        x=np.arange(uses + 1),
+                        series={"accuracy": accuracy},
+                        x_label="channel uses",
+                        y_label="accuracy, %",
+                        x_limits=(0, config.budget),
+                        y_limits=(max(0.0, 5 * float((accuracy.min() - 1) // 5)), 100.0),
+                        references={"initial samples alone": float(accuracy[0])},
+                        width=3.8,
+                    ),
+                    GaugePanel(
+                        title="Budget left",
+                        value=config.budget - uses,
+                        maximum=config.budget,
+                        unit="channel uses",
+                    ),
+                ),
+            ),
+        )
 
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
         """Return the state of ``lanes``, learner included."""
@@ -408,6 +512,8 @@ class Retransmission(Problem):
         assessment = self.learner.assess(lanes, self._received[lanes][:, None], labels)
         self._uncertainty[lanes] = assessment.uncertainty[:, 0]
         self._margin[lanes] = assessment.margin[:, 0]
+        trace = self._position[lanes], self._snr[lanes], self._uncertainty[lanes]
+        self._trace[lanes, self._uses[lanes] - 1] = np.column_stack(trace)
 
     def _score(self, lanes: IntArray) -> NDArray[np.float64]:
         features = self.features

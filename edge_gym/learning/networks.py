@@ -1,16 +1,24 @@
 """Neural networks, one per lane, trained with Adam while samples arrive.
 
-Why it is built as it is, measured with ``benchmarks/networks.py`` (torch 2.15, two shared cores,
-batches of 32; milliseconds per lane and training step, one thread):
+How it is built follows from ``benchmarks/networks.py`` (torch 2.15, batches of 32, one thread of
+a shared CPU core; milliseconds per lane and training step at 1 / 16 / 64 lanes):
 
-@@TABLE@@
+======================================================  ==================  ==================
+network and path                                        14×14               28×28
+======================================================  ==================  ==================
+perceptron, batched over lanes                          0.23 / 0.10 / 0.10  0.36 / 0.28 / 0.27
+perceptron, lane by lane                                0.21 / 0.21 / 0.22  0.35 / 0.39 / 0.35
+convolutional, lane by lane                             1.6 / 1.4 / 1.5     4.1 / 4.1 / 4.7
+convolutional, one grouped convolution (no optimiser)   1.5 / 0.9 / 1.0     3.8 / 3.5 / 5.9
+======================================================  ==================  ==================
 
-So multilayer perceptrons are batched over lanes (batched matrix products are bit-equal for any
-number of lanes) and convolutional networks loop over them: a grouped convolution over all lanes
-gains little, at 28×28 nothing, and rounds differently with the number of groups, which flips
-ties in the pooling. Blocks of lanes go to a thread pool, with one torch thread each: what a lane
-learns then depends neither on the number of threads nor of lanes, and small operations do not
-wait for each other's OpenMP teams.
+So perceptrons are batched over lanes: batched matrix products are bit-equal for any number of
+lanes. Convolutional networks loop over them: one convolution with a group per lane gains at most
+a third, nothing at 28×28, and rounds differently with the number of groups, which flips ties in
+the pooling. Blocks of lanes go to a thread pool with one torch thread each (two threads nearly
+halve the times of 16 and more lanes on idle cores), so what a lane learns depends neither on the
+number of threads nor of lanes, and small operations never wait for an OpenMP team: on busy cores
+such waits cost ten times the work.
 
 Gradients are written out rather than recorded, because torch's autograd engine refuses to run in
 a forked child once it has started its device threads; tests hold them to autograd's.
@@ -39,6 +47,7 @@ MAX_MARGIN = 30.0
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 _ROWS_AT_ONCE = 512
+_LANES_AT_ONCE = 8  # More lanes no longer fit the cache.
 
 if hasattr(os, "register_at_fork"):
     # OpenMP's threads do not survive a fork, and a child that waits for them hangs.
@@ -193,16 +202,20 @@ class NetworkLearner(Learner):
     ``"mlp"`` has one hidden layer of ``hidden_size`` units; ``"cnn"`` is conv 3×3 (8 channels),
     pool 2, conv 3×3 (16 channels), pool 2, dense; both with rectifiers. Features have
     E‖x‖² = 1 over the data set, and networks want inputs of unit variance, so features are
-    multiplied by √d. Adam was chosen over momentum by experiment (14×14 MNIST received at 5 and
-    15 dB, 20 to 1,000 samples): the perceptron learns as well with either, but at 5 dB momentum
-    ends the convolutional network at 10 to 32 %, where Adam reaches 28 to 38 %, and Adam needs no
-    clipping, for its steps do not grow with a gradient that a noisy sample makes large.
+    multiplied by √d.
+
+    Adam was chosen over momentum by experiment (14×14 MNIST, 20 to 1,000 received samples, 10
+    steps for every 10 samples). The perceptron learns as well with either: .55 to .57 after 1,000
+    samples at 5 dB, .73 to .76 at 15 dB. The convolutional network at 5 dB stays at chance with
+    momentum unless the rate is .01 or gradients are clipped to norm 1 (then .25 to .32), while
+    Adam reaches .33 to .35 at rates of .001 to .003 without clipping: its steps do not grow with
+    a gradient that a noisy sample makes large.
 
     Attributes:
         parameters: Network parameters, ``(n_lanes, P)`` float32.
         n_acquired: Samples that each lane has acquired, ``(n_lanes,)``.
 
-    Source: RRM §3.2 (CNN, entropy as the uncertainty).
+    Source: RRM §3.2 and §4.2, their extensions to convolutional networks (entropy).
     """
 
     uncertainty = "entropy"
@@ -293,8 +306,9 @@ class NetworkLearner(Learner):
         """Add one sample to the training set of each lane: ``(m, d)`` and ``(m,)``."""
         rows = self.n_acquired[lanes]
         self._reserve(int(rows.max(initial=-1)) + 1)
-        self._inputs[lanes, rows] = self._to_inputs(samples)
-        self._labels[lanes, rows] = torch.as_tensor(labels, device=self.device)
+        index = self._index(lanes), self._index(rows)
+        self._inputs[index] = self._to_inputs(samples)
+        self._labels[index] = torch.tensor(labels, device=self.device)
         self.n_acquired[lanes] += 1
 
     def fit(self, lanes: IntArray, generators: Sequence[np.random.Generator]) -> None:
@@ -356,12 +370,13 @@ class NetworkLearner(Learner):
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
         """Return what ``lanes`` have acquired and learned, as arrays that share no memory."""
         used = int(self.n_acquired[lanes].max(initial=0))
+        index = self._index(lanes)
         tensors = {
-            "parameters": self.parameters[lanes],
-            "moment1": self._moment1[lanes],
-            "moment2": self._moment2[lanes],
-            "inputs": self._inputs[lanes, :used],
-            "labels": self._labels[lanes, :used],
+            "parameters": self.parameters[index],
+            "moment1": self._moment1[index],
+            "moment2": self._moment2[index],
+            "inputs": self._inputs[index, :used],
+            "labels": self._labels[index, :used],
         }
         return {
             "n_acquired": self.n_acquired[lanes],
@@ -375,11 +390,12 @@ class NetworkLearner(Learner):
         self._reserve(used)
         self.n_acquired[lanes] = state["n_acquired"]
         self._n_updates[lanes] = state["n_updates"]
-        self.parameters[lanes] = torch.tensor(state["parameters"], device=self.device)
-        self._moment1[lanes] = torch.tensor(state["moment1"], device=self.device)
-        self._moment2[lanes] = torch.tensor(state["moment2"], device=self.device)
-        self._inputs[lanes, :used] = torch.tensor(state["inputs"], device=self.device)
-        self._labels[lanes, :used] = torch.tensor(state["labels"], device=self.device)
+        index = self._index(lanes)
+        self.parameters[index] = torch.tensor(state["parameters"], device=self.device)
+        self._moment1[index] = torch.tensor(state["moment1"], device=self.device)
+        self._moment2[index] = torch.tensor(state["moment2"], device=self.device)
+        self._inputs[index, :used] = torch.tensor(state["inputs"], device=self.device)
+        self._labels[index, :used] = torch.tensor(state["labels"], device=self.device)
 
     def _reserve(self, size: int) -> None:
         capacity = self._labels.shape[1]
@@ -395,9 +411,10 @@ class NetworkLearner(Learner):
     def _for_blocks(self, kernel: Callable[[int, int], None], size: int) -> None:
         """Call ``kernel`` on blocks of lanes, on all cores but with one torch thread each."""
 
-        def single_threaded(a: int, b: int) -> None:
+        def single_threaded(start: int, stop: int) -> None:
             with _one_thread():
-                kernel(a, b)
+                for a in range(start, stop, _LANES_AT_ONCE):
+                    kernel(a, min(a + _LANES_AT_ONCE, stop))
 
         with _one_thread():
             if self.device.type == "cpu":
@@ -406,7 +423,11 @@ class NetworkLearner(Learner):
                 kernel(0, size)
 
     def _views(self, lanes: IntArray) -> list[Tensor]:
-        return self._split(self.parameters[lanes])
+        return self._split(self.parameters[self._index(lanes)])
+
+    def _index(self, indices: IntArray) -> Tensor:
+        """Copy indices, for torch warns of arrays that are read-only."""
+        return torch.tensor(indices, device=self.device)
 
     def _split(self, flat: Tensor) -> list[Tensor]:
         """View parameters ``(m, P)`` as those of each layer, ``(m, *shape)``."""
@@ -416,13 +437,16 @@ class NetworkLearner(Learner):
 
     def _train(self, lanes: IntArray, batches: Tensor) -> None:
         """Train on the sample indices ``(m, steps, batch)``."""
-        flat = self.parameters[lanes]
+        index = self._index(lanes)
+        flat = self.parameters[index]
         views = self._split(flat)
         # Buffers are kept, for fresh memory of this size costs a page fault per 4 KiB each time.
         flat_gradients, scale = torch.empty_like(flat), torch.empty_like(flat[0])
-        column = torch.from_numpy(lanes).to(self.device)[:, None]
         for batch in batches.unbind(1):
-            inputs, labels = self._inputs[column, batch], self._labels[column, batch]
+            inputs, labels = (
+                self._inputs[index[:, None], batch],
+                self._labels[index[:, None], batch],
+            )
             gradients = self._network.gradients(views, inputs, labels)
             torch.cat([g.flatten(1) for g in gradients], 1, out=flat_gradients)
             # Adam goes lane by lane, for a lane's arrays fit the cache and those of all do not.
@@ -434,4 +458,4 @@ class NetworkLearner(Learner):
                 torch.sqrt(moment2, out=scale).div_(math.sqrt(1 - _BETA2**t)).add_(_EPSILON)
                 step = self.learning_rate / (1 - _BETA1**t)
                 theta.addcdiv_(moment1, scale, value=-step)
-        self.parameters[lanes] = flat
+        self.parameters[index] = flat

@@ -1,0 +1,56 @@
+"""Trained PPO and DQN agents, and how to train them.
+
+``load_agent`` and what acts need torch alone; ``train``, ``save_agent`` and ``LaneVecEnv`` need
+``pip install 'edge_gym[agents]'``. Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge_gym.agents.networks import AgentPolicy
+    from edge_gym.agents.recipe import ALGORITHMS, Recipe, find_recipe, load_recipe
+    from edge_gym.agents.serialization import AgentError
+    from edge_gym.agents.store import load_agent, read_agent_metadata, save_agent, shipped_agents
+    from edge_gym.agents.training import TrainingInterrupted, train
+    from edge_gym.agents.vec_env import LaneVecEnv
+
+_HOMES = {
+    "ALGORITHMS": "recipe",
+    "AgentError": "serialization",
+    "AgentPolicy": "networks",
+    "LaneVecEnv": "vec_env",
+    "Recipe": "recipe",
+    "TrainingInterrupted": "training",
+    "find_recipe": "recipe",
+    "load_agent": "store",
+    "load_recipe": "recipe",
+    "read_agent_metadata": "store",
+    "save_agent": "store",
+    "shipped_agents": "store",
+    "train": "training",
+}
+
+__all__ = [
+    "ALGORITHMS",
+    "AgentError",
+    "AgentPolicy",
+    "LaneVecEnv",
+    "Recipe",
+    "TrainingInterrupted",
+    "find_recipe",
+    "load_agent",
+    "load_recipe",
+    "read_agent_metadata",
+    "save_agent",
+    "shipped_agents",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,256 @@
+"""Recipes: everything that a training run depends on but the code, in one YAML file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edge_gym.envs.checks import check_choice, check_integer, check_number
+from edge_gym.registration import NAMESPACE
+
+ALGORITHMS = ("ppo", "dqn")
+SCHEDULES = ("constant", "linear")
+_ACTIVATIONS = ("tanh", "relu", "elu")
+
+Check = Callable[[str, Any], None]
+
+
+def _integer(low: int) -> Check:
+    return lambda name, value: check_integer(name, value, low)
+
+
+def _number(low: float = 0.0, high: float = math.inf, *, open_low: bool = False) -> Check:
+    return lambda name, value: check_number(name, value, low, high, open_low=open_low)
+
+
+_SHARED: dict[str, Check] = {
+    "learning_rate": _number(open_low=True),
+    "learning_rate_schedule": lambda name, value: check_choice(name, value, SCHEDULES),
+    "n_steps": _integer(1),
+    "batch_size": _integer(1),
+    "gamma": _number(0, 1),
+    "max_grad_norm": _number(open_low=True),
+}
+
+HYPERPARAMETERS: dict[str, dict[str, Check]] = {
+    "ppo": {
+        **_SHARED,
+        "n_epochs": _integer(1),
+        "gae_lambda": _number(0, 1),
+        "clip_range": _number(open_low=True),
+        "ent_coef": _number(),
+        "vf_coef": _number(),
+    },
+    "dqn": {
+        **_SHARED,
+        "buffer_size": _integer(1),
+        "learning_starts": _integer(0),
+        "tau": _number(0, 1, open_low=True),
+        "train_freq": _integer(1),
+        "gradient_steps": _integer(1),
+        "target_update_interval": _integer(1),
+        "exploration_fraction": _number(0, 1, open_low=True),
+        "exploration_initial_eps": _number(0, 1),
+        "exploration_final_eps": _number(0, 1),
+    },
+}
+"""What each algorithm must be told; names and meanings are stable-baselines3's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The policy's network; PPO's value network is another of the same shape.
+
+    Attributes:
+        hidden: Units of each hidden layer.
+        activation: What follows each, ``"tanh"``, ``"relu"`` or ``"elu"``.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", _as_tuple("network.hidden", self.hidden))
+        for units in self.hidden:
+            check_integer("network.hidden", units, 1)
+        check_choice("network.activation", self.activation, _ACTIVATIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How checkpoints are compared: the same episodes for all, seeded from ``SELECTION``.
+
+    Attributes:
+        every: Steps from one evaluation to the next.
+        episodes: Episodes of each.
+        lanes: Episodes run at a time.
+    """
+
+    every: int
+    episodes: int = 256
+    lanes: int = 128
+
+    def __post_init__(self) -> None:
+        check_integer("evaluation.every", self.every, 1)
+        check_integer("evaluation.episodes", self.episodes, 2, 200_000)
+        check_integer("evaluation.lanes", self.lanes, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How an agent is trained.
+
+    Attributes:
+        algorithm: ``"ppo"`` or ``"dqn"``.
+        environment: The id it is made for, without ``edge_gym/``; None for any.
+        seed: Fixes weights, exploration, mini-batches and training episodes.
+        steps: Environment steps, all lanes together.
+        lanes: Episodes run at a time.
+        checkpoint_every: Steps from one checkpoint to the next.
+        train_config: Fields of the environment's configuration for training alone.
+        reward_scale: Factor on the rewards that the algorithm sees.
+        action_bias: Initial bias of each action in the policy's last layer; None for zeros.
+        network: The policy's network.
+        hyperparameters: The algorithm's own, every one of ``HYPERPARAMETERS``.
+        evaluation: How checkpoints are compared.
+
+    Raises:
+        ValueError: If a value is missing or out of range; the message names field and value.
+    """
+
+    algorithm: str
+    environment: str | None = None
+    seed: int = 0
+    steps: int
+    lanes: int = 64
+    checkpoint_every: int = 100_000
+    train_config: Mapping[str, Any] = field(default_factory=dict)
+    reward_scale: float = 1.0
+    action_bias: tuple[float, ...] | None = None
+    network: Network = Network()
+    hyperparameters: Mapping[str, Any]
+    evaluation: Evaluation
+
+    def __post_init__(self) -> None:
+        check_choice("algorithm", self.algorithm, ALGORITHMS)
+        if self.environment is not None and not isinstance(self.environment, str):
+            raise ValueError(f"environment must be an id, got {self.environment!r}")
+        check_integer("seed", self.seed, 0, 2**32 - 1)
+        check_integer("steps", self.steps, 1)
+        check_integer("lanes", self.lanes, 1, 10_000)
+        check_integer("checkpoint_every", self.checkpoint_every, 1)
+        check_number("reward_scale", self.reward_scale, 0, open_low=True)
+        if self.action_bias is not None:
+            object.__setattr__(self, "action_bias", _as_tuple("action_bias", self.action_bias))
+            for value in self.action_bias:
+                check_number("action_bias", value)
+        if not isinstance(self.train_config, Mapping):
+            raise ValueError(f"train_config must be a mapping, got {self.train_config!r}")
+        checks = HYPERPARAMETERS[self.algorithm]
+        _check_keys("hyperparameters", self.hyperparameters, list(checks), list(checks))
+        for name, check in checks.items():
+            check(f"hyperparameters.{name}", self.hyperparameters[name])
+        if self.algorithm == "ppo":
+            rollout = self.lanes * self.hyperparameters["n_steps"]
+            if rollout == 1 or rollout % self.hyperparameters["batch_size"]:
+                raise ValueError(
+                    "hyperparameters.batch_size must divide lanes times n_steps, "
+                    f"{rollout} > 1, got {self.hyperparameters['batch_size']}"
+                )
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Return what YAML and JSON can hold, and ``parse_recipe`` takes back."""
+        mapping = asdict(self)
+        mapping["network"]["hidden"] = list(self.network.hidden)
+        if self.action_bias is not None:
+            mapping["action_bias"] = list(self.action_bias)
+        return mapping
+
+
+def parse_recipe(values: Any, where: str) -> Recipe:
+    """Build a recipe from nested mappings.
+
+    Args:
+        values: What a YAML file holds.
+        where: Its name, for messages.
+
+    Raises:
+        ValueError: If a key is unknown or missing or a value is out of range; the message names
+            the file and the key.
+    """
+    try:
+        _check_fields("the recipe", values, Recipe)
+        values = dict(values)
+        for name, part in (("network", Network), ("evaluation", Evaluation)):
+            if name in values:
+                _check_fields(name, values[name], part)
+                values[name] = part(**values[name])
+        return Recipe(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe from a YAML file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no valid recipe; the message names the file and the key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no recipe at {path}")
+    return _parse_yaml(path.read_bytes(), str(path))
+
+
+def find_recipe(algorithm: str, env_id: str) -> Recipe:
+    """Return the packaged recipe for an environment, else the algorithm's default recipe.
+
+    Raises:
+        ValueError: If the algorithm is unknown.
+    """
+    check_choice("algorithm", algorithm, ALGORITHMS)
+    folder = resources.files("edge_gym.agents") / "recipes"
+    name = f"{algorithm}-{env_id.removeprefix(f'{NAMESPACE}/').lower()}.yaml"
+    file = folder / name
+    if "/" in name or not file.is_file():
+        file = folder / f"{algorithm}-default.yaml"
+    return _parse_yaml(file.read_bytes(), file.name)
+
+
+def _parse_yaml(content: bytes, where: str) -> Recipe:
+    try:
+        values = yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not valid YAML: {error}") from error
+    return parse_recipe(values, where)
+
+
+def _check_fields(what: str, values: Any, kind: type[Any]) -> None:
+    required = [
+        f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING
+    ]
+    _check_keys(what, values, [f.name for f in fields(kind)], required)
+
+
+def _check_keys(what: str, values: Any, known: list[str], required: list[str]) -> None:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{what} must be a mapping of {', '.join(known)}, got {values!r}")
+    unknown = [repr(key) for key in values if key not in known]
+    if unknown:
+        raise ValueError(f"{what}: unknown {', '.join(unknown)}; known are {', '.join(known)}")
+    missing = [key for key in required if key not in values]
+    if missing:
+        raise ValueError(f"{what}: {', '.join(missing)} missing")
+
+
+def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} must be a list, got {value!r}")
+    return tuple(value)

@@ -1,0 +1,247 @@
+"""Agents on disk: one small file each, whose header says what it is; nothing in it is code."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata as package_metadata
+from importlib import resources
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+
+from edge_gym.agents.recipe import ALGORITHMS
+from edge_gym.registration import NAMESPACE
+
+if TYPE_CHECKING:
+    from edge_gym.agents.networks import AgentPolicy
+    from edge_gym.agents.sb3 import BaseAlgorithm
+
+_FORMAT = "edge_gym agent 1"
+_SUFFIX = ".safetensors"
+
+
+def save_agent(
+    model: BaseAlgorithm,
+    path: str | PathLike[str],
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    env: Any = None,
+) -> Path:
+    """Save the policy of a PPO or DQN model, without anything that training alone needs.
+
+    Args:
+        model: Of stable-baselines3, with an MLP policy.
+        path: Where to; ``.safetensors`` is appended where it is missing.
+        metadata: What else to say in the header, JSON's types.
+        env: The environment it acts in, scalar or vector; by default the model's own.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: If the policy is no MLP on a flat observation with discrete actions, or there
+            is no environment to tell its columns from.
+    """
+    from edge_gym.agents.networks import ScaledFeatures
+    from edge_gym.agents.serialization import write_tensors
+
+    if env is None:
+        env = model.get_env()
+    if env is None:
+        raise ValueError("the model has no environment: pass env=, the one that it acts in")
+    seen = _interface(env)
+    if not isinstance(model.action_space, spaces.Discrete) or "columns" not in seen:
+        raise ValueError(
+            f"{model.action_space} on {model.observation_space}: agents are saved with discrete "
+            "actions on a flat observation"
+        )
+    if model.get_vec_normalize_env() is not None:
+        raise ValueError("the model's observations go through VecNormalize, which is not saved")
+    policy: Any = model.policy
+    if hasattr(policy, "q_net"):
+        policy = policy.q_net
+        modules = [*policy.q_net]
+    else:
+        modules = [*policy.mlp_extractor.policy_net, policy.action_net]
+    features = policy.features_extractor
+    width = int(np.prod(model.observation_space.shape or ()))
+    scaled = isinstance(features, ScaledFeatures)
+    if not scaled and list(features.parameters()):
+        raise ValueError(f"no way to save a {type(features).__name__}")
+    arrays = {
+        "centre": features.centre.numpy() if scaled else np.zeros(width, np.float32),
+        "spread": features.spread.numpy() if scaled else np.ones(width, np.float32),
+    }
+    for layer, module in enumerate(modules[::2]):
+        arrays[f"{layer}.weight"] = module.weight.detach().numpy()
+        arrays[f"{layer}.bias"] = module.bias.detach().numpy()
+    header = {
+        "format": _FORMAT,
+        "algorithm": type(model).__name__.lower(),
+        **seen,
+        "activation": _activation_name(modules[1::2]),
+        "clip": features.clip if scaled else None,
+        "steps": model.num_timesteps,
+        "versions": versions(),
+        **(metadata or {}),
+    }
+    path = Path(path)
+    if path.suffix != _SUFFIX:
+        path = path.with_name(path.name + _SUFFIX)
+    write_tensors(path, arrays, header)
+    return path
+
+
+def load_agent(
+    path_or_name: str | PathLike[str], env: Any, *, env_id: str | None = None
+) -> AgentPolicy:
+    """Load an agent to act in an environment.
+
+    Args:
+        path_or_name: A file that ``save_agent`` wrote, or the name of a shipped agent.
+        env: The environment, scalar or vector, wrapped or not.
+        env_id: Whose shipped agent to take, where ``env`` was made without Gymnasium's registry.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        AgentError: If the file is damaged or of another kind, or no agent of this name is shipped.
+        ValueError: If the agent sees or does other things than ``env`` offers.
+    """
+    from edge_gym.agents.networks import AgentPolicy, PolicyNetwork
+    from edge_gym.agents.serialization import AgentError, read_tensors
+
+    if path_or_name in ALGORITHMS:
+        file = _shipped_file(str(path_or_name), env, env_id)
+        name = str(path_or_name)
+    else:
+        file = Path(path_or_name)
+        name = file.stem
+    arrays, header = read_tensors(file, "agent")
+    try:
+        if header["format"] != _FORMAT:
+            raise AgentError(f"{file} is of another kind, {header['format']!r}, not {_FORMAT!r}")
+        clip = header["clip"]
+        layers = [
+            (arrays[f"{layer}.weight"], arrays[f"{layer}.bias"])
+            for layer in range((len(arrays) - 2) // 2)
+        ]
+        network = PolicyNetwork(
+            layers,
+            header["activation"],
+            arrays["centre"],
+            arrays["spread"],
+            np.inf if clip is None else float(clip),
+        )
+        policy = AgentPolicy(network, header, name)
+        columns, action_space = header["columns"], header["action_space"]
+        complete = (len(columns), action_space["n"]) == (len(arrays["centre"]), network.n_actions)
+    except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        raise AgentError(f"{file} is damaged or no agent ({error!r}): copy it again") from error
+    except ValueError as error:
+        raise AgentError(f"{file} is damaged: {error}") from error
+    if not complete:
+        raise AgentError(f"{file} is damaged: its network does not fit its columns and actions")
+    _check_interface(file, header, _interface(env))
+    return policy
+
+
+def read_agent_metadata(path: str | PathLike[str]) -> dict[str, Any]:
+    """Return what an agent's file says of it: recipe, seeds, versions, evaluation.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        AgentError: If the file is damaged or of another kind.
+    """
+    from edge_gym.agents.serialization import AgentError, read_tensors
+
+    _, header = read_tensors(Path(path), "agent")
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise AgentError(f"{path} holds no agent")
+    return header
+
+
+def shipped_agents(env_id: str) -> list[str]:
+    """Return the names of the trained agents that come with the package for an environment."""
+    return [name for name in ALGORITHMS if _trained(name, env_id).is_file()]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what training depends on."""
+    packages = ("edge_gym", "gymnasium", "numpy", "stable-baselines3", "torch")
+    return {
+        "python": platform.python_version(),
+        **{package: package_metadata.version(package) for package in packages},
+    }
+
+
+def _trained(name: str, env_id: str) -> Path:
+    folder = Path(str(resources.files("edge_gym.agents"))) / "trained"
+    return folder / env_id.removeprefix(f"{NAMESPACE}/") / f"{name}{_SUFFIX}"
+
+
+def _shipped_file(name: str, env: Any, env_id: str | None) -> Path:
+    from edge_gym.agents.serialization import AgentError
+
+    if env_id is None:
+        env_id = _interface(env)["environment"]
+    if env_id is None:
+        raise ValueError(f"which environment's {name!r}? Pass env_id=, or make env by its id")
+    file = _trained(name, env_id)
+    if not file.is_file():
+        raise AgentError(
+            f"no trained {name!r} is shipped for {env_id}: train one with "
+            f"`edge-gym train {name} {env_id}` and give the path of its file"
+        )
+    return file
+
+
+def _interface(env: Any) -> dict[str, Any]:
+    """Return what an agent needs to know of an environment, in JSON's types."""
+    if hasattr(env, "get_attr"):  # stable-baselines3's, whose lanes are alike
+        tables, spec, space = (env.get_attr(name)[0] for name in ("tables", "spec", "action_space"))
+    else:
+        base = env.unwrapped
+        if not hasattr(base, "tables"):
+            raise ValueError(f"{env} names no observation columns: it is no edge_gym environment")
+        tables, spec = base.tables, base.spec
+        space = getattr(base, "single_action_space", base.action_space)
+    interface: dict[str, Any] = {"environment": spec.id if spec is not None else None}
+    if isinstance(space, spaces.Discrete):
+        interface["action_space"] = {"n": int(space.n), "start": int(space.start)}
+    if set(tables) == {""}:
+        interface["columns"] = [f"{column.name} [{column.unit}]" for column in tables[""]]
+    return interface
+
+
+def _check_interface(file: Path, agent: Mapping[str, Any], env: Mapping[str, Any]) -> None:
+    """Raise a ValueError naming the first difference between what an agent and ``env`` know."""
+    wanted, offered = agent["columns"], env.get("columns")
+    made_for = f"{file} was trained on {agent.get('environment')}"
+    if offered is None:
+        raise ValueError(f"{made_for}, this environment has no flat observation")
+    for index in range(max(len(wanted), len(offered))):
+        theirs = wanted[index] if index < len(wanted) else "nothing"
+        ours = offered[index] if index < len(offered) else "nothing"
+        if theirs != ours:
+            raise ValueError(
+                f"{made_for}, where observation column {index} is {theirs}; here it is {ours}"
+            )
+    if agent["action_space"] != env.get("action_space"):
+        raise ValueError(
+            f"{made_for} with actions {agent['action_space']}; here they are "
+            f"{env.get('action_space', 'not discrete')}"
+        )
+
+
+def _activation_name(modules: list[Any]) -> str:
+    from edge_gym.agents.networks import ACTIVATIONS
+
+    kinds = {type(module) for module in modules} or {ACTIVATIONS["tanh"]}
+    for name, kind in ACTIVATIONS.items():
+        if kinds == {kind}:
+            return name
+    raise ValueError(f"agents are saved with one of {', '.join(ACTIVATIONS)} between all layers")

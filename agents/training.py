@@ -1,0 +1,474 @@
+"""Training by recipe, with checkpoints that survive a kill at any moment.
+
+A run's folder holds ``recipe.yaml``, ``progress.csv`` (one row per evaluation),
+``best.safetensors`` and ``last.safetensors`` (agents), ``checkpoint.safetensors`` (all that a
+resumed run needs) and ``tensorboard/``. Everything but the logs is replaced whole. Checkpoints are
+taken between rollouts, where nothing is half done, so a resumed run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from os import PathLike
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import gymnasium as gym
+import numpy as np
+import torch
+import yaml
+from gymnasium import spaces
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from edge_gym import seeds
+from edge_gym.agents.networks import ACTIVATIONS, ScaledFeatures, set_action_bias
+from edge_gym.agents.recipe import Recipe, find_recipe, load_recipe, parse_recipe
+from edge_gym.agents.sb3 import DQN, PPO, BaseCallback, Logger, TensorBoardOutputFormat
+from edge_gym.agents.serialization import (
+    AgentError,
+    pack,
+    read_tensors,
+    unpack,
+    write_tensors,
+    write_text,
+)
+from edge_gym.agents.store import load_agent, save_agent
+from edge_gym.agents.vec_env import LaneVecEnv
+from edge_gym.envs.core import EdgeVectorEnv
+from edge_gym.evaluation import even_lanes, make_lanes, plain_config, run_episodes
+from edge_gym.registration import find_environment
+from edge_gym.statistics import mean_intervals
+
+Model = PPO | DQN
+
+_FORMAT = "edge_gym checkpoint 1"
+_REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
+_DQN_COUNTERS = ("_n_calls", "exploration_rate")
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C: a checkpoint was saved, and the message says how to go on."""
+
+
+@dataclass(frozen=True)
+class _Score:
+    """One row of ``progress.csv``.
+
+    Attributes:
+        steps: Environment steps trained.
+        mean_return: Mean return of the evaluation's episodes.
+        ci95_low: Lower end of its 95 % interval.
+        ci95_high: Upper end.
+        training_return: Mean return of the latest training episodes; NaN before the first.
+    """
+
+    steps: int
+    mean_return: float
+    ci95_low: float
+    ci95_high: float
+    training_return: float
+
+
+def train(
+    algorithm: str,
+    env_id: str,
+    *,
+    recipe: Recipe | str | PathLike[str] | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    out: str | PathLike[str],
+    resume: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Train an agent.
+
+    Args:
+        algorithm: ``"ppo"`` or ``"dqn"``.
+        env_id: The environment, with or without ``edge_gym/``.
+        recipe: A recipe or the path of one; by default the packaged one for this environment.
+        steps: Instead of the recipe's number of steps.
+        seed: Instead of the recipe's seed.
+        out: The run's folder.
+        resume: Go on from the checkpoint in ``out``; without one, begin.
+        overrides: Fields of the environment's configuration, in training and in evaluation.
+        progress: Whether to show a progress bar and messages on standard error.
+
+    Returns:
+        The file of the agent with the best score on the selection seeds; ``load_agent`` reads it.
+
+    Raises:
+        ValueError: If the recipe or a value is bad, the actions do not suit the algorithm, or a
+            resumed run was begun with other settings.
+        FileExistsError: If ``out`` holds a run already and ``resume`` is false.
+        AgentError: If the checkpoint is damaged.
+        TrainingInterrupted: After Ctrl-C, once a checkpoint is saved.
+    """
+    row = find_environment(env_id)
+    if recipe is None:
+        recipe = find_recipe(algorithm, row.id)
+    elif not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    if recipe.algorithm != algorithm:
+        raise ValueError(f"the recipe is for {recipe.algorithm}, not for {algorithm}")
+    if recipe.environment is not None and recipe.environment not in (row.id, row.name):
+        raise ValueError(f"the recipe is for {recipe.environment}, not for {row.name}")
+    changes = {"environment": row.name, "steps": steps, "seed": seed}
+    recipe = replace(recipe, **{k: v for k, v in changes.items() if v is not None})
+    with _one_thread():
+        return _Run(row.id, recipe, Path(out), overrides or {}, progress).finish(resume)
+
+
+class _Run:
+    """One training run: the model, its environments and its folder."""
+
+    def __init__(
+        self, env_id: str, recipe: Recipe, out: Path, overrides: Mapping[str, Any], show: bool
+    ) -> None:
+        self.env_id, self.recipe, self.out = env_id, recipe, out
+        self.console = Console(stderr=True, quiet=not show)
+        self.checkpoint = out / "checkpoint.safetensors"
+        self.overrides = dict(overrides)
+        lanes = even_lanes(recipe.evaluation.episodes, recipe.evaluation.lanes)
+        self.evaluation_env = make_lanes(env_id, lanes, overrides)
+        env = gym.make_vec(
+            env_id,
+            num_envs=recipe.lanes,
+            autoreset_mode="SameStep",
+            config={**recipe.train_config, **overrides},
+        )
+        self.env = LaneVecEnv(cast(EdgeVectorEnv, env), recipe.reward_scale)
+        self.first_seed = seeds.TRAINING.start + recipe.seed * recipe.lanes % (
+            len(seeds.TRAINING) - recipe.lanes
+        )
+        self.model = make_model(recipe, self.env)
+        self.env.seed(self.first_seed)
+        self.scores: list[_Score] = []
+        self.saved_at = 0
+
+    def finish(self, resume: bool) -> Path:
+        """Train to the end and return the best agent's file."""
+        if self.checkpoint.exists():
+            if not resume:
+                raise FileExistsError(
+                    f"{self.out} holds a run already: resume it, or choose another folder"
+                )
+            self._restore()
+            self.console.print(f"Going on from step {self.model.num_timesteps:,} of {self.out}")
+        elif resume:
+            self.console.print(f"No checkpoint in {self.out} yet: beginning")
+        write_text(
+            self.out / "recipe.yaml", yaml.safe_dump(self.recipe.as_mapping(), sort_keys=False)
+        )
+        self._log_to_tensorboard()
+        remaining = self.recipe.steps - self.model.num_timesteps
+        if remaining > 0:
+            with self._bar() as advance, _deferred_interrupt() as interrupted:
+                begun = self.model.num_timesteps > 0
+                callback = _BetweenRollouts(self, advance, interrupted)
+                self.model.learn(remaining, callback, reset_num_timesteps=not begun)
+                self.between_rollouts(last=True)
+        self.model.logger.close()
+        best = self.out / "best.safetensors"
+        self.console.print(
+            f"Best mean return {max(score.mean_return for score in self.scores):.4f} on the "
+            f"selection seeds: {best}"
+        )
+        return best
+
+    def between_rollouts(self, last: bool = False, interrupted: bool = False) -> None:
+        """Evaluate and save, where that is due."""
+        now = self.model.num_timesteps
+        evaluated = self.scores[-1].steps if self.scores else 0
+        every = self.recipe.evaluation.every
+        evaluating = (last or now // every > evaluated // every) and now > evaluated
+        if evaluating:
+            self._evaluate()
+        every = self.recipe.checkpoint_every
+        if evaluating or interrupted or now // every > self.saved_at // every:
+            self._save()
+        if interrupted:
+            raise TrainingInterrupted(
+                f"stopped at step {now:,}; to go on, train again with --resume and the same "
+                f"folder {self.out}"
+            )
+
+    def _evaluate(self) -> None:
+        evaluation, model = self.recipe.evaluation, self.model
+        last = self._save_agent("last", {})
+        policy = load_agent(last, self.evaluation_env)
+        episode_seeds = seeds.SELECTION[: evaluation.episodes]
+        episodes = run_episodes(self.evaluation_env, policy, episode_seeds)
+        low, high = mean_intervals(episodes.returns)
+        recent = [episode["r"] for episode in model.ep_info_buffer or ()]
+        score = _Score(
+            model.num_timesteps,
+            float(episodes.returns.mean()),
+            float(low),
+            float(high),
+            float(np.mean(recent)) if recent else float("nan"),
+        )
+        best = max((earlier.mean_return for earlier in self.scores), default=-np.inf)
+        self.scores.append(score)
+        facts = {
+            "evaluation": {
+                "mean_return": score.mean_return,
+                "ci95": [score.ci95_low, score.ci95_high],
+                "episodes": evaluation.episodes,
+                "first_seed": episode_seeds.start,
+                **{
+                    name: float(values.mean())
+                    for name, values in episodes.infos.items()
+                    if np.isfinite(values).all()
+                },
+            }
+        }
+        self._save_agent("last", facts)
+        if score.mean_return > best:
+            self._save_agent("best", facts)
+        self._write_progress()
+        self.console.print(
+            f"step {score.steps:>10,}   selection return {score.mean_return:.4f} "
+            f"[{score.ci95_low:.4f}, {score.ci95_high:.4f}]"
+        )
+        model.logger.record("selection/mean_return", score.mean_return)
+        model.logger.dump(model.num_timesteps)
+
+    def _save_agent(self, name: str, facts: Mapping[str, Any]) -> Path:
+        return save_agent(
+            self.model,
+            self.out / f"{name}.safetensors",
+            {
+                "recipe": self.recipe.as_mapping(),
+                "overrides": plain_values(self.overrides),
+                "config": plain_config(self.evaluation_env.config),
+                "training_seeds": [self.first_seed, self.first_seed + self.recipe.lanes - 1],
+                **facts,
+            },
+        )
+
+    def _write_progress(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(_Score.__dataclass_fields__), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(score) for score in self.scores)
+        write_text(self.out / "progress.csv", text.getvalue())
+
+    def _save(self) -> None:
+        self.saved_at = self.model.num_timesteps
+        arrays, state = pack(
+            {
+                "model": _model_state(self.model),
+                "env": self.env.get_state(),
+                "scores": [asdict(score) for score in self.scores],
+            }
+        )
+        header = {
+            "format": _FORMAT,
+            "environment": self.env_id,
+            "recipe": self.recipe.as_mapping(),
+            "overrides": plain_values(self.overrides),
+            "state": state,
+        }
+        write_tensors(self.checkpoint, arrays, header)
+
+    def _restore(self) -> None:
+        arrays, header = read_tensors(self.checkpoint, "checkpoint")
+        if not isinstance(header, dict) or header.get("format") != _FORMAT:
+            raise AgentError(f"{self.checkpoint} is no checkpoint of this version of edge_gym")
+        begun = parse_recipe(header["recipe"], str(self.checkpoint))
+        # Only the number of steps may be another one: to train for longer.
+        if (header["environment"], replace(begun, steps=1), header["overrides"]) != (
+            self.env_id,
+            replace(self.recipe, steps=1),
+            plain_values(self.overrides),
+        ):
+            raise ValueError(
+                f"{self.out} was begun with other settings, see {self.out / 'recipe.yaml'}: "
+                "resume it with the same, or choose another folder"
+            )
+        state = unpack(arrays, header["state"])
+        self.env.set_state(state["env"])
+        _set_model_state(self.model, state["model"])
+        self.scores = [_Score(**score) for score in state["scores"]]
+        self.saved_at = self.model.num_timesteps
+
+    def _log_to_tensorboard(self) -> None:
+        folder = str(self.out / "tensorboard")
+        self.model.set_logger(Logger(folder, [TensorBoardOutputFormat(folder)]))
+
+    @contextlib.contextmanager
+    def _bar(self) -> Iterator[Callable[[], None]]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console) as bar:
+            name = f"{self.recipe.algorithm} on {self.recipe.environment}"
+            task = bar.add_task(name, total=self.recipe.steps, completed=self.model.num_timesteps)
+            yield lambda: bar.update(task, completed=self.model.num_timesteps)
+
+
+class _BetweenRollouts(BaseCallback):
+    """Calls back where nothing is half done: before a rollout, after the training on the last."""
+
+    def __init__(
+        self, run: _Run, advance: Callable[[], None], interrupted: threading.Event
+    ) -> None:
+        super().__init__()
+        self.run, self.advance, self.interrupted = run, advance, interrupted
+
+    def _on_rollout_start(self) -> None:
+        self.run.between_rollouts(interrupted=self.interrupted.is_set())
+
+    def _on_step(self) -> bool:
+        self.advance()
+        return True
+
+
+def make_model(recipe: Recipe, env: LaneVecEnv) -> Model:
+    """Make the untrained model of a recipe.
+
+    Raises:
+        ValueError: If the environment's actions or observations do not suit it.
+    """
+    if not isinstance(env.action_space, spaces.Discrete):
+        raise ValueError(
+            f"{recipe.algorithm} is trained here with discrete actions, not with "
+            f"{env.action_space}: use the environment's discrete twin"
+        )
+    tables = env.env.tables
+    if set(tables) != {""}:
+        raise ValueError(f"agents see flat observations, not {env.observation_space}")
+    centre, spread = tables[""].scaling()
+    hyperparameters = dict(recipe.hyperparameters)
+    rate = hyperparameters.pop("learning_rate")
+    if hyperparameters.pop("learning_rate_schedule") == "linear":
+        hyperparameters["learning_rate"] = lambda remaining: rate * remaining
+    else:
+        hyperparameters["learning_rate"] = rate
+    kind = {"ppo": PPO, "dqn": DQN}[recipe.algorithm]
+    model: Model = kind(
+        "MlpPolicy",
+        env,
+        seed=recipe.seed,
+        device="cpu",
+        policy_kwargs={
+            "features_extractor_class": ScaledFeatures,
+            "features_extractor_kwargs": {"centre": centre, "spread": spread},
+            "net_arch": list(recipe.network.hidden),
+            "activation_fn": ACTIVATIONS[recipe.network.activation],
+        },
+        **hyperparameters,
+    )
+    if recipe.action_bias is not None:
+        policy: Any = model.policy
+        heads = (
+            [policy.action_net]
+            if isinstance(model, PPO)
+            else [policy.q_net.q_net[-1], policy.q_net_target.q_net[-1]]
+        )
+        for head in heads:
+            set_action_bias(head, recipe.action_bias)
+    return model
+
+
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return configuration fields as JSON and YAML hold them."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def _model_state(model: Model) -> dict[str, Any]:
+    state: dict[str, Any] = {
+        "policy": model.policy.state_dict(),
+        "optimizer": model.policy.optimizer.state_dict(),
+        "counters": {name: getattr(model, name) for name in _counters(model)},
+        "last_observations": model._last_obs,
+        "last_episode_starts": model._last_episode_starts,
+        "episodes": list(model.ep_info_buffer or ()),
+        "torch_rng": torch.get_rng_state(),
+        "numpy_rng": np.random.get_state(legacy=False),  # noqa: NPY002 - SB3 draws from it
+        "action_rng": model.action_space.np_random.bit_generator.state,
+    }
+    if isinstance(model, DQN):
+        buffer = model.replay_buffer
+        assert buffer is not None
+        state["replay"] = {"pos": buffer.pos, "full": buffer.full}
+        for name in _REPLAY_ARRAYS:
+            state["replay"][name] = getattr(buffer, name)[: buffer.size()]
+    return state
+
+
+def _set_model_state(model: Model, state: Mapping[str, Any]) -> None:
+    model.policy.load_state_dict(state["policy"])
+    model.policy.optimizer.load_state_dict(state["optimizer"])
+    for name in _counters(model):
+        setattr(model, name, state["counters"][name])
+    model._last_obs = state["last_observations"]
+    model._last_episode_starts = state["last_episode_starts"]
+    model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+    torch.set_rng_state(state["torch_rng"])
+    np.random.set_state(state["numpy_rng"])  # noqa: NPY002 - SB3 draws from it
+    model.action_space.np_random.bit_generator.state = state["action_rng"]
+    if isinstance(model, DQN):
+        buffer = model.replay_buffer
+        assert buffer is not None
+        buffer.pos, buffer.full = state["replay"]["pos"], state["replay"]["full"]
+        for name in _REPLAY_ARRAYS:
+            getattr(buffer, name)[: buffer.size()] = state["replay"][name]
+
+
+def _counters(model: Model) -> tuple[str, ...]:
+    return _COUNTERS + (_DQN_COUNTERS if isinstance(model, DQN) else ())
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run torch on one thread: small layers gain nothing from more, and results depend on it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[threading.Event]:
+    """Let the first Ctrl-C set an event, so that a checkpoint can be taken; the second stops."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,169 @@
+"""The native vector environment as stable-baselines3 sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from edge_gym.agents.sb3 import Monitor, VecEnv
+from edge_gym.envs.core import EdgeVectorEnv
+
+Indices = int | Iterable[int] | None
+
+
+class LaneVecEnv(VecEnv):
+    """Adapts an ``EdgeVectorEnv`` to stable-baselines3 without a Python loop over its lanes.
+
+    Step infos are empty but for lanes whose episode ended: these carry
+    ``terminal_observation``, ``TimeLimit.truncated``, ``episode`` (as ``Monitor`` writes it) and
+    the environment's own last info. What every lane reports at every step is in ``last_infos``.
+
+    Args:
+        env: A vector environment with ``autoreset_mode="SameStep"``.
+        reward_scale: Factor on the rewards that the agent sees; ``episode`` holds unscaled ones.
+
+    Raises:
+        ValueError: If the environment resets in another mode.
+    """
+
+    def __init__(self, env: EdgeVectorEnv, reward_scale: float = 1.0) -> None:
+        if env.autoreset_mode != AutoresetMode.SAME_STEP:
+            raise ValueError(
+                "stable-baselines3 resets in the step that ends an episode: make the environment "
+                "with autoreset_mode='SameStep'"
+            )
+        self.env = env
+        self.reward_scale = reward_scale
+        self.last_infos: dict[str, Any] = {}
+        self._actions: NDArray[Any] = np.zeros(0)
+        self._returns = np.zeros(env.num_envs)
+        self._lengths = np.zeros(env.num_envs, np.int64)
+        self._start = time.monotonic()
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+    def reset(self) -> Any:
+        """Reset all lanes and return their observations.
+
+        Raises:
+            ValueError: If lanes were given different options.
+        """
+        options = self._options[0]
+        if any(other != options for other in self._options):
+            raise ValueError("lanes are reset together: give them all the same options")
+        observations, self.last_infos = self.env.reset(seed=self._seeds, options=options or None)
+        self._reset_seeds()
+        self._reset_options()
+        self._returns[:] = 0
+        self._lengths[:] = 0
+        self.reset_infos = [_lane_info(self.last_infos, lane) for lane in range(self.num_envs)]
+        return observations
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Keep the actions for ``step_wait``."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Step all lanes."""
+        observations, reward, terminated, truncated, info = self.env.step(self._actions)
+        self.last_infos = info
+        done = terminated | truncated
+        self._returns += reward
+        self._lengths += 1
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for lane in np.flatnonzero(done):
+            infos[lane] = {
+                **_lane_info(info["final_info"], lane),
+                "terminal_observation": info["final_obs"][lane],
+                "TimeLimit.truncated": bool(truncated[lane] and not terminated[lane]),
+                "episode": {
+                    "r": float(self._returns[lane]),
+                    "l": int(self._lengths[lane]),
+                    "t": round(time.monotonic() - self._start, 6),
+                },
+            }
+            self.reset_infos[lane] = _lane_info(info, lane, but=("final_obs", "final_info"))
+        self._returns[done] = 0
+        self._lengths[done] = 0
+        return observations, (reward * self.reward_scale).astype(np.float32), done, infos
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which discrete actions are possible now, ``(n_lanes, A)``."""
+        return self.env.action_masks()
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the running episodes, and what they have returned so far."""
+        return {
+            "env": self.env.get_state(),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``get_state`` returned.
+
+        Raises:
+            ValueError: If the state is of another configuration or number of lanes.
+        """
+        self.env.set_state(state["env"])
+        self._returns[:] = state["returns"]
+        self._lengths[:] = state["lengths"]
+
+    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+        """Return an attribute of each lane asked for; most are the same for all."""
+        # A lane's spaces, not the batch's.
+        single = f"single_{attr_name}"
+        name = single if hasattr(self.env, single) else attr_name
+        return self._per_lane(getattr(self.env, name), indices)
+
+    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+        """Set an attribute of the vector environment.
+
+        Raises:
+            ValueError: If some lanes only are asked for: they share their attributes.
+        """
+        if len(set(self._get_indices(indices))) != self.num_envs:
+            raise ValueError("lanes share their attributes: set them for all lanes")
+        setattr(self.env, attr_name, value)
+
+    def env_method(
+        self,
+        method_name: str,
+        *method_args: Any,
+        indices: Indices = None,
+        **method_kwargs: Any,
+    ) -> list[Any]:
+        """Call a method of the vector environment and return what it says of each lane."""
+        method = getattr(self.env, method_name)
+        return self._per_lane(method(*method_args, **method_kwargs), indices)
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Indices = None) -> list[bool]:
+        """Lanes wear no wrappers, but report their episodes as ``Monitor`` does."""
+        return [issubclass(wrapper_class, Monitor)] * len(list(self._get_indices(indices)))
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """Return one picture per lane."""
+        return self.env.render() or [None] * self.num_envs
+
+    def _per_lane(self, value: Any, indices: Indices) -> list[Any]:
+        lanes = self._get_indices(indices)
+        if isinstance(value, (np.ndarray, list, tuple)) and len(value) == self.num_envs:
+            return [value[lane] for lane in lanes]
+        return [value for _ in lanes]
+
+
+def _lane_info(infos: Mapping[str, Any], lane: int, but: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what Gymnasium's batched infos say of one lane."""
+    return {
+        name: value[lane].item() if value.ndim == 1 else value[lane]
+        for name, value in infos.items()
+        if not name.startswith("_") and name not in but and infos[f"_{name}"][lane]
+    }

@@ -1,0 +1,129 @@
+"""What a baseline is: a rule on what an agent sees, the observation by name and the config."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from edge_gym.envs.checks import check_number
+from edge_gym.envs.core import EdgeEnv, EdgeVectorEnv
+
+OURS = "edge_gym"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoParameters:
+    """Parameters of a rule that has none."""
+
+
+class Baseline(ABC):
+    """A policy without learning.
+
+    It reads observations, action masks and the public configuration, nothing else. Observations
+    have any leading axes, so a rule acts on a vector environment's batch as on a single
+    observation.
+
+    Args:
+        env: The environment to act in, scalar or vector, wrapped or not.
+        **parameters: Fields of ``Parameters``.
+
+    Attributes:
+        name: Kebab-case name for the command line.
+        source: Document and equation, or ``edge_gym`` where the rule is ours.
+        Parameters: Dataclass of the parameters, with the documents' symbols.
+        grid: Values that tuning tries, by parameter.
+
+    Raises:
+        ValueError: If the rule does not apply to this environment or a value is out of range.
+        TypeError: If a parameter is unknown.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    Parameters: ClassVar[type[Any]] = NoParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+
+    def __init__(self, env: Any, **parameters: Any) -> None:
+        lanes: EdgeEnv | EdgeVectorEnv = env.unwrapped
+        if not self.applies_to(lanes.config):
+            raise ValueError(f"policy {self.name!r} does not apply to this environment")
+        known = [field.name for field in fields(self.Parameters)]
+        for parameter in parameters:
+            if parameter not in known:
+                raise TypeError(
+                    f"policy {self.name!r} has no parameter {parameter!r}; "
+                    + (f"it has {', '.join(known)}" if known else "it has none")
+                )
+        self.parameters = self.Parameters(**parameters)
+        self.config: Any = lanes.config
+        self.tables = lanes.tables
+        self.n_lanes: int = getattr(lanes, "num_envs", 1)
+        self.action_space: spaces.Space[Any] = getattr(
+            lanes, "single_action_space", lanes.action_space
+        )
+
+    @classmethod
+    @abstractmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Return whether the rule makes sense under this configuration."""
+
+    @property
+    def documented(self) -> bool:
+        """Whether the rule is a document's, not ours."""
+        return self.source != OURS
+
+    def begin(self, lanes: NDArray[np.int64], seeds: Sequence[int]) -> None:
+        """Forget the past of ``lanes``, where episodes with these seeds begin."""
+
+    @abstractmethod
+    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Return actions for observations with any leading axes."""
+
+
+class RandomPolicy(Baseline):
+    """Uniform over the possible actions; each episode's draws follow from its seed."""
+
+    name = "random"
+    source = OURS
+
+    def __init__(self, env: Any, **parameters: Any) -> None:
+        super().__init__(env, **parameters)
+        self._generators = [np.random.default_rng() for _ in range(self.n_lanes)]
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Everything can be done at random."""
+        return True
+
+    def begin(self, lanes: NDArray[np.int64], seeds: Sequence[int]) -> None:
+        """Seed the draws of ``lanes``, apart from the environment's own stream."""
+        for lane, seed in zip(lanes, seeds, strict=True):
+            self._generators[lane] = np.random.default_rng([1, seed])
+
+    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Draw one action per lane."""
+        space = self.action_space
+        if isinstance(space, spaces.Discrete):
+            if masks is None:
+                masks = np.ones((self.n_lanes, int(space.n)), np.bool_)
+            draws = np.array([rng.random() for rng in self._generators])
+            possible = np.cumsum(masks.reshape(self.n_lanes, -1), axis=1)
+            return np.argmax(possible > draws[:, None] * possible[:, -1:], axis=1) + space.start
+        if isinstance(space, spaces.MultiDiscrete):
+            return np.stack([rng.integers(space.nvec) + space.start for rng in self._generators])
+        if isinstance(space, spaces.Box):
+            return np.stack(
+                [rng.uniform(space.low, space.high) for rng in self._generators]
+            ).astype(space.dtype)
+        raise TypeError(f"no random actions in {space}")
+
+
+def check_decibel(name: str, value: float) -> None:
+    """Raise a ValueError unless ``value`` is an SNR in dB that can occur."""
+    check_number(name, value, -30, 60)

@@ -1,0 +1,260 @@
+"""The strongest version of each baseline: its parameters searched on tuning seeds."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+import edge_gym
+from edge_gym.baselines import BASELINES, make_baseline
+from edge_gym.envs.core import EdgeVectorEnv
+from edge_gym.evaluation import (
+    TaskProgress,
+    even_lanes,
+    make_lanes,
+    own_config,
+    plain_config,
+    run_episodes,
+)
+from edge_gym.files import write_text
+from edge_gym.seeds import TUNING
+from edge_gym.statistics import mean_intervals
+
+SHIPPED_EPISODES = 512
+LIVE_EPISODES = 256
+_SURVIVORS = 4
+_FIRST_SHARE = 4
+_HEADER = "# Written by `edge-gym tune ID --write`; searched on tuning seeds alone.\n"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the grid and the mean return of its episodes.
+
+    Attributes:
+        parameters: The parameters.
+        episodes: Number of episodes, the first tuning seeds.
+        mean_return: Mean return.
+        ci95: Its 95 % confidence interval.
+    """
+
+    parameters: dict[str, Any]
+    episodes: int
+    mean_return: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The outcome of a search.
+
+    Attributes:
+        policy: Name of the baseline.
+        best: The point chosen.
+        trials: All points, in the order of the grid.
+    """
+
+    policy: str
+    best: Trial
+    trials: tuple[Trial, ...]
+
+
+def grid_points(policy: str) -> list[dict[str, Any]]:
+    """Return every combination of a baseline's grid.
+
+    Raises:
+        ValueError: If it has nothing to tune.
+    """
+    grid = BASELINES[policy].grid
+    if not grid:
+        tunable = [name for name, baseline in BASELINES.items() if baseline.grid]
+        raise ValueError(f"policy {policy!r} has nothing to tune; {', '.join(tunable)} have")
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def tune(
+    env: EdgeVectorEnv,
+    policy: str,
+    episodes: int = SHIPPED_EPISODES,
+    progress: TaskProgress | None = None,
+) -> Tuning:
+    """Find the parameters with the highest mean return.
+
+    Every point runs a quarter of the episodes, the best four run all; the seeds are common to all
+    points, the first of ``seeds.TUNING``.
+
+    Args:
+        env: A vector environment made with ``autoreset_mode`` ``DISABLED``.
+        policy: Name of the baseline.
+        episodes: Episodes of each point that is left in the end.
+        progress: Told how many episodes are done.
+
+    Raises:
+        ValueError: If the rule does not apply or has nothing to tune, or ``episodes`` is out of
+            range.
+    """
+    if not 8 <= episodes <= len(TUNING):
+        raise ValueError(f"episodes must be in [8, {len(TUNING)}] for tuning, got {episodes}")
+    points = grid_points(policy)
+    first = episodes // _FIRST_SHARE
+    total = len(points) * first + min(_SURVIVORS, len(points)) * (episodes - first)
+    finished = 0
+    returns: list[NDArray[np.float64]] = [np.zeros(0) for _ in points]
+
+    def play(point: int, seeds: Sequence[int]) -> None:
+        nonlocal finished
+
+        def report(done: int, of: int) -> None:
+            if progress is not None:
+                progress(f"tuning {policy}", finished + done, total)
+
+        rule = make_baseline(policy, env, **points[point])
+        result = run_episodes(env, rule, seeds, report)
+        returns[point] = np.append(returns[point], result.returns)
+        finished += len(seeds)
+
+    for point in range(len(points)):
+        play(point, TUNING[:first])
+    means = [float(values.mean()) for values in returns]
+    survivors = sorted(range(len(points)), key=lambda point: -means[point])[:_SURVIVORS]
+    for point in survivors:
+        play(point, TUNING[first:episodes])
+    best = max(survivors, key=lambda point: float(returns[point].mean()))
+    trials = []
+    for point, values in zip(points, returns, strict=True):
+        low, high = map(float, mean_intervals(values))
+        trials.append(Trial(point, len(values), float(values.mean()), (low, high)))
+    return Tuning(policy, trials[best], tuple(trials))
+
+
+def tuned_path() -> Path:
+    """Return the file of the shipped results."""
+    return Path(str(resources.files("edge_gym.baselines"))) / "tuned.yaml"
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: Path, changed_ns: int) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def shipped_tunings() -> dict[str, Any]:
+    """Return what ``tuned.yaml`` holds: environment name → ``config`` and ``policies``."""
+    path = tuned_path()
+    return _read(path, path.stat().st_mtime_ns) if path.exists() else {}
+
+
+def changed_fields(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Say in which fields two configurations differ, in words."""
+    return [
+        f"{name}: {stored.get(name, 'absent')} there, {config.get(name, 'absent')} here"
+        for name in sorted({*stored, *config})
+        if name not in stored or name not in config or stored[name] != config[name]
+    ]
+
+
+def shipped_parameters(policy: str, env: Any) -> dict[str, Any] | None:
+    """Return the parameters that were searched under this environment's very configuration.
+
+    Returns:
+        The parameters, or None if there are none and they must be searched now.
+
+    Raises:
+        ValueError: If the shipped entry of the environment's id is stale: the id's own
+            configuration has changed since.
+    """
+    config = plain_config(env.unwrapped.config)
+    for entry in shipped_tunings().values():
+        if entry["config"] == config and policy in entry["policies"]:
+            return dict(entry["policies"][policy]["parameters"])
+    spec = env.unwrapped.spec
+    if spec is None:
+        return None
+    entry = shipped_tunings().get(_name(spec.id))
+    own = plain_config(own_config(spec.id))
+    if entry and policy in entry["policies"] and entry["config"] != own:
+        raise ValueError(
+            f"the tuned parameters of {policy!r} in {tuned_path()} are stale, they were searched "
+            f"under another configuration ({'; '.join(changed_fields(entry['config'], own))}): "
+            f"run edge-gym tune {_name(spec.id)} --write"
+        )
+    return None
+
+
+def tuned_parameters(
+    policy: str, env: Any, lanes: int = 64, progress: TaskProgress | None = None
+) -> dict[str, Any]:
+    """Return a baseline's best parameters: as shipped, else searched now on fewer episodes.
+
+    Args:
+        policy: Name of the baseline.
+        env: Any environment made by its id.
+        lanes: Episodes run at a time if they must be searched.
+        progress: Told how far the search is.
+
+    Raises:
+        ValueError: If there is nothing to tune, the shipped entry is stale, or the environment
+            was not made by an id.
+    """
+    grid_points(policy)
+    shipped = shipped_parameters(policy, env)
+    if shipped is not None:
+        return shipped
+    spec = env.unwrapped.spec
+    if spec is None:
+        raise ValueError(f"cannot search the parameters of {policy!r}: make the environment by id")
+    overrides = plain_config(env.unwrapped.config)
+    search_env = make_lanes(_name(spec.id), even_lanes(LIVE_EPISODES // _FIRST_SHARE, lanes), overrides)
+    return tune(search_env, policy, LIVE_EPISODES, progress).best.parameters
+
+
+def write_tunings(env_id: str, config: Any, tunings: Sequence[Tuning]) -> Path:
+    """Put the results of searches under an id's own configuration into ``tuned.yaml``.
+
+    Entries of the same id that were searched under another configuration are dropped.
+
+    Raises:
+        ValueError: If ``config`` is not the id's own.
+        OSError: If the file cannot be written.
+    """
+    own = plain_config(own_config(env_id))
+    if plain_config(config) != own:
+        raise ValueError(
+            "only searches under the id's own configuration are shipped: leave out --set"
+        )
+    content = dict(shipped_tunings())
+    entry = content.get(_name(env_id))
+    policies = dict(entry["policies"]) if entry and entry["config"] == own else {}
+    for tuning in tunings:
+        policies[tuning.policy] = {
+            "parameters": tuning.best.parameters,
+            "episodes": tuning.best.episodes,
+            "seeds": [TUNING[0], TUNING[tuning.best.episodes - 1]],
+            "mean_return": round(tuning.best.mean_return, 6),
+            "ci95": [round(end, 6) for end in tuning.best.ci95],
+            "edge_gym": edge_gym.__version__,
+            "trials": [
+                {
+                    **trial.parameters,
+                    "episodes": trial.episodes,
+                    "mean_return": round(trial.mean_return, 6),
+                }
+                for trial in tuning.trials
+            ],
+        }
+    content[_name(env_id)] = {"config": own, "policies": policies}
+    path = tuned_path()
+    write_text(path, _HEADER + yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    return path
+
+
+def _name(env_id: str) -> str:
+    return env_id.rpartition("/")[2]

@@ -1,0 +1,50 @@
+"""Writing results: a file is complete or as it was before."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def prepare_folder(path: str | os.PathLike[str]) -> Path:
+    """Make the folder, with its parents, and find out whether it can be written to.
+
+    Raises:
+        OSError: If it is a file, cannot be made or cannot be written to; the message says which.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"cannot write to {folder}: there is a file of this name") from error
+    except OSError as error:
+        raise OSError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
+    return folder
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the path of a scratch file that becomes ``path`` if the block succeeds."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        yield scratch
+        # Scratch files are private; results are for whoever may read the folder's other files.
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o666 & ~umask)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` in UTF-8."""
+    with replacing(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")

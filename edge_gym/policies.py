@@ -1,0 +1,140 @@
+"""Policies by name, as the command line takes them."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edge_gym.baselines import BASELINES, applicable_baselines, make_baseline
+from edge_gym.baselines.tuning import tuned_parameters
+from edge_gym.evaluation import ActingFunction, Policy, TaskProgress, as_policy
+from edge_gym.registration import find_environment
+
+AGENTS = ("ppo", "dqn")
+TUNED = "tuned-"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A policy that takes part in a comparison.
+
+    Attributes:
+        name: As it was asked for.
+        policy: What acts.
+        kind: ``"document"``, ``"ours"`` (a rule of this project), ``"reference"`` (random),
+            ``"learned"`` or ``"custom"``.
+        source: Where it comes from.
+        parameters: The parameters of a rule.
+    """
+
+    name: str
+    policy: Policy
+    kind: str
+    source: str
+    parameters: dict[str, Any]
+
+    @property
+    def analytical(self) -> bool:
+        """Whether it counts when the best analytical policy is looked for."""
+        return self.kind in ("document", "ours")
+
+
+def parse_parameters(text: str, spec: str) -> dict[str, Any]:
+    """Read ``param=value,param=value``; values are YAML scalars.
+
+    Raises:
+        ValueError: If a part has no ``=`` or its value cannot be read.
+    """
+    parameters: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"policy {spec!r}: parameters are given as name:param=value,param=value")
+        parameters[name.strip()] = parse_value(value, spec)
+    return parameters
+
+
+def parse_value(text: str, where: str) -> Any:
+    """Read a YAML value.
+
+    Raises:
+        ValueError: If it is none; the message names ``where`` it stands.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: cannot read the value {text!r}") from error
+
+
+def resolve(
+    spec: str, env: Any, *, lanes: int = 64, progress: TaskProgress | None = None
+) -> Contender:
+    """Make the policy that ``spec`` names.
+
+    Args:
+        spec: ``name``, ``name:param=value,param=value``, ``tuned-name``, ``ppo`` or ``dqn``
+            (shipped), or the path of a trained agent.
+        env: The environment to act in.
+        lanes: Episodes run at a time if a tuned version must be searched.
+        progress: Told how far such a search is.
+
+    Raises:
+        ValueError: If the name is unknown, the rule does not apply, a value is out of range, or
+            tuned parameters are stale.
+        TypeError: If a parameter is unknown.
+        ImportError: If an agent needs an extra that is not installed.
+    """
+    name, colon, text = spec.partition(":")
+    tuned = name.startswith(TUNED)
+    name = name.removeprefix(TUNED)
+    if name in BASELINES:
+        if tuned and colon:
+            raise ValueError(f"policy {spec!r}: a tuned policy's parameters are found, not given")
+        if tuned:
+            # Whether the rule applies is said before anything is searched.
+            make_baseline(name, env)
+            parameters = tuned_parameters(name, env, lanes, progress)
+        else:
+            parameters = parse_parameters(text, spec) if colon else {}
+        baseline = make_baseline(name, env, **parameters)
+        kind = "document" if baseline.documented else "ours"
+        if name == "random":
+            kind = "reference"
+        return Contender(spec, baseline, kind, baseline.source, asdict(baseline.parameters))
+    if spec in AGENTS or Path(spec).exists():
+        from edge_gym.agents import load_agent
+
+        return Contender(spec, load_agent(spec, env), "learned", "trained agent", {})
+    known = [*applicable_baselines(env), *AGENTS]
+    close = difflib.get_close_matches(name, BASELINES, 2) if len(name) > 2 else []
+    raise ValueError(
+        f"unknown policy {spec!r}"
+        + (f", did you mean {' or '.join(close)}?" if close else "")
+        + f"; here are {', '.join(known)}, {TUNED}NAME, or the path of a trained agent"
+    )
+
+
+def make_policy(spec: str, env: Any) -> Policy:
+    """Make the policy that ``spec`` names; see ``resolve``."""
+    return resolve(spec, env).policy
+
+
+def custom(name: str, policy: Policy | ActingFunction) -> Contender:
+    """Let a user's own policy take part."""
+    return Contender(name, as_policy(policy), "custom", "given", {})
+
+
+def default_specs(env_id: str, env: Any) -> list[str]:
+    """Return every policy that applies: baselines, their tuned versions, shipped agents."""
+    specs: list[str] = []
+    for name in applicable_baselines(env):
+        specs.append(name)
+        if BASELINES[name].grid:
+            specs.append(TUNED + name)
+    from edge_gym.agents import shipped_agents
+
+    return [*specs, *shipped_agents(find_environment(env_id).id)]

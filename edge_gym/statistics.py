@@ -1,0 +1,73 @@
+"""What many episodes say: means, and how far chance may have moved them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr, ndtri
+from scipy.stats import trim_mean
+
+RESAMPLES = 10_000
+_BLOCK = 2_000_000
+
+
+def interquartile_mean(values: ArrayLike) -> float:
+    """Return the mean of the middle half of ``values``, shape ``(n,)``."""
+    return float(trim_mean(np.asarray(values, np.float64), 0.25))
+
+
+def mean_intervals(
+    values: ArrayLike, confidence: float = 0.95, resamples: int = RESAMPLES
+) -> NDArray[np.float64]:
+    """Return bootstrap intervals of means over the last axis: bias-corrected and accelerated.
+
+    The resamples are the same in every call with as many values, so results are reproducible.
+    Below about 20 values the intervals are somewhat too narrow, as bootstrap intervals are.
+
+    Args:
+        values: ``(n,)`` or ``(k, n)``, n ≥ 2; a row with a NaN has the interval (NaN, NaN).
+        confidence: Nominal coverage in (0, 1).
+        resamples: Number of bootstrap samples.
+
+    Returns:
+        Lower and upper ends, ``(2,)`` or ``(k, 2)``.
+
+    Raises:
+        ValueError: If there are fewer than two values: one says nothing about chance.
+
+    Source: Efron, Better Bootstrap Confidence Intervals, 1987.
+    """
+    given = np.asarray(values, np.float64)
+    rows = np.atleast_2d(given)
+    n = rows.shape[-1]
+    if n < 2:
+        raise ValueError(f"a confidence interval needs at least 2 values, got {n}")
+    deviations = rows - rows.mean(axis=1, keepdims=True)
+    means = _resampled_means(deviations, resamples)
+    spread = np.sum(deviations**2, axis=1)
+    usable = np.isfinite(spread) & (spread > 0)
+    intervals = np.repeat(rows.mean(axis=1)[:, None], 2, axis=1)
+    for row in np.flatnonzero(usable):
+        below = np.mean(means[row] < 0) + np.mean(means[row] == 0) / 2
+        bias = ndtri(below)
+        acceleration = np.sum(deviations[row] ** 3) / (6 * spread[row] ** 1.5)
+        tails = bias + ndtri(np.array([1 - confidence, 1 + confidence]) / 2)
+        levels = ndtr(bias + tails / (1 - acceleration * tails))
+        intervals[row] += np.quantile(means[row], levels)
+    return intervals.reshape(*given.shape[:-1], 2)
+
+
+def _resampled_means(rows: NDArray[np.float64], resamples: int) -> NDArray[np.float64]:
+    """Return the means of bootstrap samples, ``(k, resamples)``, in blocks that bound memory."""
+    n = rows.shape[1]
+    rng = np.random.default_rng(0)
+    block = max(1, _BLOCK // n)
+    parts: list[NDArray[Any]] = []
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        # How often each value is drawn: one product serves all rows.
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=size)
+        parts.append(rows @ counts.T / n)
+    return np.concatenate(parts, axis=1)
