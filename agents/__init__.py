@@ -10,16 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edge_gym.agents.files import AgentError
     from edge_gym.agents.networks import AgentPolicy
     from edge_gym.agents.recipe import ALGORITHMS, Recipe, find_recipe, load_recipe
-    from edge_gym.agents.serialization import AgentError
     from edge_gym.agents.store import load_agent, read_agent_metadata, save_agent, shipped_agents
     from edge_gym.agents.training import TrainingInterrupted, train
     from edge_gym.agents.vec_env import LaneVecEnv
 
 _HOMES = {
     "ALGORITHMS": "recipe",
-    "AgentError": "serialization",
+    "AgentError": "files",
     "AgentPolicy": "networks",
     "LaneVecEnv": "vec_env",
     "Recipe": "recipe",

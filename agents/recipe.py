@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from edge_gym.agents.files import plain
 from edge_gym.envs.checks import check_choice, check_integer, check_number
 from edge_gym.registration import NAMESPACE
 
@@ -19,6 +21,12 @@ SCHEDULES = ("constant", "linear")
 _ACTIVATIONS = ("tanh", "relu", "elu")
 
 Check = Callable[[str, Any], None]
+
+
+def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} must be a list, got {value!r}")
+    return tuple(value)
 
 
 def _integer(low: int) -> Check:
@@ -166,10 +174,7 @@ class Recipe:
 
     def as_mapping(self) -> dict[str, Any]:
         """Return what YAML and JSON can hold, and ``parse_recipe`` takes back."""
-        mapping = asdict(self)
-        mapping["network"]["hidden"] = list(self.network.hidden)
-        if self.action_bias is not None:
-            mapping["action_bias"] = list(self.action_bias)
+        mapping: dict[str, Any] = plain(asdict(self))
         return mapping
 
 
@@ -196,7 +201,7 @@ def parse_recipe(values: Any, where: str) -> Recipe:
         raise ValueError(f"{where}: {error}") from error
 
 
-def load_recipe(path: str | Path) -> Recipe:
+def load_recipe(path: str | PathLike[str]) -> Recipe:
     """Read a recipe from a YAML file.
 
     Raises:
@@ -248,9 +253,3 @@ def _check_keys(what: str, values: Any, known: list[str], required: list[str]) -
     missing = [key for key in required if key not in values]
     if missing:
         raise ValueError(f"{what}: {', '.join(missing)} missing")
-
-
-def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{name} must be a list, got {value!r}")
-    return tuple(value)

@@ -1,13 +1,13 @@
 """What is used of stable-baselines3, so that its absence is reported once and clearly."""
 
 try:
-    import tensorboard  # noqa: F401
     from stable_baselines3 import DQN, PPO
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import VecEnv
+    from torch.utils.tensorboard import SummaryWriter
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "training agents needs stable-baselines3 and TensorBoard: "
@@ -22,6 +22,7 @@ __all__ = [
     "BaseCallback",
     "Logger",
     "Monitor",
+    "SummaryWriter",
     "TensorBoardOutputFormat",
     "VecEnv",
 ]

@@ -46,8 +46,10 @@ def save_agent(
         ValueError: If the policy is no MLP on a flat observation with discrete actions, or there
             is no environment to tell its columns from.
     """
+    from torch import nn
+
+    from edge_gym.agents.files import write_tensors
     from edge_gym.agents.networks import ScaledFeatures
-    from edge_gym.agents.serialization import write_tensors
 
     if env is None:
         env = model.get_env()
@@ -72,6 +74,8 @@ def save_agent(
     scaled = isinstance(features, ScaledFeatures)
     if not scaled and list(features.parameters()):
         raise ValueError(f"no way to save a {type(features).__name__}")
+    if not all(isinstance(module, nn.Linear) for module in modules[::2]):
+        raise ValueError("agents are saved with linear layers alone")
     arrays = {
         "centre": features.centre.numpy() if scaled else np.zeros(width, np.float32),
         "spread": features.spread.numpy() if scaled else np.ones(width, np.float32),
@@ -111,8 +115,8 @@ def load_agent(
         AgentError: If the file is damaged or of another kind, or no agent of this name is shipped.
         ValueError: If the agent sees or does other things than ``env`` offers.
     """
+    from edge_gym.agents.files import AgentError, read_tensors
     from edge_gym.agents.networks import AgentPolicy, PolicyNetwork
-    from edge_gym.agents.serialization import AgentError, read_tensors
 
     if path_or_name in ALGORITHMS:
         file = _shipped_file(str(path_or_name), env, env_id)
@@ -156,7 +160,7 @@ def read_agent_metadata(path: str | PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         AgentError: If the file is damaged or of another kind.
     """
-    from edge_gym.agents.serialization import AgentError, read_tensors
+    from edge_gym.agents.files import AgentError, read_tensors
 
     _, header = read_tensors(Path(path), "agent")
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
@@ -184,7 +188,7 @@ def _trained(name: str, env_id: str) -> Path:
 
 
 def _shipped_file(name: str, env: Any, env_id: str | None) -> Path:
-    from edge_gym.agents.serialization import AgentError
+    from edge_gym.agents.files import AgentError
 
     if env_id is None:
         env_id = _interface(env)["environment"]

@@ -13,7 +13,6 @@ import csv
 import io
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
@@ -37,30 +36,29 @@ from rich.progress import (
 )
 
 from edge_gym import seeds
+from edge_gym.agents.checkpoint import model_state, pack, set_model_state, unpack
+from edge_gym.agents.files import AgentError, plain, read_tensors, write_tensors
 from edge_gym.agents.networks import ACTIVATIONS, ScaledFeatures, set_action_bias
-from edge_gym.agents.recipe import Recipe, find_recipe, load_recipe, parse_recipe
-from edge_gym.agents.sb3 import DQN, PPO, BaseCallback, Logger, TensorBoardOutputFormat
-from edge_gym.agents.serialization import (
-    AgentError,
-    pack,
-    read_tensors,
-    unpack,
-    write_tensors,
-    write_text,
+from edge_gym.agents.recipe import Recipe, find_recipe, load_recipe
+from edge_gym.agents.sb3 import (
+    DQN,
+    PPO,
+    BaseCallback,
+    Logger,
+    SummaryWriter,
+    TensorBoardOutputFormat,
 )
 from edge_gym.agents.store import load_agent, save_agent
 from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import even_lanes, make_lanes, plain_config, run_episodes
+from edge_gym.files import prepare_folder, write_text
 from edge_gym.registration import find_environment
 from edge_gym.statistics import mean_intervals
 
 Model = PPO | DQN
 
 _FORMAT = "edge_gym checkpoint 1"
-_REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
-_DQN_COUNTERS = ("_n_calls", "exploration_rate")
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -130,7 +128,7 @@ def train(
         raise ValueError(f"the recipe is for {recipe.algorithm}, not for {algorithm}")
     if recipe.environment is not None and recipe.environment not in (row.id, row.name):
         raise ValueError(f"the recipe is for {recipe.environment}, not for {row.name}")
-    changes = {"environment": row.name, "steps": steps, "seed": seed}
+    changes: dict[str, Any] = {"environment": row.name, "steps": steps, "seed": seed}
     recipe = replace(recipe, **{k: v for k, v in changes.items() if v is not None})
     with _one_thread():
         return _Run(row.id, recipe, Path(out), overrides or {}, progress).finish(resume)
@@ -142,10 +140,10 @@ class _Run:
     def __init__(
         self, env_id: str, recipe: Recipe, out: Path, overrides: Mapping[str, Any], show: bool
     ) -> None:
-        self.env_id, self.recipe, self.out = env_id, recipe, out
-        self.console = Console(stderr=True, quiet=not show)
+        self.recipe, self.out = recipe, out
+        self.console = Console(stderr=True, quiet=not show, soft_wrap=True)
         self.checkpoint = out / "checkpoint.safetensors"
-        self.overrides = dict(overrides)
+        self.overrides = plain(dict(overrides))
         lanes = even_lanes(recipe.evaluation.episodes, recipe.evaluation.lanes)
         self.evaluation_env = make_lanes(env_id, lanes, overrides)
         env = gym.make_vec(
@@ -174,6 +172,7 @@ class _Run:
             self.console.print(f"Going on from step {self.model.num_timesteps:,} of {self.out}")
         elif resume:
             self.console.print(f"No checkpoint in {self.out} yet: beginning")
+        prepare_folder(self.out)
         write_text(
             self.out / "recipe.yaml", yaml.safe_dump(self.recipe.as_mapping(), sort_keys=False)
         )
@@ -257,7 +256,7 @@ class _Run:
             self.out / f"{name}.safetensors",
             {
                 "recipe": self.recipe.as_mapping(),
-                "overrides": plain_values(self.overrides),
+                "overrides": self.overrides,
                 "config": plain_config(self.evaluation_env.config),
                 "training_seeds": [self.first_seed, self.first_seed + self.recipe.lanes - 1],
                 **facts,
@@ -275,16 +274,15 @@ class _Run:
         self.saved_at = self.model.num_timesteps
         arrays, state = pack(
             {
-                "model": _model_state(self.model),
+                "model": model_state(self.model),
                 "env": self.env.get_state(),
                 "scores": [asdict(score) for score in self.scores],
             }
         )
         header = {
             "format": _FORMAT,
-            "environment": self.env_id,
             "recipe": self.recipe.as_mapping(),
-            "overrides": plain_values(self.overrides),
+            "overrides": self.overrides,
             "state": state,
         }
         write_tensors(self.checkpoint, arrays, header)
@@ -293,26 +291,38 @@ class _Run:
         arrays, header = read_tensors(self.checkpoint, "checkpoint")
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
             raise AgentError(f"{self.checkpoint} is no checkpoint of this version of edge_gym")
-        begun = parse_recipe(header["recipe"], str(self.checkpoint))
-        # Only the number of steps may be another one: to train for longer.
-        if (header["environment"], replace(begun, steps=1), header["overrides"]) != (
-            self.env_id,
-            replace(self.recipe, steps=1),
-            plain_values(self.overrides),
-        ):
-            raise ValueError(
-                f"{self.out} was begun with other settings, see {self.out / 'recipe.yaml'}: "
-                "resume it with the same, or choose another folder"
-            )
-        state = unpack(arrays, header["state"])
-        self.env.set_state(state["env"])
-        _set_model_state(self.model, state["model"])
-        self.scores = [_Score(**score) for score in state["scores"]]
+        try:
+            self._check_same_run(header)
+            state = unpack(arrays, header["state"])
+            self.env.set_state(state["env"])
+            set_model_state(self.model, state["model"])
+            self.scores = [_Score(**score) for score in state["scores"]]
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise AgentError(
+                f"{self.checkpoint} does not fit this version of edge_gym ({error!r}): "
+                "train anew in another folder"
+            ) from error
         self.saved_at = self.model.num_timesteps
+
+    def _check_same_run(self, header: Mapping[str, Any]) -> None:
+        now = {**self.recipe.as_mapping(), "overrides": self.overrides}
+        begun = {**header["recipe"], "overrides": header["overrides"]}
+        # The number of steps may be another one: to train for longer.
+        differences = [
+            f"{name} was {begun.get(name)!r}, now it is {value!r}"
+            for name, value in now.items()
+            if name != "steps" and begun.get(name) != value
+        ]
+        if differences:
+            raise ValueError(
+                f"{self.out} was begun with other settings: {'; '.join(differences)}. "
+                "Resume it with the same, or choose another folder"
+            )
 
     def _log_to_tensorboard(self) -> None:
         folder = str(self.out / "tensorboard")
-        self.model.set_logger(Logger(folder, [TensorBoardOutputFormat(folder)]))
+        output = _TensorBoard(folder, self.model.num_timesteps)
+        self.model.set_logger(Logger(folder, [output]))
 
     @contextlib.contextmanager
     def _bar(self) -> Iterator[Callable[[], None]]:
@@ -326,7 +336,16 @@ class _Run:
         with Progress(*columns, console=self.console) as bar:
             name = f"{self.recipe.algorithm} on {self.recipe.environment}"
             task = bar.add_task(name, total=self.recipe.steps, completed=self.model.num_timesteps)
-            yield lambda: bar.update(task, completed=self.model.num_timesteps)
+            total = self.recipe.steps
+            yield lambda: bar.update(task, completed=min(self.model.num_timesteps, total))
+
+
+class _TensorBoard(TensorBoardOutputFormat):
+    """Logs that forget what a killed run wrote after its last checkpoint."""
+
+    def __init__(self, folder: str, first_step: int) -> None:
+        self.writer = SummaryWriter(folder, purge_step=first_step)
+        self._is_closed = False
 
 
 class _BetweenRollouts(BaseCallback):
@@ -391,56 +410,6 @@ def make_model(recipe: Recipe, env: LaneVecEnv) -> Model:
         for head in heads:
             set_action_bias(head, recipe.action_bias)
     return model
-
-
-def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return configuration fields as JSON and YAML hold them."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-
-def _model_state(model: Model) -> dict[str, Any]:
-    state: dict[str, Any] = {
-        "policy": model.policy.state_dict(),
-        "optimizer": model.policy.optimizer.state_dict(),
-        "counters": {name: getattr(model, name) for name in _counters(model)},
-        "last_observations": model._last_obs,
-        "last_episode_starts": model._last_episode_starts,
-        "episodes": list(model.ep_info_buffer or ()),
-        "torch_rng": torch.get_rng_state(),
-        "numpy_rng": np.random.get_state(legacy=False),  # noqa: NPY002 - SB3 draws from it
-        "action_rng": model.action_space.np_random.bit_generator.state,
-    }
-    if isinstance(model, DQN):
-        buffer = model.replay_buffer
-        assert buffer is not None
-        state["replay"] = {"pos": buffer.pos, "full": buffer.full}
-        for name in _REPLAY_ARRAYS:
-            state["replay"][name] = getattr(buffer, name)[: buffer.size()]
-    return state
-
-
-def _set_model_state(model: Model, state: Mapping[str, Any]) -> None:
-    model.policy.load_state_dict(state["policy"])
-    model.policy.optimizer.load_state_dict(state["optimizer"])
-    for name in _counters(model):
-        setattr(model, name, state["counters"][name])
-    model._last_obs = state["last_observations"]
-    model._last_episode_starts = state["last_episode_starts"]
-    model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
-    model.ep_success_buffer = deque(maxlen=model._stats_window_size)
-    torch.set_rng_state(state["torch_rng"])
-    np.random.set_state(state["numpy_rng"])  # noqa: NPY002 - SB3 draws from it
-    model.action_space.np_random.bit_generator.state = state["action_rng"]
-    if isinstance(model, DQN):
-        buffer = model.replay_buffer
-        assert buffer is not None
-        buffer.pos, buffer.full = state["replay"]["pos"], state["replay"]["full"]
-        for name in _REPLAY_ARRAYS:
-            getattr(buffer, name)[: buffer.size()] = state["replay"][name]
-
-
-def _counters(model: Model) -> tuple[str, ...]:
-    return _COUNTERS + (_DQN_COUNTERS if isinstance(model, DQN) else ())
 
 
 @contextlib.contextmanager

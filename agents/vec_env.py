@@ -75,7 +75,7 @@ class LaneVecEnv(VecEnv):
         self._returns += reward
         self._lengths += 1
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for lane in np.flatnonzero(done):
+        for lane in np.flatnonzero(done).tolist():
             infos[lane] = {
                 **_lane_info(info["final_info"], lane),
                 "terminal_observation": info["final_obs"][lane],

@@ -78,7 +78,7 @@ class Baseline(ABC):
         """Whether the rule is a document's, not ours."""
         return self.source != OURS
 
-    def begin(self, lanes: NDArray[np.int64], seeds: Sequence[int]) -> None:
+    def begin(self, lanes: NDArray[np.int64], seeds: Sequence[int]) -> None:  # noqa: B027
         """Forget the past of ``lanes``, where episodes with these seeds begin."""
 
     @abstractmethod
@@ -114,7 +114,8 @@ class RandomPolicy(Baseline):
                 masks = np.ones((self.n_lanes, int(space.n)), np.bool_)
             draws = np.array([rng.random() for rng in self._generators])
             possible = np.cumsum(masks.reshape(self.n_lanes, -1), axis=1)
-            return np.argmax(possible > draws[:, None] * possible[:, -1:], axis=1) + space.start
+            drawn = np.argmax(possible > draws[:, None] * possible[:, -1:], axis=1)
+            return np.asarray(drawn + space.start)
         if isinstance(space, spaces.MultiDiscrete):
             return np.stack([rng.integers(space.nvec) + space.start for rng in self._generators])
         if isinstance(space, spaces.Box):

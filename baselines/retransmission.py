@@ -102,7 +102,7 @@ class ImportanceAware(_RetransmissionRule):
 
     name = "importance-aware"
     source = "RRM Protocol 1, eq. (1)"
-    learners = ("svm",)
+    learners: tuple[str, ...] = ("svm",)
     uncertainty = "distance"
     Parameters = ProtocolParameters
     grid = {  # noqa: RUF012

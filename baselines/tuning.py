@@ -130,9 +130,9 @@ def tune(
         play(point, TUNING[first:episodes])
     best = max(survivors, key=lambda point: float(returns[point].mean()))
     trials = []
-    for point, values in zip(points, returns, strict=True):
+    for parameters, values in zip(points, returns, strict=True):
         low, high = map(float, mean_intervals(values))
-        trials.append(Trial(point, len(values), float(values.mean()), (low, high)))
+        trials.append(Trial(parameters, len(values), float(values.mean()), (low, high)))
     return Tuning(policy, trials[best], tuple(trials))
 
 
@@ -212,7 +212,9 @@ def tuned_parameters(
     if spec is None:
         raise ValueError(f"cannot search the parameters of {policy!r}: make the environment by id")
     overrides = plain_config(env.unwrapped.config)
-    search_env = make_lanes(_name(spec.id), even_lanes(LIVE_EPISODES // _FIRST_SHARE, lanes), overrides)
+    search_env = make_lanes(
+        _name(spec.id), even_lanes(LIVE_EPISODES // _FIRST_SHARE, lanes), overrides
+    )
     return tune(search_env, policy, LIVE_EPISODES, progress).best.parameters
 
 

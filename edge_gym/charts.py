@@ -72,9 +72,7 @@ def draw_comparison(results: Results, path: Path) -> None:
         _interval(returns, position, result.mean, result.ci95, KINDS[result.kind][0])
         if compared and result.difference is not None:
             difference = result.difference
-            _interval(
-                grid[0, 1], position, difference.mean, difference.ci95, KINDS[result.kind][0]
-            )
+            _interval(grid[0, 1], position, difference.mean, difference.ci95, KINDS[result.kind][0])
     returns.set_yticks(range(len(ranked)), [name for name, _ in ranked])
     returns.set_ylim(-0.6, len(ranked) - 0.4)
     returns.set_xlabel("mean episode return, with its 95 % confidence interval", color=INK)
@@ -111,4 +109,5 @@ def _interval(
         ha="center",
         fontsize=7.5,
         color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
     )

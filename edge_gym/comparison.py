@@ -10,7 +10,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -234,15 +234,15 @@ def compare(
     if warning := seed_warning(seeds):
         notes.append(warning)
         say(warning)
-    if folder is not None and (folder / RESULTS).exists():
-        say(f"replacing the results in {folder}")
     env = make_lanes(row.id, even_lanes(episodes, lanes), overrides)
     contenders = [
-        resolve(spec, env, lanes=lanes, progress=progress)
+        replace(resolve(spec, env, lanes=lanes, progress=progress), name=name)
         if isinstance(spec, str)
         else custom(name, spec)
         for name, spec in _named(policies, row.id, env).items()
     ]
+    if folder is not None and (folder / RESULTS).exists():
+        say(f"replacing the results in {folder}")
     names = [contender.name for contender in contenders]
     given = dict(zip(names, contenders, strict=True))
     finished: dict[str, Episodes] = {}
@@ -350,9 +350,7 @@ def _summarise(
     )
 
 
-def _scale(
-    finished: Mapping[str, Episodes], best: str | None, notes: list[str]
-) -> Interval | None:
+def _scale(finished: Mapping[str, Episodes], best: str | None, notes: list[str]) -> Interval | None:
     """Return the returns that count as 0 and as 1, or say in ``notes`` why there are none."""
     if best is None:
         notes.append("no analytical policy was run: no differences and no normalised scores")

@@ -21,7 +21,9 @@ def prepare_folder(path: str | os.PathLike[str]) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (FileExistsError, NotADirectoryError) as error:
-        raise NotADirectoryError(f"cannot write to {folder}: there is a file of this name") from error
+        raise NotADirectoryError(
+            f"cannot write to {folder}: there is a file of this name"
+        ) from error
     except OSError as error:
         raise OSError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
     return folder

@@ -8,6 +8,7 @@ layers either do not survive a fork (OpenMP) or abort when two threads call them
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -57,7 +58,7 @@ def for_ranges(kernel: Callable[[int, int], object], size: int, grain: int = 1) 
     # More chunks than threads: lanes differ in work, and a late chunk must not stall the rest.
     chunks = min(size, 4 * threads)
     edges = [size * i // chunks for i in range(chunks + 1)]
-    futures = [_pool.submit(kernel, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    futures = [_pool.submit(kernel, a, b) for a, b in itertools.pairwise(edges)]
     # An error must not leave kernels at work on arrays that the caller goes on with.
     wait(futures)
     for future in futures:

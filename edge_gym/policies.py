@@ -53,7 +53,9 @@ def parse_parameters(text: str, spec: str) -> dict[str, Any]:
     for part in text.split(","):
         name, equals, value = part.partition("=")
         if not equals or not name.strip():
-            raise ValueError(f"policy {spec!r}: parameters are given as name:param=value,param=value")
+            raise ValueError(
+                f"policy {spec!r}: parameters are given as name:param=value,param=value"
+            )
         parameters[name.strip()] = parse_value(value, spec)
     return parameters
 

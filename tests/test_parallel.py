@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +48,8 @@ def test_little_work_stays_on_the_calling_thread(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", ""])
 def test_bad_thread_counts(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_GYM_THREADS", value)
-    with pytest.raises(ValueError, match=f"EDGE_GYM_THREADS must be a positive integer, got '{value}'"):
+    message = f"EDGE_GYM_THREADS must be a positive integer, got '{value}'"
+    with pytest.raises(ValueError, match=message):
         thread_count()
 
 

@@ -287,16 +287,14 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         """
         mask = _reset_mask(options, self.num_envs)
         seeds = _seed_list(seed, self.num_envs)
-        for lane in np.flatnonzero(mask):
+        for lane in np.flatnonzero(mask).tolist():
             if (lane_seed := seeds[lane]) is not None:
                 self.problem.generators[lane], self._seeds[lane] = seeding.np_random(lane_seed)
         infos: Info = {}
         self._reset_lanes(np.flatnonzero(mask), infos)
         return self.problem.observe(), infos
 
-    def step(
-        self, actions: Any
-    ) -> tuple[Any, NDArray[np.float64], BoolArray, BoolArray, Info]:
+    def step(self, actions: Any) -> tuple[Any, NDArray[np.float64], BoolArray, BoolArray, Info]:
         """Take one step in every lane.
 
         Args:
@@ -399,7 +397,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         over = done[lanes]
         last = self.problem.observe()
         final_obs = np.full(self.num_envs, None, object)
-        for lane in ended:
+        for lane in ended.tolist():
             final_obs[lane] = _lane_of(last, lane)
         final_info: Info = {}
         self._add(
@@ -558,7 +556,9 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
 
 def _check_render_mode(render_mode: str | None, known: Sequence[str]) -> None:
     if render_mode is not None and render_mode not in known:
-        raise ValueError(f"render_mode must be one of {', '.join(known)} or None, got {render_mode!r}")
+        raise ValueError(
+            f"render_mode must be one of {', '.join(known)} or None, got {render_mode!r}"
+        )
 
 
 def _reset_mask(options: dict[str, Any] | None, n_lanes: int) -> BoolArray:

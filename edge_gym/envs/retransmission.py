@@ -61,6 +61,8 @@ class RetransmissionConfig:
         learning_rate: Step size of the networks' training.
         batch_size: Samples in a mini-batch of the networks' training.
         train_steps: Mini-batch steps of each of the networks' trainings.
+        track_test: Whether every step's info, not the last alone, has the test accuracy. It is
+            only ever reported.
     """
 
     dataset: str = "mnist-subset"
@@ -68,9 +70,9 @@ class RetransmissionConfig:
     image_size: int | None = 14
     learner: str = "svm"
     budget: int = 400
-    mean_snr_db: float = 10.0
+    mean_snr_db: float = 5.0
     initial_samples: int = 20
-    retrain_every: int = 10
+    retrain_every: int = 1
     n_devices: int = 10
     buffer_size: int | None = None
     partition: str = "iid"
@@ -83,6 +85,7 @@ class RetransmissionConfig:
     learning_rate: float = 0.003
     batch_size: int = 32
     train_steps: int = 10
+    track_test: bool = False
 
     def __post_init__(self) -> None:
         check_choice("dataset", self.dataset, DATASETS)
@@ -121,6 +124,8 @@ class RetransmissionConfig:
         check_number("learning_rate", self.learning_rate, 0, open_low=True)
         check_integer("batch_size", self.batch_size, 1)
         check_integer("train_steps", self.train_steps, 1)
+        if not isinstance(self.track_test, bool):
+            raise ValueError(f"track_test must be true or false, got {self.track_test!r}")
 
 
 def required_snr(
@@ -240,6 +245,7 @@ class Retransmission(Problem):
         "_unlearned",
         "_accuracy",
         "_initial_accuracy",
+        "_test_accuracy",
         "_slope",
         "_area",
         "_history",
@@ -286,6 +292,8 @@ class Retransmission(Problem):
         self._unlearned = np.zeros(n_lanes, np.int64)
         self._accuracy = np.zeros(n_lanes)
         self._initial_accuracy = np.zeros(n_lanes)
+        # After the last training whose model was tested.
+        self._test_accuracy = np.zeros(n_lanes)
         self._slope = np.zeros(n_lanes)
         self._area = np.zeros(n_lanes)
         # Validation accuracy after each channel use, for pictures.
@@ -322,7 +330,11 @@ class Retransmission(Problem):
         self._begin_sample(lanes)
         self._transmit(lanes)
         self._judge(lanes)
-        return {"validation_accuracy": self._accuracy[lanes].copy()}
+        info = {"validation_accuracy": self._accuracy[lanes].copy()}
+        if config.track_test:
+            self._test_learner(lanes)
+            info["test_accuracy"] = self._test_accuracy[lanes].copy()
+        return info
 
     def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
         """Retransmit or accept; accepting may train, and sends a new sample."""
@@ -343,6 +355,7 @@ class Retransmission(Problem):
             self.learner.fit(learners, [self.generators[lane] for lane in learners])
             self._unlearned[learners] = 0
             self._accuracy[learners] = self._score(learners)
+            self._test_learner(learners if self.config.track_test else lanes[last])
         gain = self._accuracy[lanes] - before
         self._slope[learners] *= _SLOPE_DECAY
         self._slope[learners] += (1 - _SLOPE_DECAY) * gain[learning]
@@ -363,7 +376,14 @@ class Retransmission(Problem):
             "trained": learning.astype(np.float64),
             "projected": (last & (actions == RETRANSMIT)).astype(np.float64),
         }
-        return Step(gain, last, np.zeros_like(last), info, self._final_info(lanes, last))
+        final_info = {
+            "test_accuracy": self._test_accuracy[lanes].copy(),
+            "area_under_curve": self._area[lanes].copy(),
+            "total_gain": self._accuracy[lanes] - self._initial_accuracy[lanes],
+        }
+        if self.config.track_test:
+            info["test_accuracy"] = final_info["test_accuracy"]
+        return Step(gain, last, np.zeros_like(last), info, final_info)
 
     def observe(self) -> NDArray[np.float32]:
         """Return the observations of all lanes, ``(n_lanes, F)``."""
@@ -521,24 +541,68 @@ class Retransmission(Problem):
             lanes, features.train, features.train_labels, self._validation[lanes]
         )
 
-    def _final_info(self, lanes: IntArray, last: BoolArray) -> dict[str, NDArray[Any]]:
-        """Report on the lanes that end: test accuracy, area under the validation curve."""
-        if not last.any():
-            return {}
-        ended = lanes[last]
-        test_accuracy = np.zeros(len(lanes))
-        test_accuracy[last] = self.learner.accuracy(
-            ended, self.features.test, self.features.test_labels, self._test[ended]
-        )
-        return {
-            "test_accuracy": test_accuracy,
-            "area_under_curve": self._area[lanes].copy(),
-            "total_gain": self._accuracy[lanes] - self._initial_accuracy[lanes],
-        }
+    def _test_learner(self, lanes: IntArray) -> None:
+        if len(lanes):
+            features = self.features
+            self._test_accuracy[lanes] = self.learner.accuracy(
+                lanes, features.test, features.test_labels, self._test[lanes]
+            )
 
 
 class RetransmissionEnv(EdgeEnv):
-    """stub"""
+    """Is a received sample good enough to learn from, or should it be sent again?
+
+    ## Description
+    A device sends a training sample to the server by analog modulation over a fading channel; its
+    label arrives without noise. The server combines all receptions of the sample by maximal-ratio
+    combining, so the i-th one at SNR γᵢ = γ̄·|hᵢ|², |hᵢ|² ~ Exp(1), adds γᵢ to the effective SNR.
+    It either accepts what it has combined into its training set or requests the sample again.
+    The budget of channel uses is limited: many noisy samples or few clean ones, and for which
+    samples is it worth the wait? The classifier is trained for real on everything accepted.
+
+    ## Action Space
+    ``Discrete(2)``: 0 accepts the received sample, and the next one is sent; 1 requests it again.
+    When the budget is spent the last sample is accepted whatever the action; ``action_masks()``
+    then forbids 1, and ``info["projected"]`` is 1 if it was taken nevertheless.
+
+    ## Observation Space
+    A ``Box`` with these columns, bounds in the default configuration; networks observe
+    ``entropy`` in the place of ``distance``:
+
+    {observation_table}
+
+    ## Rewards
+    The gain in validation accuracy whenever the classifier is trained, 0 at other steps. It is
+    trained after every ``retrain_every`` accepted samples and on what is left at the end, so an
+    episode's return is exactly the final minus the initial validation accuracy. Validation
+    samples are drawn from the training set and never learned from; test accuracy is only
+    reported.
+
+    ## Starting State
+    Each episode draws a split of the data, ``initial_samples`` noiseless samples (classes
+    balanced) that the classifier is trained on, the devices' buffers, the order in which devices
+    and their samples come, and the fading. One channel use has been made: the first sample has
+    arrived once.
+
+    ## Episode End
+    Terminates after ``budget`` steps, one per channel use. The last ``info`` adds
+    ``test_accuracy``, ``area_under_curve`` (mean validation accuracy over channel uses) and
+    ``total_gain``. There is no truncation.
+
+    ## Information
+    ``validation_accuracy``, ``accuracy_gain``, ``samples``, ``channel_uses``, ``accepted``,
+    ``trained``, ``projected``; with ``track_test`` also ``test_accuracy``.
+
+    ## Arguments
+    The fields of ``RetransmissionConfig``, by name or as ``config=``.
+
+    ## References
+    RRM §3.2, Protocols 1 and 2; the noise convention is that of the documents' README: n ~
+    N(0, I/γ) with features scaled to E‖x‖² = 1.
+
+    ## Version History
+    - v0: first version.
+    """
 
     problem_type = Retransmission
 

@@ -14,9 +14,9 @@ warm-started from the last solution, until primal - dual ≤ tolerance · primal
   and memory grows with n, not n²; conjugate gradients on the free variables (0 < α < C), projected
   back onto the box, take over where coordinate descent slows down.
 
-These work in float32, whose rounding hides the gap where noisy samples have large norms (-20 dB), so
-the gap is measured again in float64. Machines that miss the tolerance, because of rounding or of
-slow convergence (large C·‖x‖², samples that overlap), are handed to an interior-point method.
+These work in float32, whose rounding hides the gap where noisy samples have large norms (-20 dB),
+so the gap is measured again in float64. Machines that miss the tolerance, because of rounding or
+of slow convergence (large C·‖x‖², samples that overlap), go to an interior-point method.
 
 Source: RRM §3.2 (binary), Protocol 2 (one-versus-one).
 """
@@ -273,9 +273,7 @@ def _fit(problems, start, stop, z, norm2, gram, alpha, gradient, w, count, gap, 
                 break
 
 
-def _interior_point(
-    z: NDArray[np.float64], C: float, tolerance: float
-) -> NDArray[np.float64]:
+def _interior_point(z: NDArray[np.float64], C: float, tolerance: float) -> NDArray[np.float64]:
     """Return dual variables of one machine to the tolerance, found with Mehrotra's method.
 
     Source: Ferris and Munson, Interior-point methods for massive support vector machines (2002).
@@ -454,7 +452,7 @@ class LinearSVMBatch:
         self.weights[problems] = 0.0
 
     def append(
-        self, problems: IntArray, rows: IntArray, samples: FloatArray, signs: FloatArray
+        self, problems: IntArray, rows: IntArray, samples: FloatArray, signs: NDArray[Any]
     ) -> None:
         """Append ``samples[rows[i]]`` with label ``signs[i]`` (±1) to ``problems[i]``.
 
@@ -468,12 +466,11 @@ class LinearSVMBatch:
             ValueError: If the samples have another number of features or are not finite.
         """
         if samples.ndim != 2 or samples.shape[1] != self.n_features:
-            raise ValueError(
-                f"samples must have shape (m, {self.n_features}), got {samples.shape}"
-            )
+            raise ValueError(f"samples must have shape (m, {self.n_features}), got {samples.shape}")
         if not np.isfinite(samples).all():
             raise ValueError("samples must be finite")
-        self._reserve(int(self.count[problems].max(initial=0)) + len(problems))
+        named, times = np.unique(problems, return_counts=True)
+        self._reserve(int((self.count[named] + times).max(initial=0)))
         _append(
             problems,
             rows,
@@ -545,9 +542,7 @@ class LinearSVMBatch:
             held = np.flatnonzero(count > n)
             z = state["z"][held, n]
             signs = z[:, -1]
-            self.append(
-                problems[held], np.arange(len(held)), z[:, :-1] * signs[:, None], signs
-            )
+            self.append(problems[held], np.arange(len(held)), z[:, :-1] * signs[:, None], signs)
         width = state["alpha"].shape[1]
         self._alpha[problems, :width] = state["alpha"]
         self._gradient[problems, :width] = state["gradient"]

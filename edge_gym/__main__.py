@@ -1,0 +1,7 @@
+"""``python -m edge_gym``."""
+
+import sys
+
+from edge_gym.cli import main
+
+sys.exit(main())

@@ -1,0 +1,490 @@
+"""The command line, ``edge-gym``.
+
+Commands import what they need when they run, so that help is there at once. Only results go to
+standard output; progress and remarks go to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from edge_gym.registration import ENVIRONMENTS, find_environment
+from edge_gym.seeds import EVALUATION
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edge_gym.comparison import Results
+    from edge_gym.evaluation import TaskProgress
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+_PIPE_WIDTH = 160
+
+app = typer.Typer(
+    name="edge-gym",
+    help="Gymnasium environments for wireless edge learning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+EnvironmentArgument = Annotated[str, typer.Argument(metavar="ID", help="Environment, see list.")]
+EpisodesOption = Annotated[int, typer.Option(help="Episodes of every policy.")]
+SeedOption = Annotated[int, typer.Option(help="First seed; the others follow it.")]
+LanesOption = Annotated[int, typer.Option(help="Episodes run at a time.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Field of the configuration, in YAML."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code.
+
+    Errors that a user can cause are one line on standard error and exit code 2;
+    ``EDGE_GYM_TRACEBACK=1`` shows where they come from.
+
+    Args:
+        arguments: What follows ``edge-gym``; None takes the process's.
+    """
+    if os.environ.get("EDGE_GYM_TRACEBACK") == "1":
+        return int(app(arguments, standalone_mode=False) or 0)
+    from gymnasium.error import Error as GymnasiumError
+
+    # Newer versions of typer carry a copy of click of their own.
+    click_error: type[Exception] = next(
+        cast(type[Exception], c)
+        for c in typer.BadParameter.__mro__
+        if c.__name__ == "ClickException"
+    )
+    try:
+        return int(app(arguments, standalone_mode=False) or 0)
+    except typer.Abort:
+        return _complain("stopped", INTERRUPTED)
+    except click_error as error:
+        return _complain(error.format_message())  # type: ignore[attr-defined]
+    except (ValueError, TypeError, OSError, ImportError, GymnasiumError) as error:
+        return _complain(str(error))
+    except RuntimeError as error:
+        from edge_gym.data import DataError
+
+        if isinstance(error, DataError):
+            return _complain(str(error))
+        raise
+
+
+@app.command("list")
+def list_environments(as_json: JsonOption = False) -> None:
+    """List the environments."""
+    if as_json:
+        _print_json(
+            [{"id": row.id, "summary": row.summary, "preset": row.preset} for row in ENVIRONMENTS]
+        )
+        return
+    _print_table(
+        "", ["environment", "what is decided"], [[row.name, row.summary] for row in ENVIRONMENTS]
+    )
+
+
+@app.command()
+def compare(
+    env_id: EnvironmentArgument,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|MODEL",
+            help="NAME, NAME:param=value,..., tuned-NAME, ppo, dqn, or a trained agent's path; "
+            "all that apply if not given.",
+        ),
+    ] = None,
+    episodes: EpisodesOption = 100,
+    seed: SeedOption = EVALUATION.start,
+    lanes: LanesOption = 64,
+    settings: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder; results/ID if not given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare policies on the same episodes."""
+    folder = out or Path("results") / find_environment(env_id).name
+    results = _compare(env_id, policy, episodes, seed, lanes, settings, folder, as_json)
+    files = ", ".join(str(path) for path in sorted(folder.iterdir()) if path.is_file())
+    _errors().print(f"written: {files}", highlight=False)
+    if results.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="ppo, dqn or a path.")],
+    env_id: EnvironmentArgument,
+    episodes: EpisodesOption = 100,
+    seed: SeedOption = EVALUATION.start,
+    lanes: LanesOption = 64,
+    settings: SetOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for files.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one agent on evaluation seeds."""
+    _compare(env_id, [model], episodes, seed, lanes, settings, out, as_json)
+
+
+@app.command()
+def train(
+    algorithm: Annotated[str, typer.Argument(metavar="ALGO", help="ppo or dqn.")],
+    env_id: EnvironmentArgument,
+    steps: Annotated[int | None, typer.Option(help="Steps; the recipe's if not given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The recipe's if not given.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The packaged one if not given.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder; runs/ALGO-ID if not given.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    settings: SetOption = None,
+) -> None:
+    """Train an agent."""
+    from edge_gym.agents import TrainingInterrupted
+    from edge_gym.agents import train as train_agent
+
+    row = find_environment(env_id)
+    try:
+        path = train_agent(
+            algorithm,
+            row.id,
+            recipe=recipe,
+            steps=steps,
+            seed=seed,
+            out=out or Path("runs") / f"{algorithm}-{row.name}",
+            resume=resume,
+            overrides=_overrides(settings),
+        )
+    except TrainingInterrupted as stopped:
+        _remark(str(stopped))
+        raise typer.Exit(INTERRUPTED) from None
+    print(path)
+
+
+@app.command()
+def watch(
+    env_id: EnvironmentArgument,
+    policy: Annotated[str, typer.Option(metavar="NAME|MODEL", help="As in compare.")] = "random",
+    out: Annotated[Path, typer.Option(metavar="FILE", help="A .gif file.")] = Path("episode.gif"),
+    seed: SeedOption = EVALUATION.start,
+    every: Annotated[int, typer.Option(help="Draw every so many steps.")] = 4,
+    fps: Annotated[float, typer.Option(help="Pictures per second.")] = 8.0,
+    settings: SetOption = None,
+) -> None:
+    """Draw an episode."""
+    from edge_gym.watching import film
+
+    with _progress() as progress:
+        episode = film(
+            env_id,
+            policy,
+            out,
+            seed=seed,
+            every=every,
+            fps=fps,
+            overrides=_overrides(settings),
+            progress=progress,
+        )
+    _errors().print(f"return {episode:.4f}; written: {out}", highlight=False)
+
+
+@app.command()
+def tune(
+    env_id: EnvironmentArgument,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Baseline; all that have a grid if not given."),
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="Episodes of the points left in the end.")] = 512,
+    lanes: LanesOption = 64,
+    settings: SetOption = None,
+    write: Annotated[bool, typer.Option("--write", help="Ship the result in tuned.yaml.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the parameters of baselines, on tuning seeds."""
+    from dataclasses import asdict
+
+    from edge_gym.baselines import BASELINES, applicable_baselines
+    from edge_gym.baselines.tuning import grid_points, write_tunings
+    from edge_gym.baselines.tuning import tune as search
+    from edge_gym.evaluation import make_lanes, own_config, plain_config
+
+    env = make_lanes(env_id, lanes, _overrides(settings))
+    if write and plain_config(env.config) != plain_config(own_config(env_id)):
+        raise ValueError("--write ships searches of the id's own configuration: leave out --set")
+    applicable = applicable_baselines(env)
+    names = policy or [name for name in applicable if BASELINES[name].grid]
+    for name in names:
+        if name not in applicable:
+            raise ValueError(f"no baseline {name!r} here; there are {', '.join(applicable)}")
+        grid_points(name)
+    with _progress() as progress:
+        tunings = [search(env, name, episodes, progress) for name in names]
+    if as_json:
+        _print_json([asdict(tuning) for tuning in tunings])
+    else:
+        rows = [
+            [
+                tuning.policy,
+                _parameters(trial.parameters),
+                str(trial.episodes),
+                f"{trial.mean_return:.4f}",
+                _interval(trial.ci95),
+                "best" if trial is tuning.best else "",
+            ]
+            for tuning in tunings
+            for trial in tuning.trials
+        ]
+        columns = ["policy", "parameters", "episodes", "mean return", "95 % interval", ""]
+        _print_table("", columns, rows)
+    if write:
+        path = write_tunings(env_id, env.config, tunings)
+        _errors().print(f"written: {path}", highlight=False)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to reproduce: rrm-fig5.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Small and coarse.")] = False,
+    episodes: Annotated[int | None, typer.Option(help="Episodes of every policy.")] = None,
+    lanes: LanesOption = 32,
+    settings: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder; results/NAME if not given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Redo a document's experiment, its claims beside what is measured."""
+    from edge_gym.reproduce import find_reproduction
+
+    reproduction = find_reproduction(name)
+    folder = out or Path("results") / name
+    with _progress() as progress:
+        findings = reproduction.run(
+            folder,
+            quick=quick,
+            episodes=episodes,
+            lanes=lanes,
+            overrides=_overrides(settings),
+            progress=progress,
+        )
+    if as_json:
+        _print_json(findings.to_json())
+    else:
+        rows = [[f.claim, f.measured, f.verdict] for f in findings.claims]
+        _print_table(findings.title, ["the document says", "measured here", "seen"], rows)
+    _errors().print(f"written: {', '.join(map(str, findings.files))}", highlight=False)
+
+
+@app.command()
+def benchmark(
+    env_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
+    seconds: Annotated[float, typer.Option(help="Time measured for each number.")] = 3.0,
+    processes: Annotated[int, typer.Option(help="Environments of SubprocVecEnv.")] = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure steps per second, beside scikit-learn's refits and SubprocVecEnv."""
+    from dataclasses import asdict
+
+    from edge_gym.benchmark import measure
+
+    names = [find_environment(name).id for name in env_ids or [ENVIRONMENTS[0].name]]
+    with _progress() as progress:
+        speeds = [measure(name, seconds, processes, progress) for name in names]
+    if as_json:
+        _print_json([asdict(speed) for speed in speeds])
+        return
+    for speed in speeds:
+        _print_table(
+            f"{speed.environment}, policy {speed.policy}, {speed.threads} threads",
+            ["what", "lanes", "steps/s", "learning", "scoring", "the rest"],
+            [
+                [
+                    row.what,
+                    str(row.lanes),
+                    f"{row.steps_per_second:,.0f}",
+                    *("" if share is None else f"{share:.0%}" for share in row.shares),
+                ]
+                for row in speed.rows
+            ],
+        )
+        for note in speed.notes:
+            print(note)
+
+
+def _compare(
+    env_id: str,
+    policies: list[str] | None,
+    episodes: int,
+    seed: int,
+    lanes: int,
+    settings: list[str] | None,
+    out: Path | None,
+    as_json: bool,
+) -> Results:
+    from edge_gym.comparison import ComparisonInterrupted
+    from edge_gym.comparison import compare as run
+
+    said: list[str] = []
+
+    def remark(text: str) -> None:
+        said.append(text)
+        _remark(text)
+
+    with _progress() as progress:
+        try:
+            results = run(
+                env_id,
+                policies,
+                episodes=episodes,
+                seed=seed,
+                lanes=lanes,
+                overrides=_overrides(settings),
+                out=out,
+                progress=progress,
+                report=remark,
+            )
+        except ComparisonInterrupted as stopped:
+            results = stopped.results
+    if as_json:
+        _print_json(results.to_json())
+    else:
+        _print_results(results)
+    for note in results.notes:
+        if note not in said:
+            _remark(note)
+    if results.interrupted:
+        _remark("stopped; what was finished is kept")
+    return results
+
+
+def _print_results(results: Results) -> None:
+    # The report's own number first, where there is one.
+    metric = next(
+        (
+            name
+            for name in ("test_accuracy", *next(iter(results.policies.values())).metrics)
+            if all(name in result.metrics for result in results.policies.values())
+        ),
+        None,
+    )
+    best = next((r.difference.baseline for r in results.policies.values() if r.difference), None)
+    columns = ["policy", "return", "95 % interval", "IQM", "score"]
+    columns += [f"minus {best}", "95 % interval"] if best else []
+    columns += [metric.replace("_", " ")] if metric else []
+    rows = []
+    for name, result in sorted(results.policies.items(), key=lambda item: -item[1].mean):
+        score = "" if result.normalised is None else f"{result.normalised:.2f}"
+        row = [name, f"{result.mean:.4f}", _interval(result.ci95), f"{result.iqm:.4f}", score]
+        if result.difference:
+            row += [f"{result.difference.mean:+.4f}", _interval(result.difference.ci95, "+")]
+        if metric:
+            mean = result.metrics[metric].mean
+            row.append("" if mean is None else f"{mean:.4f}")
+        rows.append(row)
+    title = f"{results.environment}, {len(results.seeds)} episodes from seed {results.seeds[0]}"
+    _print_table(title, columns, rows)
+
+
+def _overrides(settings: Sequence[str] | None) -> dict[str, Any]:
+    from edge_gym.policies import parse_value
+
+    overrides: dict[str, Any] = {}
+    for setting in settings or ():
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set takes field=value, got {setting!r}")
+        overrides[name] = parse_value(value, f"--set {setting}")
+    return overrides
+
+
+def _interval(ends: tuple[float, float] | None, sign: str = "") -> str:
+    return "" if ends is None else f"[{ends[0]:{sign}.4f}, {ends[1]:{sign}.4f}]"
+
+
+def _parameters(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in parameters.items())
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, allow_nan=False))
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in columns:
+        table.add_column(Text(column))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(table)
+
+
+def _errors() -> Console:
+    from rich.console import Console
+
+    return Console(file=sys.stderr, soft_wrap=True, markup=False)
+
+
+def _remark(text: str) -> None:
+    _errors().print(f"edge-gym: {text}", highlight=False)
+
+
+def _complain(message: str, code: int = USAGE_ERROR) -> int:
+    # One line whatever the message holds, so that scripts can rely on it.
+    print(f"edge-gym: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _progress() -> Iterator[TaskProgress]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = _errors()
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(task: str, done: int, total: int) -> None:
+            if task not in tasks:
+                tasks[task] = bars.add_task(task, total=total)
+            bars.update(tasks[task], completed=done, total=total)
+
+        yield update

@@ -1,0 +1,78 @@
+"""A film of one episode."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_gym.envs.checks import check_integer
+from edge_gym.evaluation import TaskProgress, make_lanes
+from edge_gym.files import prepare_folder
+from edge_gym.policies import resolve
+from edge_gym.rendering import save_gif
+from edge_gym.seeds import EVALUATION
+
+
+def film(
+    env_id: str,
+    spec: str,
+    path: str | os.PathLike[str],
+    *,
+    seed: int = EVALUATION.start,
+    every: int = 1,
+    fps: float = 8.0,
+    overrides: Mapping[str, Any] | None = None,
+    progress: TaskProgress | None = None,
+) -> float:
+    """Write an episode as a GIF and return its return.
+
+    Args:
+        env_id: With or without ``edge_gym/``.
+        spec: The policy, as ``policies.resolve`` takes it.
+        path: The file; its folder is made if need be.
+        seed: The episode's seed.
+        every: Draw every so many steps; the first and the last picture are always there.
+        fps: Pictures per second.
+        overrides: Fields of the environment's configuration.
+        progress: Told how many pictures are drawn, of as many as are known of.
+
+    Raises:
+        ValueError: If a name or value is unknown or out of range.
+        OSError: If the file cannot be written.
+        ImportError: If matplotlib or Pillow is missing.
+    """
+    check_integer("seed", seed, 0)
+    check_integer("every", every, 1)
+    path = Path(path)
+    if path.suffix.lower() != ".gif":
+        raise ValueError(f"the file must end in .gif, got {path.name!r}")
+    prepare_folder(path.parent)
+    env = make_lanes(env_id, 1, overrides, render_mode="rgb_array")
+    policy = resolve(spec, env, progress=progress).policy
+    observations, _ = env.reset(seed=seed)
+    policy.begin(np.zeros(1, np.int64), [seed])
+    frames = []
+    total, steps, over = 0.0, 0, False
+    while True:
+        if over or steps % every == 0:
+            pictures = env.render()
+            assert pictures is not None
+            frames.append(pictures[0])
+            if progress is not None:
+                progress("drawing", len(frames), len(frames) + (not over))
+        if over:
+            break
+        try:
+            masks = env.action_masks()
+        except AttributeError:
+            masks = None
+        observations, rewards, terminated, truncated, _ = env.step(policy.act(observations, masks))
+        total += float(rewards[0])
+        steps += 1
+        over = bool(terminated[0] or truncated[0])
+    save_gif(frames, path, fps)
+    return total

@@ -1,0 +1,891 @@
+"""The agents: adapter, recipes, training and its checkpoints, agents on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.numpy import save_file
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import edge_gym
+from edge_gym.agents import (
+    ALGORITHMS,
+    AgentError,
+    LaneVecEnv,
+    Recipe,
+    TrainingInterrupted,
+    checkpoint,
+    files,
+    find_recipe,
+    load_agent,
+    load_recipe,
+    networks,
+    read_agent_metadata,
+    save_agent,
+    shipped_agents,
+    store,
+    train,
+    training,
+)
+from edge_gym.agents.recipe import HYPERPARAMETERS, parse_recipe
+from edge_gym.baselines import make_baseline
+from edge_gym.evaluation import Policy, make_lanes, run_episodes
+from edge_gym.seeds import SELECTION, TRAINING
+
+ID = "edge_gym/Retransmission-v0"
+TINY = {
+    "budget": 24,
+    "initial_samples": 6,
+    "retrain_every": 4,
+    "validation_size": 60,
+    "test_size": 40,
+}
+
+
+def make(lanes: int, **fields: Any) -> LaneVecEnv:
+    env = gym.make_vec(ID, num_envs=lanes, autoreset_mode="SameStep", config={**TINY, **fields})
+    return LaneVecEnv(env)
+
+
+def tiny_recipe(algorithm: str, **changes: Any) -> Recipe:
+    recipe = find_recipe(algorithm, ID).as_mapping()
+    small: dict[str, Any] = {
+        "ppo": {"n_steps": 16, "batch_size": 32, "n_epochs": 2},
+        "dqn": {
+            "buffer_size": 160,
+            "learning_starts": 48,
+            "batch_size": 16,
+            "n_steps": 3,
+            "train_freq": 2,
+            "gradient_steps": 2,
+            "target_update_interval": 40,
+        },
+    }
+    recipe.update(
+        steps=448,
+        lanes=4,
+        checkpoint_every=64,
+        train_config={},
+        network={"hidden": [8, 8], "activation": "tanh"},
+        evaluation={"every": 128, "episodes": 6, "lanes": 3},
+    )
+    recipe["hyperparameters"].update(small[algorithm])
+    recipe.update(changes)
+    return parse_recipe(recipe, "tiny")
+
+
+def tiny_train(algorithm: str, out: Path, **kwargs: Any) -> Path:
+    kwargs = {"recipe": tiny_recipe(algorithm), "overrides": TINY, "progress": False, **kwargs}
+    return train(algorithm, ID, out=out, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One uninterrupted run of each algorithm."""
+    runs = {name: tmp_path_factory.mktemp(name) / "run" for name in ALGORITHMS}
+    for name, out in runs.items():
+        tiny_train(name, out)
+    return runs
+
+
+@pytest.fixture
+def agent_file(finished: Mapping[str, Path], tmp_path: Path) -> Path:
+    copy = tmp_path / "agent.safetensors"
+    copy.write_bytes((finished["ppo"] / "best.safetensors").read_bytes())
+    return copy
+
+
+def run_files(out: Path) -> dict[str, bytes]:
+    names = ("best.safetensors", "last.safetensors", "progress.csv", "recipe.yaml")
+    return {name: (out / name).read_bytes() for name in names}
+
+
+def final_state(out: Path) -> Any:
+    """What a run's checkpoint says, but for wall times and what no lane's learner holds."""
+    arrays, header = files.read_tensors(out / "checkpoint.safetensors", "checkpoint")
+    state = checkpoint.unpack(arrays, header["state"])
+    for episode in state["model"]["episodes"]:
+        del episode["t"]
+    learner = state["env"]["env"]["problem"]["learner"]
+    for name in ("z", "alpha", "gradient"):
+        for lane, count in enumerate(learner["count"]):
+            learner[name][lane, count:] = 0
+    arrays, packed = checkpoint.pack(state)
+    return {name: array.tobytes() for name, array in arrays.items()}, json.dumps(packed)
+
+
+# The adapter
+
+
+def test_adapter_equals_dummy_vec_env() -> None:
+    """Lanes through the adapter are scalar environments through DummyVecEnv, resets included."""
+    ours = make(3)
+    theirs = DummyVecEnv([lambda: gym.make(ID, config=TINY)] * 3)
+    assert ours.observation_space == theirs.observation_space
+    assert ours.action_space == theirs.action_space
+    assert ours.seed(7) == theirs.seed(7)
+    np.testing.assert_allclose(ours.reset(), theirs.reset(), rtol=1e-5)
+    assert ours.reset_infos == theirs.reset_infos
+    rng, ended = np.random.default_rng(0), 0
+    for _ in range(3 * TINY["budget"]):
+        actions = rng.integers(0, 2, 3)
+        observations, rewards, dones, infos = ours.step(actions)
+        expected = theirs.step(actions)
+        np.testing.assert_allclose(observations, expected[0], rtol=1e-5)
+        np.testing.assert_allclose(rewards, expected[1], atol=1e-6)
+        assert rewards.dtype == expected[1].dtype
+        assert dones.tolist() == expected[2].tolist()
+        for lane in np.flatnonzero(dones):
+            ended += 1
+            info, other = dict(infos[lane]), dict(expected[3][lane])
+            np.testing.assert_allclose(
+                info.pop("terminal_observation"), other.pop("terminal_observation"), rtol=1e-5
+            )
+            assert info.pop("episode")["l"] == TINY["budget"]
+            assert info == pytest.approx(other)
+        assert ours.reset_infos == theirs.reset_infos
+    assert ended == 9
+
+
+def test_adapter_episode_reports_and_reward_scale() -> None:
+    env, scaled = make(2), make(2)
+    scaled.reward_scale = 20.0
+    for e in (env, scaled):
+        e.seed(3)
+        e.reset()
+    total = np.zeros(2)
+    for _ in range(TINY["budget"]):
+        _, reward, dones, infos = env.step(np.zeros(2, int))
+        _, more, _, reports = scaled.step(np.zeros(2, int))
+        np.testing.assert_allclose(more, 20 * reward, rtol=1e-6)
+        total += reward
+    assert dones.all()
+    for lane in range(2):
+        assert infos[lane]["episode"]["r"] == pytest.approx(total[lane], abs=1e-6)
+        assert reports[lane]["episode"]["r"] == infos[lane]["episode"]["r"]
+        assert infos[lane]["total_gain"] == pytest.approx(total[lane], abs=1e-6)
+        assert infos[lane]["TimeLimit.truncated"] is False
+
+
+def test_adapter_attributes_and_methods() -> None:
+    env = make(3)
+    env.seed(0)
+    env.reset()
+    assert env.get_attr("config")[0].budget == TINY["budget"]
+    assert env.get_attr("config", indices=[0, 2])[1] is env.get_attr("config", indices=1)[0]
+    assert env.get_attr("action_space") == [env.action_space] * 3
+    assert env.get_attr("np_random_seed") == [0, 1, 2]
+    assert env.has_attr("action_masks")
+    assert not env.has_attr("nothing")
+    masks = np.stack(env.env_method("action_masks"))
+    np.testing.assert_array_equal(masks, env.action_masks())
+    assert len(env.env_method("action_masks", indices=[1])) == 1
+    env.set_attr("render_mode", None)
+    with pytest.raises(ValueError, match="share their attributes"):
+        env.set_attr("render_mode", None, indices=[0])
+    assert env.env_is_wrapped(Monitor) == [True] * 3
+    assert env.env_is_wrapped(gym.Wrapper) == [False] * 3
+    assert list(env.get_images()) == [None] * 3
+    env.close()
+
+
+def test_adapter_options_and_modes() -> None:
+    env = make(2)
+    env.set_options({"anything": 1})
+    env.reset()
+    env.set_options([{"anything": 1}, {}])
+    with pytest.raises(ValueError, match="the same options"):
+        env.reset()
+    with pytest.raises(ValueError, match="SameStep"):
+        LaneVecEnv(gym.make_vec(ID, num_envs=2, config=TINY))
+
+
+def test_adapter_state_mid_episode() -> None:
+    env = make(3)
+    env.seed(5)
+    env.reset()
+    rng = np.random.default_rng(1)
+    actions = rng.integers(0, 2, (50, 3))
+    for row in actions[:10]:
+        env.step(row)
+    arrays, state = checkpoint.pack(env.get_state())
+    other = make(3)
+    other.reset()
+    other.set_state(checkpoint.unpack(arrays, json.loads(json.dumps(state))))
+    for row in actions[10:]:
+        expected, got = env.step(row), other.step(row)
+        for theirs, ours in zip(expected[:3], got[:3], strict=True):
+            np.testing.assert_array_equal(theirs, ours)
+        assert [info.get("episode", {}).get("r") for info in expected[3]] == [
+            info.get("episode", {}).get("r") for info in got[3]
+        ]
+
+
+def test_evaluate_policy_reads_unscaled_returns(recwarn: pytest.WarningsRecorder) -> None:
+    env = make(2)
+    env.reward_scale = 100.0
+    model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu", seed=0)
+    recwarn.clear()
+    mean, _ = evaluate_policy(model, env, n_eval_episodes=4)
+    assert not [w for w in recwarn if "Monitor" in str(w.message)]
+    assert -1 < mean < 1
+
+
+# Recipes
+
+
+def test_packaged_recipes_are_valid() -> None:
+    folder = Path(training.__file__).parent / "recipes"
+    names = sorted(path.name for path in folder.iterdir())
+    assert {f"{algorithm}-default.yaml" for algorithm in ALGORITHMS} <= set(names)
+    for path in folder.iterdir():
+        recipe = load_recipe(path)
+        environment = (recipe.environment or "default").lower()
+        assert path.name == f"{recipe.algorithm}-{environment}.yaml"
+        assert parse_recipe(yaml.safe_load(yaml.safe_dump(recipe.as_mapping())), "") == recipe
+
+
+def test_recipes_are_found() -> None:
+    assert find_recipe("dqn", "Retransmission-v0").environment == "Retransmission-v0"
+    assert find_recipe("ppo", ID) == find_recipe("ppo", "Retransmission-v0")
+    assert find_recipe("ppo", "edge_gym/Something-v7").environment is None
+    assert find_recipe("ppo", "../../ppo").environment is None
+    with pytest.raises(ValueError, match="algorithm must be one of ppo, dqn, got 'sac'"):
+        find_recipe("sac", ID)
+
+
+def _without(key: str) -> Any:
+    return lambda recipe: recipe.pop(key)
+
+
+def _with(**values: Any) -> Any:
+    return lambda recipe: recipe.update(values)
+
+
+def _hyper(**values: Any) -> Any:
+    return lambda recipe: recipe["hyperparameters"].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without("steps"), "the recipe: steps missing"),
+        (_without("hyperparameters"), "hyperparameters missing"),
+        (_with(sneps=1), "unknown 'sneps'; known are algorithm, environment"),
+        (_with(algorithm="sac"), "algorithm must be one of ppo, dqn"),
+        (_with(environment=3), "environment must be an id"),
+        (_with(seed=-1), "seed must be an integer in"),
+        (_with(steps=0), "steps must be an integer at least 1, got 0"),
+        (_with(lanes=True), "lanes must be an integer in"),
+        (_with(reward_scale=0), "reward_scale must be a finite number in"),
+        (_with(action_bias=1.0), "action_bias must be a list"),
+        (_with(action_bias=["x"]), "action_bias must be a finite number"),
+        (_with(train_config=[1]), "train_config must be a mapping"),
+        (_with(network={"hidden": [0]}), "network.hidden must be an integer at least 1"),
+        (_with(network={"hidden": 64}), "network.hidden must be a list"),
+        (_with(network={"activation": "sine"}), "network.activation must be one of"),
+        (_with(network={"layers": []}), "network: unknown 'layers'"),
+        (_with(evaluation={}), "evaluation: every missing"),
+        (_with(evaluation={"every": 1, "episodes": 1}), "evaluation.episodes must be"),
+        (_hyper(gamma=1.5), r"hyperparameters.gamma must be a finite number in \[0, 1\]"),
+        (_hyper(learning_rate="3e-4"), "hyperparameters.learning_rate must be a finite number"),
+        (_hyper(learning_rate_schedule="cosine"), "must be one of constant, linear"),
+        (_hyper(buffer_size=9), "unknown 'buffer_size'"),
+        (_hyper(batch_size=33), "batch_size must divide lanes times n_steps, 64"),
+        (lambda recipe: recipe["hyperparameters"].pop("gamma"), "gamma missing"),
+    ],
+)
+def test_bad_recipes(change: Any, message: str) -> None:
+    values = tiny_recipe("ppo").as_mapping()
+    change(values)
+    with pytest.raises(ValueError, match=message) as error:
+        parse_recipe(values, "my.yaml")
+    assert str(error.value).startswith("my.yaml: ")
+
+
+def test_bad_recipe_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no recipe at"):
+        load_recipe(tmp_path / "none.yaml")
+    file = tmp_path / "bad.yaml"
+    file.write_text("a: [")
+    with pytest.raises(ValueError, match=r"bad\.yaml is not valid YAML"):
+        load_recipe(file)
+    file.write_text("- 1")
+    with pytest.raises(ValueError, match="must be a mapping"):
+        load_recipe(file)
+    file.write_text("!!python/object/apply:os.system ['false']")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        load_recipe(file)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_hyperparameters_are_stable_baselines_own(algorithm: str) -> None:
+    model = training.make_model(tiny_recipe(algorithm), make(4))
+    ours = {"learning_rate_schedule"}
+    assert not [n for n in HYPERPARAMETERS[algorithm] if n not in ours and not hasattr(model, n)]
+
+
+# Models
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_model_follows_recipe(algorithm: str) -> None:
+    env = make(4)
+    model = training.make_model(tiny_recipe(algorithm, action_bias=[-1.0, 2.5]), env)
+    policy: Any = model.policy
+    if algorithm == "ppo":
+        heads = [policy.action_net]
+    else:
+        heads = [policy.q_net.q_net[-1], policy.q_net_target.q_net[-1]]
+    for head in heads:
+        assert head.bias.tolist() == [-1.0, 2.5]
+    rate = find_recipe(algorithm, ID).hyperparameters["learning_rate"]
+    assert model.lr_schedule(1.0) == rate
+    assert model.lr_schedule(0.25) == pytest.approx(rate / 4)
+    centre, spread = env.env.tables[""].scaling()
+    x = np.stack([centre, centre + spread, centre - 100 * spread]).astype(np.float32)
+    extractor = (policy.q_net if algorithm == "dqn" else policy).features_extractor
+    scaled = extractor(torch.tensor(x)).numpy()
+    np.testing.assert_allclose(scaled, np.array([[0], [1], [-5]]) * np.ones(len(centre)), atol=1e-4)
+    with pytest.raises(ValueError, match="one value for each of 2 actions"):
+        training.make_model(tiny_recipe(algorithm, action_bias=[1.0]), env)
+
+
+def test_models_refuse_what_they_cannot_learn() -> None:
+    env = make(4)
+    env.action_space = gym.spaces.Box(0, 1, (2,))
+    with pytest.raises(ValueError, match="discrete twin"):
+        training.make_model(tiny_recipe("dqn"), env)
+    env = make(4)
+    env.env.problem.tables = {"devices": env.env.tables[""], "system": env.env.tables[""]}
+    with pytest.raises(ValueError, match="flat observations"):
+        training.make_model(tiny_recipe("ppo"), env)
+    with pytest.raises(ValueError, match="flat observations"):
+        networks.ScaledFeatures(env.observation_space, np.zeros(3), np.ones(3))
+
+
+# Training
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_run_leaves_its_files(finished: Mapping[str, Path], algorithm: str) -> None:
+    out = finished[algorithm]
+    assert {path.name for path in out.iterdir()} == {
+        "best.safetensors",
+        "checkpoint.safetensors",
+        "last.safetensors",
+        "progress.csv",
+        "recipe.yaml",
+        "tensorboard",
+    }
+    assert load_recipe(out / "recipe.yaml") == tiny_recipe(algorithm)
+    rows = [line.split(",") for line in (out / "progress.csv").read_text().splitlines()]
+    assert rows[0] == ["steps", "mean_return", "ci95_low", "ci95_high", "training_return"]
+    assert [int(row[0]) for row in rows[1:]] == [128, 256, 384, 448]
+    for row in rows[1:]:
+        _, mean, low, high, _ = map(float, row)
+        assert low <= mean <= high
+    best, last = (read_agent_metadata(out / f"{n}.safetensors") for n in ("best", "last"))
+    means = [float(row[1]) for row in rows[1:]]
+    assert best["evaluation"]["mean_return"] == max(means)
+    assert last["evaluation"]["mean_return"] == means[-1]
+    assert best["algorithm"] == algorithm
+    assert best["environment"] == ID
+    assert best["recipe"] == tiny_recipe(algorithm).as_mapping()
+    assert best["config"]["budget"] == TINY["budget"]
+    assert best["evaluation"]["first_seed"] in SELECTION
+    assert all(seed in TRAINING for seed in best["training_seeds"])
+    assert best["versions"]["edge_gym"] == edge_gym.__version__
+    assert "test_accuracy" in best["evaluation"]
+
+
+def test_the_recorded_score_is_reproduced(finished: Mapping[str, Path]) -> None:
+    """The best agent, loaded from its file, scores what its file says."""
+    env = make_lanes(ID, 2, TINY)
+    agent = load_agent(finished["ppo"] / "best.safetensors", env)
+    assert isinstance(agent, Policy)
+    episodes = run_episodes(env, agent, SELECTION[:6])
+    assert episodes.returns.mean() == agent.metadata["evaluation"]["mean_return"]
+
+
+def test_training_is_determined_by_the_seed(finished: Mapping[str, Path], tmp_path: Path) -> None:
+    np.random.seed(5)  # noqa: NPY002 - what ran before must not matter
+    torch.manual_seed(5)
+    tiny_train("ppo", tmp_path / "same")
+    tiny_train("ppo", tmp_path / "other", seed=1)
+    assert run_files(tmp_path / "same") == run_files(finished["ppo"])
+    same, other = (final_state(o) for o in (tmp_path / "same", tmp_path / "other"))
+    assert same == final_state(finished["ppo"])
+    assert same != other
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("save", [1, 3, 6])
+def test_resumed_runs_equal_uninterrupted_ones(
+    finished: Mapping[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    algorithm: str,
+    save: int,
+) -> None:
+    """Die just before the checkpoint number ``save`` replaces the one before it."""
+    saves = 0
+    replace_file = Path.replace
+
+    def dying_replace(self: Path, target: Any) -> Path:
+        nonlocal saves
+        if Path(target).name == "checkpoint.safetensors":
+            saves += 1
+            if saves == save:
+                raise KilledError
+        return replace_file(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dying_replace)
+        with pytest.raises(KilledError):
+            tiny_train(algorithm, tmp_path)
+    assert (tmp_path / "checkpoint.safetensors").exists() == (save > 1)
+    tiny_train(algorithm, tmp_path, resume=True)
+    assert run_files(tmp_path) == run_files(finished[algorithm])
+    assert final_state(tmp_path) == final_state(finished[algorithm])
+
+
+def test_resume_of_a_finished_run_and_for_longer(
+    finished: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    tiny_train("ppo", out)
+    before = final_state(out)
+    best = tiny_train("ppo", out, resume=True, progress=True)
+    assert best == out / "best.safetensors"
+    assert final_state(out) == before
+    assert "Going on from step 448" in capsys.readouterr().err
+    tiny_train("ppo", out, resume=True, steps=512)
+    assert read_agent_metadata(out / "last.safetensors")["steps"] == 512
+
+
+def test_other_settings_are_not_resumed(finished: Mapping[str, Path]) -> None:
+    out = finished["ppo"]
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        tiny_train("ppo", out)
+    with pytest.raises(ValueError, match="seed was 0, now it is 4"):
+        tiny_train("ppo", out, resume=True, seed=4)
+    with pytest.raises(ValueError, match="overrides was"):
+        tiny_train("ppo", out, resume=True, overrides={**TINY, "C": 2.0})
+    with pytest.raises(ValueError, match="algorithm was 'ppo', now it is 'dqn'"):
+        tiny_train("dqn", out, resume=True)
+    with pytest.raises(ValueError, match="the recipe is for ppo, not for dqn"):
+        train("dqn", ID, recipe=tiny_recipe("ppo"), out=out)
+    with pytest.raises(ValueError, match="not for RetransmissionCNN-v0"):
+        train("ppo", "RetransmissionCNN-v0", recipe=tiny_recipe("ppo"), out=out)
+    with pytest.raises(ValueError, match="unknown environment"):
+        train("ppo", "Nothing-v0", out=out)
+
+
+def test_damaged_checkpoints(tmp_path: Path, finished: Mapping[str, Path]) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    content = (finished["ppo"] / "checkpoint.safetensors").read_bytes()
+    file.write_bytes(content[:-50])
+    with pytest.raises(AgentError, match="damaged"):
+        tiny_train("ppo", tmp_path, resume=True)
+    file.write_bytes((finished["ppo"] / "best.safetensors").read_bytes())
+    with pytest.raises(AgentError, match="no checkpoint"):
+        tiny_train("ppo", tmp_path, resume=True)
+    arrays, header = files.read_tensors(finished["ppo"] / "checkpoint.safetensors", "checkpoint")
+    arrays.pop("0")
+    files.write_tensors(file, arrays, header)
+    with pytest.raises(AgentError, match="does not fit this version"):
+        tiny_train("ppo", tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_interrupt_saves_and_resumes(
+    finished: Mapping[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    algorithm: str,
+) -> None:
+    """Ctrl-C amid a rollout stops after it, and loses nothing."""
+    step, steps = LaneVecEnv.step_wait, 0
+
+    def interrupted_step(self: LaneVecEnv) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 53:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(LaneVecEnv, "step_wait", interrupted_step)
+        with pytest.raises(TrainingInterrupted, match=r"--resume .*") as error:
+            tiny_train(algorithm, tmp_path)
+    assert isinstance(error.value, KeyboardInterrupt)
+    assert str(tmp_path) in str(error.value)
+    assert signal.getsignal(signal.SIGINT) is before
+    tiny_train(algorithm, tmp_path, resume=True)
+    assert run_files(tmp_path) == run_files(finished[algorithm])
+    assert final_state(tmp_path) == final_state(finished[algorithm])
+
+
+def test_training_in_a_thread(tmp_path: Path) -> None:
+    """Signals belong to the main thread; training does not."""
+    found: list[Path] = []
+    thread = threading.Thread(target=lambda: found.append(tiny_train("ppo", tmp_path, steps=64)))
+    thread.start()
+    thread.join()
+    assert found == [tmp_path / "best.safetensors"]
+
+
+def test_unwritable_folder(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(OSError, match="file"):
+        tiny_train("ppo", blocked / "run")
+
+
+def test_train_config_applies_to_training_alone(tmp_path: Path) -> None:
+    recipe = tiny_recipe("ppo", train_config={"validation_size": 80, "budget": 30}, steps=64)
+    overrides = {name: value for name, value in TINY.items() if name != "validation_size"}
+    run = training._Run(ID, recipe, tmp_path, overrides, False)
+    assert run.env.env.config.validation_size == 80
+    assert run.evaluation_env.config.validation_size == 600
+    assert run.env.env.config.budget == TINY["budget"]
+
+
+_KILLED_SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+import test_agents
+from pathlib import Path
+test_agents.tiny_train(sys.argv[1], Path(sys.argv[2]), resume=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_kill_at_random_moments(
+    finished: Mapping[str, Path], tmp_path: Path, algorithm: str
+) -> None:
+    """SIGKILL again and again, then finish: the same files as without."""
+    script = _KILLED_SCRIPT.format(folder=str(Path(__file__).parent))
+    command = [sys.executable, "-c", script, algorithm, str(tmp_path)]
+    rng = random.Random(algorithm)
+    kills = 0
+    for _ in range(12):
+        process = subprocess.Popen(command)
+        recipe = tmp_path / "recipe.yaml"
+        recipe.unlink(missing_ok=True)
+        # The recipe is written as training begins.
+        while not recipe.exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.7))
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    assert kills > 0
+    tiny_train(algorithm, tmp_path, resume=True)
+    assert run_files(tmp_path) == run_files(finished[algorithm])
+    assert final_state(tmp_path) == final_state(finished[algorithm])
+
+
+@pytest.mark.slow
+def test_ppo_learns(tmp_path: Path) -> None:
+    """On a good channel retransmissions are wasted; PPO finds out, and random does not.
+
+    Accepting always gains 0.038 more accuracy than random; PPO must gain 0.025 more, and the 99.9 %
+    interval of the paired difference must be above zero.
+    """
+    setting = {"budget": 40, "initial_samples": 4, "retrain_every": 5, "mean_snr_db": 25.0}
+    recipe = find_recipe("ppo", ID)
+    recipe = replace(
+        recipe,
+        steps=150_000,
+        train_config={},
+        evaluation=replace(recipe.evaluation, every=50_000),
+    )
+    best = train("ppo", ID, recipe=recipe, out=tmp_path, overrides=setting, progress=False)
+    env = make_lanes(ID, 128, setting)
+    episodes = range(SELECTION.stop - 512, SELECTION.stop)
+    ppo = run_episodes(env, load_agent(best, env), episodes).returns
+    chance = run_episodes(env, make_baseline("random", env), episodes).returns
+    difference = ppo - chance
+    error = difference.std(ddof=1) / math.sqrt(len(difference))
+    assert difference.mean() > 0.025
+    assert difference.mean() - 3.29 * error > 0
+
+
+# Agents on disk
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("activation", ["tanh", "relu", "elu"])
+def test_saved_agents_act_as_their_models(tmp_path: Path, algorithm: str, activation: str) -> None:
+    env = make(4)
+    recipe = tiny_recipe(algorithm, network={"hidden": [16, 12], "activation": activation})
+    model = training.make_model(recipe, env)
+    policy: Any = model.policy
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    path = save_agent(model, tmp_path / "agent", {"note": "ours"})
+    assert path == tmp_path / "agent.safetensors"
+    lanes = make_lanes(ID, 4, TINY)
+    agent = load_agent(path, lanes)
+    assert agent.metadata["note"] == "ours"
+    assert agent.name == "agent"
+    space = env.observation_space
+    centre, spread = env.env.tables[""].scaling()
+    noise = np.random.default_rng(0).normal(size=(500, len(centre))) * 3
+    observations = np.clip(centre + spread * noise, space.low, space.high).astype(np.float32)
+    actions = agent.act(observations)
+    expected, _ = model.predict(observations, deterministic=True)
+    np.testing.assert_array_equal(actions, expected)
+    assert set(actions.tolist()) == {0, 1}
+    assert agent.act(observations[0]).shape == ()
+    assert agent.act(observations[0]) == actions[0]
+
+
+def test_agents_honour_masks(agent_file: Path) -> None:
+    env = make_lanes(ID, 3, TINY)
+    agent = load_agent(agent_file, env)
+    observations, _ = env.reset(seed=0)
+    for action in (0, 1):
+        masks = np.zeros((3, 2), np.bool_)
+        masks[:, action] = True
+        assert agent.act(observations, masks).tolist() == [action] * 3
+    both = np.ones((3, 2), np.bool_)
+    np.testing.assert_array_equal(agent.act(observations, both), agent.act(observations))
+
+
+def test_plain_stable_baselines_models_can_be_saved(tmp_path: Path) -> None:
+    """A model trained without us, on scalar environments, unscaled."""
+    env = make_vec_env(lambda: gym.make(ID, config=TINY), 2)
+    for kind in (PPO, DQN):
+        arguments: dict[str, Any] = {"device": "cpu", "seed": 1}
+        model = kind("MlpPolicy", env, **arguments)
+        path = save_agent(model, tmp_path / "plain.safetensors")
+        scalar = gym.make(ID, config=TINY)
+        agent = load_agent(path, scalar)
+        rng = np.random.default_rng(0)
+        space = env.observation_space
+        observations = rng.normal(size=(200, *space.shape)).astype(np.float32) * 20
+        expected, _ = model.predict(observations, deterministic=True)
+        np.testing.assert_array_equal(agent.act(observations), expected)
+        observation, _ = scalar.reset(seed=0)
+        scalar.step(agent.act(observation, scalar.unwrapped.action_masks()))
+        zipped = tmp_path / "model.zip"
+        model.save(zipped)
+        with pytest.raises(AgentError, match=r"pickled code.*save_agent\(model"):
+            load_agent(zipped, scalar)
+        loose = kind.load(zipped)
+        with pytest.raises(ValueError, match="pass env="):
+            save_agent(loose, tmp_path / "loose")
+        converted = load_agent(save_agent(loose, tmp_path / "loose", env=scalar), scalar)
+        np.testing.assert_array_equal(converted.act(observations), expected)
+
+
+def test_what_cannot_be_saved(tmp_path: Path) -> None:
+    env = make(2)
+
+    class Odd(torch.nn.Tanh):
+        pass
+
+    arguments: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "device": "cpu"}
+    model = PPO("MlpPolicy", env, policy_kwargs={"activation_fn": Odd}, **arguments)
+    with pytest.raises(ValueError, match="one of tanh, relu, elu"):
+        save_agent(model, tmp_path / "odd")
+    pendulum = PPO("MlpPolicy", "Pendulum-v1", **arguments)
+    with pytest.raises(ValueError, match="discrete actions on a flat observation"):
+        save_agent(pendulum, tmp_path / "odd", env=env)
+    with pytest.raises(ValueError, match="names no observation columns"):
+        save_agent(pendulum, tmp_path / "odd", env=gym.make("Pendulum-v1"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_interfaces_are_checked(agent_file: Path, tmp_path: Path) -> None:
+    other = gym.make("edge_gym/RetransmissionCNN-v0", budget=24, validation_size=60)
+    with pytest.raises(ValueError, match=r"column 1 is distance \[1\]; here it is entropy \[nat\]"):
+        load_agent(agent_file, other)
+    arrays, header = files.read_tensors(agent_file, "agent")
+    header["columns"] = header["columns"][:-1]
+    arrays["centre"], arrays["spread"] = arrays["centre"][:-1], arrays["spread"][:-1]
+    arrays["0.weight"] = arrays["0.weight"][:, :-1]
+    files.write_tensors(agent_file, arrays, header)
+    env = gym.make(ID, config=TINY)
+    with pytest.raises(ValueError, match=r"column 11 is nothing; here it is accuracy_slope"):
+        load_agent(agent_file, env)
+    model = training.make_model(tiny_recipe("ppo"), make(4))
+    path = save_agent(model, tmp_path / "shifted", {"action_space": {"n": 2, "start": 1}})
+    with pytest.raises(ValueError, match=r"actions .*'start': 1.*; here they are .*'start': 0"):
+        load_agent(path, env)
+    with pytest.raises(ValueError, match="no edge_gym environment"):
+        load_agent(path, gym.make("CartPole-v1"))
+
+
+def test_damaged_files(agent_file: Path, tmp_path: Path) -> None:
+    env = make_lanes(ID, 1, TINY)
+    content = agent_file.read_bytes()
+    damages = {
+        "empty": b"",
+        "cut in the header": content[:100],
+        "cut at the end": content[:-1],
+        "longer": content + b"x",
+        "one bit": content[:-7] + bytes([content[-7] ^ 1]) + content[-6:],
+        "noise": bytes(range(256)) * 10,
+        "huge header": b"\xff" * 8 + content,
+        "pickle": pickle.dumps({"weights": [1.0]}),
+        "text": b"algorithm: ppo\n",
+    }
+    for what, damaged in damages.items():
+        file = tmp_path / "damaged.safetensors"
+        file.write_bytes(damaged)
+        for read in (lambda f=file: load_agent(f, env), lambda f=file: read_agent_metadata(f)):
+            with pytest.raises(AgentError, match=r"damaged\.safetensors"):
+                read()
+            assert what
+    with pytest.raises(FileNotFoundError, match="no agent at"):
+        load_agent(tmp_path / "none.safetensors", env)
+    with pytest.raises(FileNotFoundError, match="no agent at"):
+        load_agent(tmp_path, env)
+
+
+def test_foreign_files(agent_file: Path, tmp_path: Path) -> None:
+    env = make_lanes(ID, 1, TINY)
+    arrays, header = files.read_tensors(agent_file, "agent")
+    file = tmp_path / "foreign.safetensors"
+    save_file(arrays, file)
+    with pytest.raises(AgentError, match="no agent of edge_gym"):
+        load_agent(file, env)
+
+    def refused(message: str, change: Any) -> None:
+        changed_arrays = {name: array.copy() for name, array in arrays.items()}
+        changed_header = json.loads(json.dumps(header))
+        outcome = change(changed_arrays, changed_header)
+        files.write_tensors(file, changed_arrays, changed_header if outcome is None else outcome)
+        with pytest.raises(AgentError, match=message):
+            load_agent(file, env)
+
+    refused("damaged or no agent", lambda a, h: [])
+    refused("damaged or no agent", lambda a, h: {})
+    refused("another kind", lambda a, h: h.update(format="edge_gym agent 9"))
+    refused("damaged or no agent", lambda a, h: h.update(activation="sine"))
+    refused("damaged or no agent", lambda a, h: h.pop("columns"))
+    refused("damaged or no agent", lambda a, h: h.update(action_space=[2]))
+    refused("damaged", lambda a, h: h.update(clip="wide"))
+    refused("does not fit its columns", lambda a, h: h["columns"].append("more [1]"))
+    refused("does not fit its columns", lambda a, h: h["action_space"].update(n=3))
+    refused("damaged or no agent", lambda a, h: a.update(middle=a.pop("centre")))
+    refused("does not follow", lambda a, h: a.update({"1.weight": a["1.weight"][:, :-1]}))
+    refused("must be finite", lambda a, h: a["0.bias"].fill(np.nan))
+    refused("damaged", lambda a, h: a.update({"0.weight": a["0.weight"][0]}))
+
+
+def test_a_failed_write_leaves_the_old_file(
+    agent_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(arrays: Any, path: Path, metadata: Any) -> None:
+        path.write_text("half")
+        raise KilledError
+
+    before = agent_file.read_bytes()
+    monkeypatch.setattr(files, "save_file", half)
+    with pytest.raises(KilledError):
+        files.write_tensors(agent_file, {}, {})
+    assert agent_file.read_bytes() == before
+    assert [path.name for path in agent_file.parent.iterdir()] == [agent_file.name]
+
+
+def test_shipped_agents(agent_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = tmp_path / "trained" / "Retransmission-v0"
+    trained.mkdir(parents=True)
+    (trained / "dqn.safetensors").write_bytes(agent_file.read_bytes())
+    monkeypatch.setattr(store.resources, "files", lambda package: tmp_path)
+    assert shipped_agents(ID) == shipped_agents("Retransmission-v0") == ["dqn"]
+    assert shipped_agents("Nothing-v0") == []
+    for env in (gym.make(ID, config=TINY), make_lanes(ID, 2, TINY), make(2)):
+        assert load_agent("dqn", env).name == "dqn"
+    with pytest.raises(AgentError, match="edge-gym train ppo edge_gym/Retransmission-v0"):
+        load_agent("ppo", gym.make(ID, config=TINY))
+    direct = type(make_lanes(ID, 1).unwrapped)(2, config=TINY)
+    assert load_agent("dqn", direct, env_id="Retransmission-v0").name == "dqn"
+    with pytest.raises(ValueError, match="Pass env_id="):
+        load_agent("dqn", direct)
+
+
+def test_checkpoint_codec() -> None:
+    state = {
+        "tuple": (1, (2.5, None)),
+        "list": [True, "text", 2**200],
+        3: {"nested": np.arange(6).reshape(2, 3).T},
+        "scalar": np.float32(1.5),
+        "tensor": torch.tensor(2.0),
+        "empty": np.zeros((0, 4)),
+    }
+    arrays, packed = checkpoint.pack(state)
+    back = checkpoint.unpack(arrays, json.loads(json.dumps(packed)))
+    assert back["tuple"] == state["tuple"]
+    assert back["list"] == state["list"]
+    np.testing.assert_array_equal(back[3]["nested"], state[3]["nested"])
+    assert back["scalar"].dtype == np.float32
+    assert back["tensor"].shape == ()
+    assert back["empty"].shape == (0, 4)
+    with pytest.raises(TypeError, match="no safe way to save a object"):
+        checkpoint.pack([object()])
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_imports_are_lazy(agent_file: Path) -> None:
+    code = f"""
+import sys
+import edge_gym.agents as agents
+assert agents.shipped_agents({ID!r}) is not None
+agents.find_recipe("ppo", {ID!r}), agents.AgentError
+agents.read_agent_metadata({str(agent_file)!r})
+unneeded = {{"torch", "stable_baselines3"}} & set(sys.modules)
+assert not unneeded, unneeded
+sys.modules["stable_baselines3"] = None
+from edge_gym.evaluation import make_lanes, run_episodes
+env = make_lanes({ID!r}, 2, {TINY!r})
+run_episodes(env, agents.load_agent({str(agent_file)!r}, env), [700_000])
+try:
+    agents.train
+except ModuleNotFoundError as error:
+    assert "pip install 'edge_gym[agents]'" in str(error), error
+else:
+    raise AssertionError
+try:
+    agents.nothing
+except AttributeError:
+    print("done")
+"""
+    result = _python(code)
+    assert result.stdout.strip() == "done", result.stderr

@@ -1,0 +1,631 @@
+"""Every id in ``edge_gym.ENVIRONMENTS``: Gymnasium's contract, lanes, seeds, states, errors."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import golden
+import gymnasium as gym
+import numpy as np
+import pytest
+import rollouts
+import torch
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from rollouts import make, make_vec, random_actions
+from stable_baselines3.common import env_checker
+
+from edge_gym import ENVIRONMENTS
+from edge_gym.envs.core import validate_actions
+from edge_gym.envs.retransmission import RetransmissionConfig
+from edge_gym.registration import find_environment
+
+ROOT = Path(__file__).resolve().parent.parent
+PLAIN = "Retransmission-v0"
+
+
+def assert_same(ours: Any, theirs: Any, tolerance: float = 0.0) -> None:
+    """Compare results, nested dictionaries of arrays included: structure, types and values."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_same(ours[key], theirs[key], tolerance)
+    elif isinstance(ours, (tuple, list)):
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            assert_same(a, b, tolerance)
+    elif isinstance(ours, np.ndarray) and ours.dtype == object:
+        assert theirs.dtype == object
+        assert_same(list(ours), list(theirs), tolerance)
+    elif isinstance(ours, np.ndarray):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+    elif isinstance(ours, float):
+        assert type(ours) is type(theirs)
+        assert ours == pytest.approx(theirs, rel=tolerance, abs=tolerance)
+    else:
+        assert type(ours) is type(theirs)
+        assert ours == theirs
+
+
+def lane_tolerance(name: str) -> float:
+    """Return how far a lane may be from the scalar environment: SVM lanes are equal to the bit."""
+    return 1e-5 if name in rollouts.NETWORKS else 0.0
+
+
+def lane_of(infos: dict[str, Any], lane: int) -> dict[str, Any]:
+    """Return one lane's info from a vector environment's."""
+    return {
+        key: value[lane].item()
+        for key, value in infos.items()
+        if not key.startswith("_") and infos[f"_{key}"][lane]
+    }
+
+
+# --------------------------------------------------------------------------- the public contract
+
+
+def test_gymnasium_and_stable_baselines3_find_no_fault(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(make(name), skip_render_check=True)
+        env_checker.check_env(make(name), skip_render_check=True)
+
+
+def test_observations_and_infos_keep_their_promises(name: str) -> None:
+    env = make(name)
+    (observation, info), *steps = rollouts.episode(name, seed=3)
+    for observed, told in [(observation, info), *((step[0], step[4]) for step in steps)]:
+        assert observed.dtype == np.float32
+        assert env.observation_space.contains(observed)
+        assert all(type(value) is float and np.isfinite(value) for value in told.values())
+    assert all(type(step[1]) is float for step in steps)
+    assert all(type(step[2]) is bool and type(step[3]) is bool for step in steps)
+
+
+def test_rewards_telescope_to_the_gain_in_validation_accuracy(name: str) -> None:
+    (_, info), *steps = rollouts.episode(name, seed=4)
+    final = steps[-1][4]
+    total = sum(step[1] for step in steps)
+    assert total == pytest.approx(final["total_gain"], abs=1e-12)
+    gain = final["validation_accuracy"] - info["validation_accuracy"]
+    assert total == pytest.approx(gain, abs=1e-12)
+
+
+def test_tracking_the_test_accuracy_changes_nothing_else() -> None:
+    plain, tracked = make(PLAIN), make(PLAIN, track_test=True)
+    assert tracked.reset(seed=0)[1].keys() - plain.reset(seed=0)[1].keys() == {"test_accuracy"}
+    over = False
+    while not over:
+        ours, theirs = tracked.step(0), plain.step(0)
+        accuracy = ours[4]["test_accuracy"]
+        assert_same(ours, (*theirs[:4], {**ours[4], **theirs[4]}))
+        over = theirs[2]
+        assert over == ("test_accuracy" in theirs[4])
+    assert accuracy == theirs[4]["test_accuracy"]
+
+
+def test_golden_rollout(name: str) -> None:
+    """Floats to 1e-4, accuracies to 2 samples: CPUs differ in the last bit."""
+    wanted = json.loads((golden.FOLDER / f"{name}.json").read_text())
+    found = golden.record(name)
+    env = make(name)
+    samples = 2 / env.config.validation_size
+
+    def compare(key: str, ours: Any, theirs: Any) -> None:
+        # A gain is the difference of two accuracies.
+        loose = 2 * samples if "gain" in key or "slope" in key else samples
+        loose = loose if loose > samples or "accuracy" in key or "curve" in key else 1e-4
+        message = f"{key}: if this changed on purpose, run python tests/golden.py"
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=loose), message
+
+    assert found["observations"].keys() == wanted["observations"].keys()
+    for step, values in wanted["observations"].items():
+        for column, ours, theirs in zip(
+            env.tables[""], found["observations"][step], values, strict=True
+        ):
+            compare(column.name, ours, theirs)
+    for part in ("reset_info", "final_info"):
+        assert found[part].keys() == wanted[part].keys()
+        for key, value in wanted[part].items():
+            compare(key, found[part][key], value)
+    assert len(found["rewards"]) == len(wanted["rewards"])
+    for ours, theirs in zip(found["rewards"], wanted["rewards"], strict=True):
+        compare("gain", ours, theirs)
+
+
+def test_docstring_holds_the_observation_table(name: str) -> None:
+    cls = type(make(name))
+    doc = cls.__doc__ or ""
+    assert "{observation_table}" not in doc
+    for column in cls.problem_type.documented_table:
+        assert f"`{column.name}`" in doc
+    for section in ("Description", "Action Space", "Observation Space", "Rewards", "References"):
+        assert section in doc
+
+
+def test_ids_are_found_with_and_without_namespace(name: str) -> None:
+    row = find_environment(name)
+    assert find_environment(f"edge_gym/{name}") is row
+    assert row in ENVIRONMENTS
+    assert row.summary
+
+
+def test_unknown_id_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown environment 'Nothing-v0'; known are Retr"):
+        find_environment("Nothing-v0")
+
+
+def test_importing_edge_gym_is_light() -> None:
+    code = (
+        "import edge_gym, sys\n"
+        "heavy = {'torch', 'torchvision', 'stable_baselines3', 'cvxpy', 'matplotlib'}\n"
+        "print(*sorted(heavy & set(sys.modules)))\n"
+    )
+    assert run_python(code) == ""
+
+
+def run_python(code: str, **environment: str) -> str:
+    """Run ``code`` in a fresh interpreter that can import edge_gym and the tests' modules."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# -------------------------------------------------------------------------------- seeds and lanes
+
+
+def test_two_processes_give_identical_rollouts() -> None:
+    names = [name for name in rollouts.NAMES if rollouts.has_data(name)]
+    code = f"import rollouts\nfor name in {names}: print(rollouts.digest(name))"
+    first = run_python(code, PYTHONHASHSEED="1", EDGE_GYM_THREADS="1")
+    assert first == run_python(code, PYTHONHASHSEED="2", EDGE_GYM_THREADS="2")
+    assert len(set(first.split())) == len(names)
+
+
+def test_seeds_differ_and_none_goes_on(name: str) -> None:
+    env = make(name)
+    first, _ = env.reset(seed=1)
+    second, _ = env.reset()
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, env.reset(seed=2)[0])
+    assert_same(env.reset(seed=1)[0], first)
+    assert_same(env.reset()[0], second)
+
+
+@pytest.mark.parametrize(("num_envs", "budget"), [(3, 40), (64, 12)])
+def test_lanes_equal_scalar_environments_over_two_episodes(
+    name: str, num_envs: int, budget: int
+) -> None:
+    tolerance = lane_tolerance(name)
+    lanes = [0, num_envs - 1]
+    seed = 20
+    size = {"budget": budget, "test_size": 100}
+    vector = make_vec(name, num_envs, **size)
+    scalars = {lane: make(name, **size) for lane in lanes}
+    observations, infos = vector.reset(seed=seed)
+    for lane, env in scalars.items():
+        observation, info = env.reset(seed=seed + lane)
+        assert_same(observations[lane], observation, tolerance)
+        assert_same(lane_of(infos, lane), info, tolerance)
+    streams = [random_actions(vector.single_action_space, i) for i in range(num_envs)]
+    resets, over = 0, False
+    while resets < 2:
+        actions = [next(stream) for stream in streams]
+        observations, rewards, terminated, truncated, infos = vector.step(np.array(actions))
+        for lane, env in scalars.items():
+            if over:
+                ours = (observations[lane], float(rewards[lane]), lane_of(infos, lane))
+                assert_same(ours, (*env.reset()[:1], 0.0, ours[2]), tolerance)
+                continue
+            ours = (observations[lane], float(rewards[lane]), bool(terminated[lane]))
+            step = env.step(actions[lane])
+            assert_same((*ours, bool(truncated[lane])), step[:4], tolerance)
+            assert_same(lane_of(infos, lane), step[4], tolerance)
+        resets += over
+        over = bool(terminated[0] or truncated[0])
+
+
+def test_seeds_may_be_a_list() -> None:
+    vector = make_vec(PLAIN, 3)
+    observations, _ = vector.reset(seed=[5, None, 7])
+    assert vector.np_random_seed == (5, None, 7)
+    assert_same(observations[2], make(PLAIN).reset(seed=7)[0])
+    with pytest.raises(ValueError, match="3 lanes need 3 seeds, got 2"):
+        vector.reset(seed=[1, 2])
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_autoreset_is_that_of_sync_vector_env(name: str, mode: AutoresetMode) -> None:
+    tolerance = lane_tolerance(name)
+    ours = make_vec(name, 3, autoreset_mode=mode)
+    theirs = SyncVectorEnv([lambda: make(name)] * 3, autoreset_mode=mode)
+    assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"] == mode
+    assert ours.observation_space == theirs.observation_space
+    assert ours.action_space == theirs.action_space
+    assert_same(ours.reset(seed=30), theirs.reset(seed=30), tolerance)
+
+    def reset(mask: np.ndarray) -> None:
+        both = [env.reset(options={"reset_mask": mask.copy()}) for env in (ours, theirs)]
+        assert_same(*both, tolerance)
+
+    actions = random_actions(ours.single_action_space)
+    ends = 0
+    for step in range(100):
+        if step in (5, 9):
+            # Episodes have one length: lanes that begin anew end at other times.
+            reset(np.arange(3) == step % 4)
+        chosen = np.array([next(actions) for _ in range(3)])
+        results = ours.step(chosen), theirs.step(chosen)
+        assert_same(*results, tolerance)
+        done = results[0][2] | results[0][3]
+        ends += done.sum()
+        if mode == AutoresetMode.DISABLED and done.any():
+            reset(done)
+    assert ends >= 6
+
+
+def test_reset_masks_are_checked() -> None:
+    vector = make_vec(PLAIN, 2)
+    vector.reset(seed=0)
+    for mask, error, message in (
+        ([True, False], TypeError, "must be a boolean numpy array"),
+        (np.array([1, 0]), TypeError, "must be a boolean numpy array"),
+        (np.array([True]), ValueError, r"must have shape \(2,\), got \(1,\)"),
+        (np.array([False, False]), ValueError, "chooses no lane"),
+    ):
+        with pytest.raises(error, match=message):
+            vector.reset(options={"reset_mask": mask})
+
+
+# --------------------------------------------------------------------- copies, states, processes
+
+
+def play(env: Any, actions: list[Any]) -> list[Any]:
+    return [env.step(action) for action in actions]
+
+
+def mid_episode(name: str, num_envs: int | None) -> tuple[Any, list[Any]]:
+    """Return an environment after 13 steps, and actions that reach into its next episode."""
+    env: Any = make(name) if num_envs is None else make_vec(name, num_envs)
+    space = env.action_space if num_envs is None else env.single_action_space
+    stream = random_actions(space, 5)
+    lanes = num_envs or 1
+    actions = [[next(stream) for _ in range(lanes)] for _ in range(60)]
+    chosen = [row[0] if num_envs is None else np.array(row) for row in actions]
+    env.reset(seed=8)
+    play(env, chosen[:13])
+    return env, chosen[13 : 30 if num_envs is None else 60]
+
+
+@pytest.mark.parametrize("num_envs", [None, 3], ids=["scalar", "vector"])
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))],
+    ids=["deepcopy", "pickle"],
+)
+def test_copies_go_on_alike(
+    name: str, duplicate: Callable[[Any], Any], num_envs: int | None
+) -> None:
+    env, actions = mid_episode(name, num_envs)
+    twin = duplicate(env)
+    expected = play(env, actions)
+    assert_same(play(twin, actions), expected)
+    assert_same(twin.reset(), env.reset())
+
+
+@pytest.mark.parametrize("num_envs", [None, 3], ids=["scalar", "vector"])
+def test_states_move_to_another_instance(name: str, num_envs: int | None) -> None:
+    env, actions = mid_episode(name, num_envs)
+    state = pickle.loads(pickle.dumps(env.get_state()))
+    expected = play(env, actions)
+    other: Any = make(name) if num_envs is None else make_vec(name, num_envs)
+    for _ in range(2):
+        other.set_state(state)
+        assert_same(play(other, actions), expected)
+    assert_same(other.reset(), env.reset())
+    env.set_state(state)
+    assert_same(play(env, actions), expected)
+
+
+def test_states_of_other_settings_are_refused() -> None:
+    env, vector = make(PLAIN), make_vec(PLAIN, 2)
+    for ours, theirs in ((env, make(PLAIN, C=2)), (vector, make_vec(PLAIN, 2, C=2))):
+        with pytest.raises(ValueError, match="another configuration"):
+            ours.set_state(theirs.get_state())
+    with pytest.raises(ValueError, match="the state has 3 lanes, this environment 2"):
+        vector.set_state(make_vec(PLAIN, 3).get_state())
+
+
+def run_async(name: str, context: str) -> None:
+    """Compare an AsyncVectorEnv with a SyncVectorEnv, after this process has used its threads."""
+    wide = make_vec(name, 64, budget=2, test_size=100)
+    wide.reset(seed=0)
+    wide.step(np.zeros(64, np.int64))
+    wide.step(np.zeros(64, np.int64))
+    torch.randn(500, 500) @ torch.randn(500, 500)
+    makers = [lambda: make(name)] * 2
+    theirs = SyncVectorEnv(makers)
+    ours = AsyncVectorEnv(makers, context=context)
+    try:
+        assert_same(ours.reset(seed=1), theirs.reset(seed=1), lane_tolerance(name))
+        for _ in range(25):
+            ours.step_async(np.zeros(2, np.int64))
+            results = ours.step_wait(timeout=60), theirs.step(np.zeros(2, np.int64))
+            assert_same(*results, lane_tolerance(name))
+    finally:
+        ours.close(terminate=True)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_environments_survive_a_fork(name: str) -> None:
+    run_async(name, "fork")
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("context", ["forkserver", "spawn"])
+def test_environments_run_in_fresh_processes(context: str) -> None:
+    run_async(PLAIN, context)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("context", ["forkserver", "spawn"])
+def test_every_environment_runs_in_fresh_processes(name: str, context: str) -> None:
+    run_async(name, context)
+
+
+# ------------------------------------------------------------------------------ actions and masks
+
+BAD_ACTIONS = [
+    (2, "is 2, but must be an integer in 0..1"),
+    (-1, "is -1, but must be"),
+    (np.nan, "is nan, but must be"),
+    (np.inf, "is inf, but must be"),
+    (0.5, "is 0.5, but must be"),
+    ("accept", "actions must be numbers, got"),
+    (None, "actions must be numbers, got object"),
+    (1j, "actions must be numbers, got complex"),
+]
+
+
+@pytest.mark.parametrize(("action", "message"), BAD_ACTIONS)
+def test_malformed_actions(action: Any, message: str) -> None:
+    env, vector = make(PLAIN), make_vec(PLAIN, 3)
+    env.reset(seed=0)
+    vector.reset(seed=0)
+    before = pickle.dumps(env.get_state()), pickle.dumps(vector.get_state())
+    named = f"lane {{}} {message}" if message.startswith("is") else message
+    with pytest.raises(ValueError, match=named.format(0)):
+        env.step(action)
+    with pytest.raises(ValueError, match=named.format(1)):
+        vector.step(np.array([0, action, 0]))
+    assert (pickle.dumps(env.get_state()), pickle.dumps(vector.get_state())) == before
+
+
+@pytest.mark.parametrize("action", [np.zeros(1), np.zeros(2), [[0]], []])
+def test_scalar_actions_of_the_wrong_shape(action: Any) -> None:
+    env = make(PLAIN)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"actions must have shape \(1,\), got shape"):
+        env.step(action)
+
+
+@pytest.mark.parametrize("actions", [0, np.zeros(2), np.zeros((3, 1)), [[0], [0, 1], 0], []])
+def test_vector_actions_of_the_wrong_shape(actions: Any) -> None:
+    vector = make_vec(PLAIN, 3)
+    vector.reset(seed=0)
+    with pytest.raises(ValueError, match=r"actions must .*shape \(3,\), got"):
+        vector.step(actions)
+
+
+@pytest.mark.parametrize("action", [1, 1.0, True, np.uint8(1), np.float32(1), np.array(1)])
+def test_well_formed_actions_of_any_number_type(action: Any) -> None:
+    env = make(PLAIN)
+    env.reset(seed=0)
+    assert env.step(action)[4]["accepted"] == 0
+    vector = make_vec(PLAIN, 2)
+    vector.reset(seed=0)
+    assert not vector.step([action, action])[4]["accepted"].any()
+
+
+def test_actions_of_lanes_that_reset_are_ignored() -> None:
+    vector = make_vec(PLAIN, 2, budget=3)
+    vector.reset(seed=0)
+    vector.reset(options={"reset_mask": np.array([True, False])})
+    for _ in range(3):
+        *_, infos = vector.step(np.zeros(2))
+    vector.reset(options={"reset_mask": np.array([False, True])})
+    _, rewards, _, _, infos = vector.step([np.nan, 0])
+    assert rewards[0] == 0
+    assert infos["_accepted"].tolist() == [False, True]
+
+
+def test_actions_are_checked_against_every_kind_of_space() -> None:
+    lanes = np.arange(2)
+    box = gym.spaces.Box(np.array([0, -1], np.float32), np.array([1, 1], np.float32))
+    good = np.array([[0, -1], [1, 1]], np.float32)
+    assert np.array_equal(validate_actions(box, good, 2, lanes), good)
+    bad = np.array([[0, 0], [-0.5, 0]])
+    with pytest.raises(ValueError, match=r"lane 1, component \(0,\) is -0.5, but must be in"):
+        validate_actions(box, bad, 2, lanes)
+    assert np.array_equal(validate_actions(box, bad, 2, lanes[:1]), bad[:1])
+    several = gym.spaces.MultiDiscrete([2, 3])
+    chosen = validate_actions(several, [[1.0, 2.0], [0.0, 0.0]], 2, lanes)
+    assert chosen.dtype == np.int64
+    with pytest.raises(ValueError, match=r"lane 0, component \(0,\) is 2, but must be integers"):
+        validate_actions(several, [[2, 2], [0, 0]], 2, lanes)
+    with pytest.raises(TypeError, match="no check for actions of"):
+        validate_actions(gym.spaces.MultiBinary(2), [[0, 0], [0, 0]], 2, lanes)
+
+
+def test_action_masks_agree_and_say_what_is_projected(name: str) -> None:
+    env, vector = make(name), make_vec(name, 2)
+    env.reset(seed=0)
+    vector.reset(seed=0)
+    over = False
+    while not over:
+        mask = env.action_masks()
+        assert mask.dtype == np.bool_
+        assert mask.shape == (env.action_space.n,)
+        masks = vector.action_masks()
+        assert masks.shape == (2, env.action_space.n)
+        assert np.array_equal(masks[0], mask)
+        action = 1
+        *_, over, _, info = env.step(action)
+        vector.step([action, action])
+        assert info["projected"] == (not mask[action])
+    assert not mask.all()
+
+
+def test_steps_without_an_episode_need_a_reset(name: str) -> None:
+    env = make(name, budget=2)
+    vector = make_vec(name, 2, budget=2, autoreset_mode=AutoresetMode.DISABLED)
+    for _ in range(2):
+        with pytest.raises(gym.error.ResetNeeded, match="no episode is running"):
+            env.step(0)
+        with pytest.raises(gym.error.ResetNeeded, match="lane 0 has no running episode"):
+            vector.step([0, 0])
+        env.reset(seed=0)
+        vector.reset(seed=0)
+        assert not env.step(0)[2]
+        assert env.step(0)[2]
+        vector.step([0, 0])
+        vector.step([0, 0])
+    vector.reset(seed=0)
+    assert make_vec(name, 1).reset(options={"reset_mask": np.array([True])})
+
+
+def test_a_lane_that_never_began_is_named() -> None:
+    vector = make_vec(PLAIN, 3)
+    vector.reset(options={"reset_mask": np.array([True, False, True])})
+    with pytest.raises(gym.error.ResetNeeded, match="lane 1 has no running episode"):
+        vector.step([0, 0, 0])
+
+
+# ---------------------------------------------------------------------------------- configuration
+
+NOT_COUNTS = (0, -1, 1.5, None, "3", True)
+NOT_OPTIONAL_COUNTS = (0, -1, 1.5, "3", True)
+NOT_POSITIVE = (0, -1.0, np.nan, np.inf, None, "1", True)
+BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
+    RetransmissionConfig: {
+        "dataset": ("imagenet", None),
+        "classes": ((3,), (), (3, 3), (1, 2, 3)),
+        "image_size": NOT_OPTIONAL_COUNTS,
+        "learner": ("forest", None, "svm-ova"),
+        "budget": NOT_COUNTS,
+        "mean_snr_db": (-30.1, 60.1, np.nan, np.inf, None, "10"),
+        "initial_samples": (*NOT_COUNTS, 1),
+        "retrain_every": NOT_COUNTS,
+        "n_devices": NOT_COUNTS,
+        "buffer_size": NOT_OPTIONAL_COUNTS,
+        "partition": ("sorted", None),
+        "validation_size": NOT_COUNTS,
+        "test_size": NOT_OPTIONAL_COUNTS,
+        "alignment_probability": (0.5, 1, 0.1, np.nan, None),
+        "C": NOT_POSITIVE,
+        "tolerance": (1e-7, 0.11, 0, np.nan, None),
+        "hidden_size": NOT_COUNTS,
+        "learning_rate": NOT_POSITIVE,
+        "batch_size": NOT_COUNTS,
+        "train_steps": NOT_COUNTS,
+        "track_test": (1, 0, None, "yes"),
+    },
+}
+
+
+def test_every_field_has_bad_values(name: str) -> None:
+    config_type = type(make(name).config)
+    assert set(BAD_VALUES[config_type]) == {field.name for field in fields(config_type)}
+
+
+@pytest.mark.parametrize(
+    ("config_type", "field", "value"),
+    [
+        (config_type, field, value)
+        for config_type, table in BAD_VALUES.items()
+        for field, values in table.items()
+        for value in values
+    ],
+)
+def test_bad_values_are_named(config_type: type[Any], field: str, value: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=field) as error:
+        config_type(**{field: value})
+    assert str(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_size", 5),
+        ("classes", (3, 10)),
+        ("test_size", 10_000),
+        ("validation_size", 10_000),
+        ("initial_samples", 5_000),
+    ],
+)
+def test_values_that_do_not_fit_the_data_are_named(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=field.replace("_", ".")):
+        make(PLAIN, **{field: value}).reset(seed=0)
+
+
+def test_configurations_come_as_dataclass_mapping_and_fields(name: str) -> None:
+    row = find_environment(name)
+    config = make(name).config
+    for maker in (make, lambda name, **given: make_vec(name, 2, **given)):
+        assert maker(name, config=config).config == config
+        assert maker(name, config=asdict(config)).config == config
+        assert maker(name, config=config, C=3).config == replace(config, C=3)
+        assert maker(name, config={"C": 3}).config == replace(config, C=3)
+        assert maker(name, config={"C": 3}, C=4).config.C == 4
+    for field, value in row.preset.items():
+        if field not in rollouts.SMALL[name]:
+            assert getattr(config, field) == value
+    assert make(name, initial_samples=24).config.initial_samples == 24
+
+
+@pytest.mark.filterwarnings("ignore:.*not in the possible render_modes:UserWarning")
+def test_unknown_fields_and_foreign_configurations() -> None:
+    for maker in (make, lambda name, **given: make_vec(name, 2, **given)):
+        with pytest.raises(TypeError, match=r"has no field 'bugdet'; its fields are dataset, "):
+            maker(PLAIN, bugdet=3)
+        with pytest.raises(TypeError, match=r"has no field 'bugdet'"):
+            maker(PLAIN, config={"bugdet": 3})
+        for wrong in (3, RetransmissionConfig, find_environment(PLAIN)):
+            with pytest.raises(TypeError, match="config must be a RetransmissionConfig or a map"):
+                maker(PLAIN, config=wrong)
+        with pytest.raises(ValueError, match=r"render_mode must be one of .* got 'ascii'"):
+            maker(PLAIN, render_mode="ascii")
+    with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
+        make_vec(PLAIN, 0)
+
+
+def test_specifications_travel_through_json(name: str) -> None:
+    config = asdict(make(name).config)
+    for given in ({"config": config}, {**rollouts.SMALL[name], "C": 0.5}):
+        env = gym.make(f"edge_gym/{name}", **given)
+        assert env.spec is not None
+        again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+        assert again.unwrapped.config == env.unwrapped.config
+        assert_same(again.reset(seed=0), env.reset(seed=0))
