@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 
 class AgentError(ValueError):
@@ -28,8 +28,9 @@ def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]], header: Any) -
     # A fixed name: what a killed run leaves behind, the resumed one writes over.
     partial = path.with_name(f".{path.name}.partial")
     try:
-        save_file(contiguous, partial, {"edge_gym": json.dumps(document)})
-        with partial.open("rb+") as file:
+        with partial.open("wb") as file:
+            file.write(save(contiguous, {"edge_gym": json.dumps(document)}))
+            file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     finally:

@@ -111,6 +111,36 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Imitation:
+    """A baseline that the agent imitates before it learns by itself.
+
+    Attributes:
+        policy: ``name`` of the baseline, and its parameters.
+        episodes: Training episodes that are played.
+        noise: Share of actions taken at random, and how unsure the imitator shall be.
+        epochs: Passes over what was played.
+        batch_size: Steps in a mini-batch.
+        learning_rate: Adam's step size.
+    """
+
+    policy: Mapping[str, Any]
+    episodes: int = 192
+    noise: float = 0.15
+    epochs: int = 8
+    batch_size: int = 1024
+    learning_rate: float = 2e-3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.policy, Mapping) or "name" not in self.policy:
+            raise ValueError(f"imitation.policy must be a mapping with name, got {self.policy!r}")
+        check_integer("imitation.episodes", self.episodes, 1)
+        check_number("imitation.noise", self.noise, 0, 0.5)
+        check_integer("imitation.epochs", self.epochs, 1)
+        check_integer("imitation.batch_size", self.batch_size, 1)
+        check_number("imitation.learning_rate", self.learning_rate, 0, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How an agent is trained.
 
@@ -125,6 +155,7 @@ class Recipe:
         reward_scale: Factor on the rewards that the algorithm sees.
         action_bias: Initial bias of each action in the policy's last layer; None for zeros.
         network: The policy's network.
+        imitation: The baseline that a PPO agent begins from; None to begin at random.
         hyperparameters: The algorithm's own, every one of ``HYPERPARAMETERS``.
         evaluation: How checkpoints are compared.
 
@@ -142,6 +173,7 @@ class Recipe:
     reward_scale: float = 1.0
     action_bias: tuple[float, ...] | None = None
     network: Network = Network()
+    imitation: Imitation | None = None
     hyperparameters: Mapping[str, Any]
     evaluation: Evaluation
 
@@ -158,6 +190,8 @@ class Recipe:
             object.__setattr__(self, "action_bias", _as_tuple("action_bias", self.action_bias))
             for value in self.action_bias:
                 check_number("action_bias", value)
+        if self.imitation is not None and self.algorithm != "ppo":
+            raise ValueError(f"imitation is for ppo, not for {self.algorithm}")
         if not isinstance(self.train_config, Mapping):
             raise ValueError(f"train_config must be a mapping, got {self.train_config!r}")
         checks = HYPERPARAMETERS[self.algorithm]
@@ -192,8 +226,9 @@ def parse_recipe(values: Any, where: str) -> Recipe:
     try:
         _check_fields("the recipe", values, Recipe)
         values = dict(values)
-        for name, part in (("network", Network), ("evaluation", Evaluation)):
-            if name in values:
+        parts = (("network", Network), ("evaluation", Evaluation), ("imitation", Imitation))
+        for name, part in parts:
+            if values.get(name) is not None:
                 _check_fields(name, values[name], part)
                 values[name] = part(**values[name])
         return Recipe(**values)

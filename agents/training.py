@@ -38,6 +38,7 @@ from rich.progress import (
 from edge_gym import seeds
 from edge_gym.agents.checkpoint import model_state, pack, set_model_state, unpack
 from edge_gym.agents.files import AgentError, plain, read_tensors, write_tensors
+from edge_gym.agents.imitation import imitate
 from edge_gym.agents.networks import ACTIVATIONS, ScaledFeatures, set_action_bias
 from edge_gym.agents.recipe import Recipe, find_recipe, load_recipe
 from edge_gym.agents.sb3 import (
@@ -181,6 +182,9 @@ class _Run:
         if remaining > 0:
             with self._bar() as advance, _deferred_interrupt() as interrupted:
                 begun = self.model.num_timesteps > 0
+                if self.recipe.imitation is not None and not begun:
+                    assert isinstance(self.model, PPO)
+                    imitate(self.model, self.env, self.recipe.imitation)
                 callback = _BetweenRollouts(self, advance, interrupted)
                 self.model.learn(remaining, callback, reset_num_timesteps=not begun)
                 self.between_rollouts(last=True)
@@ -201,7 +205,9 @@ class _Run:
         if evaluating:
             self._evaluate()
         every = self.recipe.checkpoint_every
-        if evaluating or interrupted or now // every > self.saved_at // every:
+        due = evaluating or interrupted or now // every > self.saved_at // every
+        # At the very start there is nothing to keep: a resumed run begins again.
+        if due and now > 0:
             self._save()
         if interrupted:
             raise TrainingInterrupted(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -141,15 +140,10 @@ def tuned_path() -> Path:
     return Path(str(resources.files("edge_gym.baselines"))) / "tuned.yaml"
 
 
-@functools.lru_cache(maxsize=1)
-def _read(path: Path, changed_ns: int) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-
-
 def shipped_tunings() -> dict[str, Any]:
     """Return what ``tuned.yaml`` holds: environment name → ``config`` and ``policies``."""
     path = tuned_path()
-    return _read(path, path.stat().st_mtime_ns) if path.exists() else {}
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
 
 
 def changed_fields(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:

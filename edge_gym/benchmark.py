@@ -149,6 +149,8 @@ def measure(
         if progress is not None:
             progress(f"measuring {row.name}", len(rows), len(LANES) + 2)
 
+    if progress is not None:
+        progress(f"measuring {row.name}", 0, len(LANES) + 2)
     # Forks come first, while this process is small and has no threads.
     try:
         finished(_measure_subprocesses(row.id, seconds, processes))

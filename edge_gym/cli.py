@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
 
 from edge_gym.registration import ENVIRONMENTS, find_environment
 from edge_gym.seeds import EVALUATION
@@ -28,8 +29,23 @@ if TYPE_CHECKING:
 USAGE_ERROR, INTERRUPTED = 2, 130
 _PIPE_WIDTH = 160
 
+
+class _StoppedError(Exception):
+    """Ctrl-C with nothing to keep."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        # What becomes of an interrupt above differs between typer's versions.
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _StoppedError from error
+
+
 app = typer.Typer(
     name="edge-gym",
+    cls=_Commands,
     help="Gymnasium environments for wireless edge learning.",
     no_args_is_help=True,
     add_completion=False,
@@ -68,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         return int(app(arguments, standalone_mode=False) or 0)
-    except typer.Abort:
+    except _StoppedError:
         return _complain("stopped", INTERRUPTED)
     except click_error as error:
         return _complain(error.format_message())  # type: ignore[attr-defined]
@@ -384,13 +400,15 @@ def _print_results(results: Results) -> None:
         None,
     )
     best = next((r.difference.baseline for r in results.policies.values() if r.difference), None)
-    columns = ["policy", "return", "95 % interval", "IQM", "score"]
+    scored = any(result.normalised is not None for result in results.policies.values())
+    columns = ["policy", "return", "95 % interval", "IQM"] + ["score"] * scored
     columns += [f"minus {best}", "95 % interval"] if best else []
     columns += [metric.replace("_", " ")] if metric else []
     rows = []
     for name, result in sorted(results.policies.items(), key=lambda item: -item[1].mean):
-        score = "" if result.normalised is None else f"{result.normalised:.2f}"
-        row = [name, f"{result.mean:.4f}", _interval(result.ci95), f"{result.iqm:.4f}", score]
+        row = [name, f"{result.mean:.4f}", _interval(result.ci95), f"{result.iqm:.4f}"]
+        if result.normalised is not None:
+            row.append(f"{result.normalised:.2f}")
         if result.difference:
             row += [f"{result.difference.mean:+.4f}", _interval(result.difference.ci95, "+")]
         if metric:

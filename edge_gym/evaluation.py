@@ -177,7 +177,7 @@ def run_episodes(
         env: A vector environment made with ``autoreset_mode`` ``DISABLED``.
         policy: What acts; a plain function gets the observations of all lanes.
         seeds: The episodes' seeds.
-        progress: Told whenever episodes end.
+        progress: Told at the start and whenever episodes end.
         record: Names of step infos to keep along the episodes.
 
     Raises:
@@ -212,6 +212,8 @@ class _Run:
 
     def finish(self, progress: EpisodeProgress | None) -> Episodes:
         env, n = self.env, len(self.seeds)
+        if progress is not None:
+            progress(0, n)
         observations = self._begin(np.ones(env.num_envs, np.bool_))
         masked = hasattr(env, "action_masks") and self._has_masks()
         while True:

@@ -186,7 +186,8 @@ def rrm_fig5(
     rules' defaults: the document gives none.
 
     Raises:
-        ValueError: If a value is out of range, or another learner than ``svm`` is asked for.
+        ValueError: If a value is out of range, another learner than ``svm`` is asked for, or so
+            few samples are sent that a bar of the picture has none.
         OSError: If ``out`` cannot be written to.
         edge_gym.data.DataError: If data are missing; the message says what to do.
 
@@ -288,6 +289,11 @@ def _retransmissions(
             samples = inside.sum(axis=1)
             total = np.where(inside, counts[name], 0).sum(axis=1)
             table[samples > 0, column] = total[samples > 0] / samples[samples > 0]
+        if np.isnan(table).all(axis=0).any():
+            raise ValueError(
+                f"{name} accepted too few samples to tell its retransmissions apart by "
+                "uncertainty: run more episodes or a larger budget"
+            )
         means = np.nanmean(table, axis=0)
         bins[name] = np.where(np.isnan(table), means, table)
     return edges, bins
@@ -405,8 +411,8 @@ def _draw_fig5(findings: Findings, path: Path) -> None:
         retransmissions.bar(
             middle + offset, means, 0.38, yerr=spread, color=_FIG5_POLICIES[name], ecolor=INK
         )
-    labels = [f"{a:.1f}–{b:.1f}" for a, b in itertools.pairwise(edges[:-1])]
-    retransmissions.set_xticks(middle, [*labels, f"> {edges[-2]:.1f}"])
+    labels = [f"{a:.2g}–{b:.2g}" for a, b in itertools.pairwise(edges[:-1])]
+    retransmissions.set_xticks(middle, [*labels, f"> {edges[-2]:.2g}"])
     retransmissions.set_xlabel("uncertainty 1/d before noise, equal shares", color=INK)
     retransmissions.set_title("(b) retransmissions of a sample", fontsize=10, color=INK)
     for axes in grid[0]:

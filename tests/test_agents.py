@@ -27,7 +27,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import edge_gym
 from edge_gym.agents import (
@@ -207,8 +207,22 @@ def test_adapter_attributes_and_methods() -> None:
         env.set_attr("render_mode", None, indices=[0])
     assert env.env_is_wrapped(Monitor) == [True] * 3
     assert env.env_is_wrapped(gym.Wrapper) == [False] * 3
-    assert list(env.get_images()) == [None] * 3
+    with pytest.warns(UserWarning, match="render_mode"):
+        assert list(env.get_images()) == [None] * 3
     env.close()
+
+
+def test_adapter_pictures() -> None:
+    env = gym.make_vec(
+        ID, num_envs=2, autoreset_mode="SameStep", config=TINY, render_mode="rgb_array"
+    )
+    adapter = LaneVecEnv(env)
+    adapter.reset()
+    pictures = list(adapter.get_images())
+    assert [picture.shape[-1] for picture in pictures if picture is not None] == [3, 3]
+    tiled = adapter.render()
+    assert tiled is not None
+    assert tiled.shape[0] >= pictures[0].shape[0]
 
 
 def test_adapter_options_and_modes() -> None:
@@ -554,10 +568,31 @@ def test_interrupt_saves_and_resumes(
     assert final_state(tmp_path) == final_state(finished[algorithm])
 
 
+def test_interrupt_at_the_start(
+    finished: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reset = LaneVecEnv.reset
+
+    def interrupted_reset(self: LaneVecEnv) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return reset(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LaneVecEnv, "reset", interrupted_reset)
+        with pytest.raises(TrainingInterrupted, match="stopped at step 0"):
+            tiny_train("ppo", tmp_path)
+    tiny_train("ppo", tmp_path, resume=True)
+    assert run_files(tmp_path) == run_files(finished["ppo"])
+
+
 def test_training_in_a_thread(tmp_path: Path) -> None:
     """Signals belong to the main thread; training does not."""
     found: list[Path] = []
-    thread = threading.Thread(target=lambda: found.append(tiny_train("ppo", tmp_path, steps=64)))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(tiny_recipe("ppo", steps=64).as_mapping()))
+    thread = threading.Thread(
+        target=lambda: found.append(tiny_train("ppo", tmp_path, recipe=recipe))
+    )
     thread.start()
     thread.join()
     assert found == [tmp_path / "best.safetensors"]
@@ -598,7 +633,7 @@ def test_kill_at_random_moments(
     command = [sys.executable, "-c", script, algorithm, str(tmp_path)]
     rng = random.Random(algorithm)
     kills = 0
-    for _ in range(12):
+    for _ in range(6):
         process = subprocess.Popen(command)
         recipe = tmp_path / "recipe.yaml"
         recipe.unlink(missing_ok=True)
@@ -655,6 +690,8 @@ def test_saved_agents_act_as_their_models(tmp_path: Path, algorithm: str, activa
             parameter.copy_(torch.randn_like(parameter))
     path = save_agent(model, tmp_path / "agent", {"note": "ours"})
     assert path == tmp_path / "agent.safetensors"
+    (tmp_path / "any").touch()
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
     lanes = make_lanes(ID, 4, TINY)
     agent = load_agent(path, lanes)
     assert agent.metadata["note"] == "ours"
@@ -725,6 +762,10 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
         save_agent(pendulum, tmp_path / "odd", env=env)
     with pytest.raises(ValueError, match="names no observation columns"):
         save_agent(pendulum, tmp_path / "odd", env=gym.make("Pendulum-v1"))
+    scalar = make_vec_env(lambda: gym.make(ID, config=TINY), 2)
+    normalised = PPO("MlpPolicy", VecNormalize(scalar), **arguments)
+    with pytest.raises(ValueError, match="VecNormalize, which is not saved"):
+        save_agent(normalised, tmp_path / "odd")
     assert not list(tmp_path.iterdir())
 
 
@@ -809,12 +850,11 @@ def test_foreign_files(agent_file: Path, tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(
     agent_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(arrays: Any, path: Path, metadata: Any) -> None:
-        path.write_text("half")
+    def dying_fsync(descriptor: int) -> None:
         raise KilledError
 
     before = agent_file.read_bytes()
-    monkeypatch.setattr(files, "save_file", half)
+    monkeypatch.setattr(os, "fsync", dying_fsync)
     with pytest.raises(KilledError):
         files.write_tensors(agent_file, {}, {})
     assert agent_file.read_bytes() == before

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,7 @@ def test_episodes_do_not_depend_on_lanes(lanes: int) -> None:
     assert result.returns.tolist() == [row[0] for row in expected]
     assert result.lengths.tolist() == [row[1] for row in expected]
     assert result.infos["score"].tolist() == [row[2] for row in expected]
+    assert calls[0] == (0, 11)
     assert calls[-1] == (11, 11)
     drawn = result.curves["drawn"]
     assert np.isnan(drawn).sum(axis=1).tolist() == [
@@ -206,7 +207,7 @@ def test_interval_corner_cases() -> None:
 
 def test_seed_ranges_are_disjoint() -> None:
     ranges = (seeds.TRAINING, seeds.TUNING, seeds.SELECTION, seeds.EVALUATION)
-    for before, after in zip(ranges, ranges[1:], strict=False):
+    for before, after in itertools.pairwise(ranges):
         assert len(before)
         assert before.stop <= after.start
     assert seed_warning(range(900_000, 900_100)) is None
@@ -335,9 +336,9 @@ def test_an_early_interrupt_leaves_earlier_results(
 
     (tmp_path / "results.json").write_text("old")
     monkeypatch.setattr(comparison, "run_episodes", stop)
-    with pytest.raises(KeyboardInterrupt), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        compare("Retransmission-v0", NAMES, episodes=4, overrides=SMALL, out=tmp_path)
+    options: dict[str, Any] = {"overrides": SMALL, "out": tmp_path, "report": print}
+    with pytest.raises(KeyboardInterrupt):
+        compare("Retransmission-v0", NAMES, episodes=4, **options)
     assert (tmp_path / "results.json").read_text() == "old"
 
 

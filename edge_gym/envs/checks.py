@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:
     """Raise a ValueError unless ``value`` is an integer in [low, high]."""
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= low
+    good = isinstance(value, Integral) and not isinstance(value, bool) and value >= low
     if not good or (high is not None and value > high):
         wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
         raise ValueError(f"{name} must be an integer {wanted}, got {value!r}")
@@ -25,7 +26,7 @@ def check_number(
     open_high: bool = False,
 ) -> None:
     """Raise a ValueError unless ``value`` is a finite number in the interval."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     good = good and (value > low if open_low else value >= low)
     good = good and (value < high if open_high else value <= high)
     if not good:

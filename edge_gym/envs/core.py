@@ -258,7 +258,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         """The observation's tables by part: ``""`` for a flat observation."""
         return self.problem.tables
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each lane's generator."""
         return tuple(self.problem.generators)
@@ -372,7 +372,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         self._begun = state["begun"].copy()
         self._done = state["done"].copy()
 
-    def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """Return one picture per lane, ``(height, width, 3)`` uint8; None without a render mode."""
         if self.render_mode is None:
             gym.logger.warn("render() needs render_mode='rgb_array' when the environment is made")
@@ -506,7 +506,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         """
         masks = self.problem.action_masks()
         if masks is not None:
-            return masks[0]
+            return np.asarray(masks[0])
         if not isinstance(self.action_space, spaces.Discrete):
             raise AttributeError(f"{type(self).__name__} has no discrete actions to mask")
         return np.ones(int(self.action_space.n), np.bool_)
@@ -531,7 +531,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         self.problem.set_state(np.zeros(1, np.int64), state["problem"])
         self._running = state["running"]
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """Return the picture, ``(height, width, 3)`` uint8, in ``rgb_array`` mode, else None."""
         if self.render_mode is None:
             gym.logger.warn("render() needs a render_mode when the environment is made")

@@ -90,12 +90,9 @@ class RetransmissionConfig:
     def __post_init__(self) -> None:
         check_choice("dataset", self.dataset, DATASETS)
         if self.classes is not None:
+            self._check_classes(self.classes)
             # A specification that travelled through JSON brings a list.
-            object.__setattr__(self, "classes", tuple(self.classes))
-            if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
-                raise ValueError(
-                    f"classes must be two or more different classes, got {self.classes!r}"
-                )
+            object.__setattr__(self, "classes", tuple(map(int, self.classes)))
         if self.image_size is not None:
             check_integer("image_size", self.image_size, 1)
         check_choice("learner", self.learner, LEARNERS)
@@ -116,7 +113,12 @@ class RetransmissionConfig:
         if self.test_size is not None:
             check_integer("test_size", self.test_size, 1)
         check_number(
-            "alignment_probability", self.alignment_probability, 0.5, 1, open_low=True, open_high=True
+            "alignment_probability",
+            self.alignment_probability,
+            0.5,
+            1,
+            open_low=True,
+            open_high=True,
         )
         check_number("C", self.C, 0, open_low=True)
         check_number("tolerance", self.tolerance, 1e-6, 0.1)
@@ -126,6 +128,14 @@ class RetransmissionConfig:
         check_integer("train_steps", self.train_steps, 1)
         if not isinstance(self.track_test, bool):
             raise ValueError(f"track_test must be true or false, got {self.track_test!r}")
+
+    @staticmethod
+    def _check_classes(classes: Any) -> None:
+        good = isinstance(classes, (tuple, list)) and len(classes) >= 2
+        if not good or len(set(classes)) < len(classes):
+            raise ValueError(f"classes must be two or more different classes, got {classes!r}")
+        for label in classes:
+            check_integer("classes", label, 0)
 
 
 def required_snr(
@@ -178,8 +188,12 @@ def observation_table(config: RetransmissionConfig) -> ObservationTable:
             "samples", "sample", 0, 1e6, "samples acquired", config.budget / 4, config.budget / 4
         ),
         Column("unlearned", "sample", 0, 1e6, "samples accepted since the last training", 5, 5),
-        Column("class_balance", "1", 0, 1, "entropy of the acquired labels over its maximum", 1, 0.1),
-        Column("label_share", "1", 0, 100, "share of this label among the acquired, times C", 1, 0.3),
+        Column(
+            "class_balance", "1", 0, 1, "entropy of the acquired labels over its maximum", 1, 0.1
+        ),
+        Column(
+            "label_share", "1", 0, 100, "share of this label among the acquired, times C", 1, 0.3
+        ),
         Column("accuracy", "1", 0, 1, "validation accuracy", 0.85, 0.1),
         Column(
             "accuracy_slope", "1/training", -1, 1, "smoothed gain of accuracy a training", 0, 0.01
@@ -488,9 +502,7 @@ class Retransmission(Problem):
     def _draw_sequence(self, rng: np.random.Generator, pool: IntArray) -> IntArray:
         """Return which sample comes when: a random device's next one, each buffer shuffled anew."""
         config = self.config
-        parts = partition(
-            rng, self.features.train_labels[pool], config.n_devices, config.partition
-        )
+        parts = partition(rng, self.features.train_labels[pool], config.n_devices, config.partition)
         buffers = [pool[rng.permutation(part)[: config.buffer_size]] for part in parts]
         devices = rng.integers(config.n_devices, size=config.budget)
         sequence = np.empty(config.budget, np.int64)

@@ -1,0 +1,350 @@
+"""Every command, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import edge_gym.agents
+from edge_gym import benchmark, comparison
+from edge_gym.baselines import tuning
+from edge_gym.cli import main
+from edge_gym.registration import ENVIRONMENTS
+
+ID = "Retransmission-v0"
+SMALL = {"budget": 24, "image_size": 7, "validation_size": 60, "test_size": 40}
+SET = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
+RULES = ["--policy", "random", "--policy", "channel-aware:max_snr_db=13"]
+
+
+def succeed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run what must end in one line on standard error, and return it."""
+    assert main(arguments) == 2
+    streams = capsys.readouterr()
+    lines = [line for line in streams.err.splitlines() if line.strip()]
+    assert streams.out == ""
+    assert len(lines) == 1, streams.err
+    assert lines[0].startswith("edge-gym: ")
+    return lines[0]
+
+
+def test_help_is_quick_and_light() -> None:
+    code = (
+        "import sys, time; begin = time.perf_counter(); from edge_gym.cli import main; "
+        "main(['--help']); heavy = {'torch', 'matplotlib', 'stable_baselines3', 'numba'}; "
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("list", "compare", "evaluate", "train", "watch", "tune", "reproduce", "benchmark"):
+        assert name in done.stdout
+
+
+def test_module_runs() -> None:
+    command = [sys.executable, "-m", "edge_gym", "list", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [row["id"] for row in json.loads(done.stdout)] == [row.id for row in ENVIRONMENTS]
+    command[-2:] = ["compare", "Nothing-v0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("edge-gym: unknown environment")
+    assert "Traceback" not in done.stderr
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(row.name in succeed(capsys, "list") for row in ENVIRONMENTS[:1])
+
+
+def test_compare(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["compare", f"edge_gym/{ID}", *RULES, "--episodes", "4", "--lanes", "2", *SET]
+    out = succeed(capsys, *arguments, "--out", str(tmp_path))
+    assert "channel-aware:max_snr_db=13" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "comparison.png",
+        "episodes.csv",
+        "results.json",
+    ]
+    content = json.loads((tmp_path / "results.json").read_text())
+    again = succeed(capsys, *arguments, "--json", "--out", str(tmp_path))
+    assert json.loads(again) == content
+    assert content["config"]["budget"] == 24
+
+
+def test_compare_writes_where_it_is_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    succeed(capsys, "compare", ID, *RULES, "--episodes", "2", *SET, "--set", "classes=[1, 7]")
+    content = json.loads((tmp_path / "results" / ID / "results.json").read_text())
+    assert content["config"]["classes"] == [1, 7]
+
+
+def test_compare_takes_everything_that_applies(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_gym.policies.tuned_parameters", lambda *_: {"max_snr_db": 9.0})
+    arguments = ["compare", ID, "--episodes", "2", *SET, "--json", "--out", str(tmp_path)]
+    content = json.loads(succeed(capsys, *arguments))
+    names = ["random", "no-retransmission"]
+    for rule in ("channel-aware", "importance-aware", "support-vector-aware"):
+        names += [rule, f"tuned-{rule}"]
+    assert list(content["policies"])[: len(names)] == names
+    assert set(content["policies"]) - set(names) <= {"ppo", "dqn"}
+    assert content["policies"]["tuned-channel-aware"]["parameters"] == {"max_snr_db": 9.0}
+
+
+def test_ctrl_c_keeps_what_was_finished(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = comparison.run_episodes, []
+
+    def stop_at_second(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(comparison, "run_episodes", stop_at_second)
+    arguments = ["compare", ID, *RULES, "--episodes", "2", *SET, "--out", str(tmp_path)]
+    assert main(arguments) == 130
+    streams = capsys.readouterr()
+    assert "random" in streams.out
+    assert "what was finished is kept" in streams.err
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert (content["interrupted"], list(content["policies"])) == (True, ["random"])
+    # With nothing finished yet there is nothing to keep.
+    calls[:] = [1]
+    assert main(arguments) == 130
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_a_real_ctrl_c(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edge_gym", "compare", ID, *RULES, "--episodes", "100000"]
+    process = subprocess.Popen(
+        [*command, *SET, "--out", str(tmp_path / "new")], stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "new").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert errors.split() == ["edge-gym:", "stopped"]
+    assert not list((tmp_path / "new").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare"], "Missing argument 'ID'"),
+        (["compare", ID, "--episodes", "many"], "--episodes"),
+        (["compare", ID, "--colour"], "No such option"),
+        (["dance"], "No such command"),
+        (["compare", "Nothing-v0"], "unknown environment 'Nothing-v0'"),
+        (["compare", ID, "--policy", "chanel-aware"], "did you mean channel-aware"),
+        (["compare", ID, "--policy", "no/such/model"], "unknown policy 'no/such/model'"),
+        (["compare", ID, "--policy", "random", "--episodes", "1"], "episodes must be"),
+        (["compare", ID, "--policy", "random", "--set", "budget"], "--set takes field=value"),
+        (["compare", ID, "--policy", "random", "--set", "budgt=3"], "has no field 'budgt'"),
+        (["compare", ID, "--policy", "random", "--set", "budget=[1"], "cannot read the value"),
+        (["compare", ID, "--policy", "random", "--set", "budget=x"], "budget must be an integer"),
+        (["compare", ID, "--policy", "random", "--out", "/proc/x"], "cannot write to the folder"),
+        (["evaluate", "nobody", ID], "unknown policy 'nobody'"),
+        (["watch", ID, "--out", "episode.png"], "must end in .gif"),
+        (["watch", ID, "--every", "0"], "every must be an integer"),
+        (["watch", ID, "--out", "/proc/x/episode.gif"], "cannot write to the folder"),
+        (["tune", ID, "--policy", "random"], "nothing to tune"),
+        (["tune", ID, "--policy", "nothing"], "no baseline 'nothing'"),
+        (["tune", ID, "--episodes", "2"], "episodes must be in [8"),
+        (["tune", ID, "--set", "budget=24", "--write"], "leave out --set"),
+        (["reproduce", "figure-99"], "unknown reproduction 'figure-99'; there are rrm-fig5"),
+        (["reproduce", "rrm-fig5", "--set", "learner=cnn"], "learner 'svm'"),
+        (["benchmark", "Nothing-v0"], "unknown environment"),
+        (["benchmark", ID, "--seconds", "0"], "seconds must be"),
+        (["train", "ppo", "Nothing-v0"], "unknown environment"),
+    ],
+)
+def test_mistakes_are_one_line(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in fail(capsys, *arguments)
+
+
+def test_a_damaged_model_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    model = tmp_path / "agent.safetensors"
+    model.write_bytes(b"no agent at all")
+    assert str(model) in fail(capsys, "evaluate", str(model), ID, *SET)
+
+
+def test_tracebacks_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_GYM_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="unknown environment"):
+        main(["compare", "Nothing-v0"])
+
+
+class Accepting:
+    """Stands in for a trained agent."""
+
+    def begin(self, lanes: Any, seeds: Any) -> None:
+        pass
+
+    def act(self, observations: Any, masks: Any = None) -> Any:
+        return np.zeros(len(observations), np.int64)
+
+
+def test_evaluate(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "agent"
+    model.touch()
+    monkeypatch.setattr(edge_gym.agents, "load_agent", lambda spec, env: Accepting(), raising=False)
+    out = succeed(capsys, "evaluate", str(model), ID, "--episodes", "3", *SET, "--json")
+    content = json.loads(out)
+    assert content["policies"][str(model)]["kind"] == "learned"
+    assert content["policies"][str(model)]["difference"] is None
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def test_train(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+
+    def train(*args: Any, **kwargs: Any) -> Path:
+        calls.append((args, kwargs))
+        if kwargs["resume"]:
+            raise edge_gym.agents.TrainingInterrupted("go on with --resume")
+        return tmp_path / "best"
+
+    monkeypatch.setattr(edge_gym.agents, "train", train, raising=False)
+    arguments = ["train", "ppo", ID, "--steps", "64", "--seed", "3", "--set", "budget=24"]
+    assert succeed(capsys, *arguments).strip() == str(tmp_path / "best")
+    args, kwargs = calls[0]
+    assert args == ("ppo", f"edge_gym/{ID}")
+    assert kwargs == {
+        "recipe": None,
+        "steps": 64,
+        "seed": 3,
+        "out": Path("runs") / f"ppo-{ID}",
+        "resume": False,
+        "overrides": {"budget": 24},
+    }
+    assert main([*arguments, "--resume"]) == 130
+    assert "go on with --resume" in capsys.readouterr().err
+
+
+def test_watch(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "new" / "episode.gif"
+    arguments = ["--policy", "channel-aware", "--out", str(path), "--every", "10"]
+    succeed(capsys, "watch", ID, *arguments, *SET)
+    with Image.open(path) as film:
+        # The beginning, after 10 and 20 steps, and the end.
+        assert film.n_frames == 4  # type: ignore[attr-defined]
+
+
+def test_tune(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["tune", ID, "--policy", "channel-aware", "--episodes", "8", "--lanes", "4"]
+    content = json.loads(succeed(capsys, *arguments, *SET, "--json"))
+    assert content[0]["policy"] == "channel-aware"
+    assert content[0]["best"] in content[0]["trials"]
+    trial = tuning.Trial({"max_snr_db": 9.0}, 8, 0.1, (0.0, 0.2))
+    monkeypatch.setattr(tuning, "tuned_path", lambda: tmp_path / "tuned.yaml")
+    monkeypatch.setattr(tuning, "tune", lambda env, name, *_: tuning.Tuning(name, trial, (trial,)))
+    assert "best" in succeed(capsys, *arguments, "--write")
+    written = yaml.safe_load((tmp_path / "tuned.yaml").read_text())
+    assert written[ID]["policies"]["channel-aware"]["parameters"] == {"max_snr_db": 9.0}
+
+
+def test_reproduce(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    settings = [*SET, "--set", "dataset=mnist-subset", "--set", "retrain_every=4"]
+    settings += ["--set", "budget=150"]
+    arguments = ["reproduce", "rrm-fig5", "--quick", "--episodes", "8", "--out", str(tmp_path)]
+    content = json.loads(succeed(capsys, *arguments, *settings, "--json"))
+    assert content == json.loads((tmp_path / "rrm-fig5.json").read_text())
+    assert (tmp_path / "rrm-fig5.png").read_bytes().startswith(b"\x89PNG")
+    assert len(content["claims"]) == 5
+    assert {claim["verdict"] for claim in content["claims"]} <= {
+        "yes",
+        "partly",
+        "no",
+        "within noise",
+    }
+    curves = content["data"]["test_accuracy"]
+    assert all(
+        len(curve["mean"]) == len(content["data"]["channel_uses"]) for curve in curves.values()
+    )
+    assert "too few samples" in fail(capsys, *arguments, *settings, "--set", "budget=4")
+
+
+def test_reproduce_without_data(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge_gym import reproduce
+
+    def missing(name: str) -> Any:
+        raise reproduce.DataError(f"{name} is not there")
+
+    monkeypatch.setattr(reproduce, "load_dataset", missing)
+    message = fail(capsys, "reproduce", "rrm-fig5", "--quick", "--out", str(tmp_path))
+    assert message == "edge-gym: mnist is not there; or run it on the embedded images: " + (
+        "--set dataset=mnist-subset"
+    )
+
+
+def test_benchmark(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "LANES", (1, 4))
+    monkeypatch.setattr(benchmark, "COMPARED_LANES", 4)
+    monkeypatch.setattr(benchmark, "_PATIENCE", 1)
+    arguments = ["benchmark", ID, "--seconds", "0.05", "--processes", "2"]
+    (speeds,) = json.loads(succeed(capsys, *arguments, "--json"))
+    assert speeds["policy"] == "support-vector-aware"
+    measured = {(row["what"], row["lanes"]): row for row in speeds["rows"]}
+    assert {("edge_gym", 1), ("edge_gym", 4), ("scikit-learn refits", 4)} <= set(measured)
+    for row in measured.values():
+        assert row["steps_per_second"] > 0
+        if row["what"] == "edge_gym":
+            assert sum(row["shares"]) == pytest.approx(1)
+            assert all(0 <= share <= 1 for share in row["shares"])
+    assert any("times as many steps a second" in note for note in speeds["notes"])
+
+
+def test_scikit_learn_learns_the_same() -> None:
+    """The benchmark's other side solves the same problem, so it is beside the same task."""
+    from edge_gym.learning import make_learner
+    from edge_gym.learning.svm import SVMLearner
+
+    rng = np.random.default_rng(0)
+    ours = make_learner("svm-ovo", 2, (1, 1, 5), 3, tolerance=1e-5)
+    assert isinstance(ours, SVMLearner)
+    theirs = benchmark.SklearnLearner(ours)
+    lanes = np.arange(2)
+    for _ in range(40):
+        labels = rng.integers(3, size=2)
+        samples = (rng.normal(size=(2, 5)) + labels[:, None]).astype(np.float32)
+        for learner in (ours, theirs):
+            learner.append(lanes, samples, labels)
+    for learner in (ours, theirs):
+        learner.fit(lanes, [rng, rng])
+    np.testing.assert_allclose(ours.machines.weights, theirs.machines.weights, atol=0.02)
