@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+
+from edge_gym.files import replacing
 
 
 class AgentError(ValueError):
@@ -25,16 +26,8 @@ def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]], header: Any) -
     # One entry, because safetensors writes several in random order.
     document = {"sha256": _digest(contiguous, header), "content": header}
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A fixed name: what a killed run leaves behind, the resumed one writes over.
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(save(contiguous, {"edge_gym": json.dumps(document)}))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as scratch:
+        scratch.write_bytes(save(contiguous, {"edge_gym": json.dumps(document)}))
 
 
 def read_tensors(path: Path, what: str) -> tuple[dict[str, NDArray[Any]], Any]:

@@ -417,6 +417,15 @@ def _print_results(results: Results) -> None:
         rows.append(row)
     title = f"{results.environment}, {len(results.seeds)} episodes from seed {results.seeds[0]}"
     _print_table(title, columns, rows)
+    origins = {"document": "the documents' best rule", "ours": "our best rule"}
+    for name, result in results.policies.items():
+        if result.kind not in ("learned", "custom"):
+            continue
+        for kind, gap in result.differences.items():
+            print(
+                f"{name} minus {gap.baseline}, {origins[kind]}: "
+                f"{gap.mean:+.4f} {_interval(gap.ci95, '+')}"
+            )
 
 
 def _overrides(settings: Sequence[str] | None) -> dict[str, Any]:

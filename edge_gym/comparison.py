@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -80,6 +80,7 @@ class PolicyResult:
             policy is 1. None if one of these is missing, or if their paired difference is not
             above zero with 95 % confidence, for then the scale has no meaning.
         difference: To the best analytical policy; None if there is none.
+        differences: To the best rule of each kind, ``"document"`` and ``"ours"``, by kind.
         metrics: The last step's info, by name.
         kind: See ``policies.Contender``.
         source: Where the policy comes from.
@@ -92,6 +93,7 @@ class PolicyResult:
     ci95: Interval
     normalised: float | None
     difference: Difference | None
+    differences: dict[str, Difference]
     metrics: dict[str, Metric]
     kind: str
     source: str
@@ -309,30 +311,37 @@ def _summarise(
     interrupted: bool,
 ) -> Results:
     notes = list(notes)
-    analytical = [name for name in finished if contenders[name].analytical]
-    best = max(analytical, key=lambda name: finished[name].returns.mean(), default=None)
+    kinds: dict[str, list[str]] = {}
+    for name in finished:
+        if contenders[name].analytical:
+            kinds.setdefault(contenders[name].kind, []).append(name)
+    champions = {kind: _best(names, finished) for kind, names in kinds.items()}
+    best = _best(champions.values(), finished) if champions else None
+    rivals = sorted({*champions.values()})
     scale = _scale(finished, best, notes)
     policies: dict[str, PolicyResult] = {}
     for name, episodes in finished.items():
-        rows = [episodes.returns, *episodes.infos.values()]
-        if best is not None:
-            rows.append(episodes.returns - finished[best].returns)
-        intervals = mean_intervals(rows)
+        gaps = [episodes.returns - finished[rival].returns for rival in rivals]
+        intervals = mean_intervals([*gaps, episodes.returns, *episodes.infos.values()])
+        differences = {
+            rival: Difference(rival, float(gap.mean()), _ends(ends))
+            for rival, gap, ends in zip(rivals, gaps, intervals, strict=False)
+        }
+        own, *others = intervals[len(rivals) :]
         mean = float(episodes.returns.mean())
         policies[name] = PolicyResult(
             episodes=len(seeds),
             mean=mean,
             iqm=interquartile_mean(episodes.returns),
-            ci95=_ends(intervals[0]),
+            ci95=_ends(own),
             normalised=None if scale is None else (mean - scale[0]) / (scale[1] - scale[0]),
-            difference=None
-            if best is None
-            else Difference(best, float(rows[-1].mean()), _ends(intervals[-1])),
+            difference=None if best is None else differences[best],
+            differences={kind: differences[rival] for kind, rival in champions.items()},
             metrics={
                 info: Metric(float(values.mean()), _ends(ends))
                 if np.isfinite(values).all()
                 else Metric(None, None)
-                for (info, values), ends in zip(episodes.infos.items(), intervals[1:], strict=False)
+                for (info, values), ends in zip(episodes.infos.items(), others, strict=True)
             },
             kind=contenders[name].kind,
             source=contenders[name].source,
@@ -348,6 +357,10 @@ def _summarise(
         interrupted=interrupted,
         episodes=dict(finished),
     )
+
+
+def _best(names: Iterable[str], finished: Mapping[str, Episodes]) -> str:
+    return max(names, key=lambda name: finished[name].returns.mean())
 
 
 def _scale(finished: Mapping[str, Episodes], best: str | None, notes: list[str]) -> Interval | None:

@@ -31,16 +31,16 @@ def prepare_folder(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give the path of a scratch file that becomes ``path`` if the block succeeds."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    scratch = Path(name)
+    """Give the path of a scratch file that becomes ``path`` if the block succeeds.
+
+    The file is on the disk before it takes the place of the old one, so that not even a power cut
+    leaves half of it. Its name is fixed: what a killed process leaves behind is written over.
+    """
+    scratch = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield scratch
-        # Scratch files are private; results are for whoever may read the folder's other files.
-        umask = os.umask(0)
-        os.umask(umask)
-        scratch.chmod(0o666 & ~umask)
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)

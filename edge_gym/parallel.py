@@ -13,6 +13,8 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
+import numpy as np
+
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -56,10 +58,19 @@ def for_ranges(kernel: Callable[[int, int], object], size: int, grain: int = 1) 
     if _pool is None:
         _pool = ThreadPoolExecutor(thread_count(), thread_name_prefix="edge-gym")
     # More chunks than threads: lanes differ in work, and a late chunk must not stall the rest.
-    chunks = min(size, 4 * threads)
-    edges = [size * i // chunks for i in range(chunks + 1)]
-    futures = [_pool.submit(kernel, a, b) for a, b in itertools.pairwise(edges)]
-    # An error must not leave kernels at work on arrays that the caller goes on with.
-    wait(futures)
-    for future in futures:
-        future.result()
+    # Whoever is free takes the next one, this thread too: a task in the pool costs microseconds.
+    edges = np.linspace(0, size, min(size, 4 * threads) + 1).astype(int).tolist()
+    chunks = iter(list(itertools.pairwise(edges)))
+
+    def work() -> None:
+        for start, stop in chunks:
+            kernel(start, stop)
+
+    helpers = [_pool.submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        # An error must not leave kernels at work on arrays that the caller goes on with.
+        wait(helpers)
+    for helper in helpers:
+        helper.result()

@@ -49,6 +49,7 @@ from edge_gym.agents import (
     train,
     training,
 )
+from edge_gym.agents.imitation import imitate
 from edge_gym.agents.recipe import HYPERPARAMETERS, parse_recipe
 from edge_gym.baselines import make_baseline
 from edge_gym.evaluation import Policy, make_lanes, run_episodes
@@ -268,6 +269,61 @@ def test_evaluate_policy_reads_unscaled_returns(recwarn: pytest.WarningsRecorder
 
 
 # Recipes
+
+
+LESSON = {
+    "policy": {"name": "channel-aware", "max_snr_db": 10.0},
+    "episodes": 24,
+    "noise": 0.1,
+    "epochs": 40,
+    "batch_size": 64,
+}
+
+
+def test_imitation_teaches_the_rule_and_its_returns() -> None:
+    recipe = tiny_recipe("ppo", imitation=LESSON, network={"hidden": [32], "activation": "tanh"})
+    env = make(8)
+    env.seed(0)
+    model = training.make_model(recipe, env)
+    imitate(model, env, recipe.imitation)
+    rule = make_baseline("channel-aware", env.env, max_snr_db=10.0)
+    agreed, values = [], []
+    observation = env.reset()
+    for _ in range(3 * TINY["budget"]):
+        action, _ = model.predict(observation, deterministic=True)
+        agreed.append(action == rule.act(observation))
+        values.append(model.policy.predict_values(torch.as_tensor(observation)).detach().numpy())
+        observation, *_ = env.step(rule.act(observation))
+    assert np.mean(agreed) > 0.9
+    # Unsure as told: the teacher erred in one of ten steps.
+    distribution = model.policy.get_distribution(torch.as_tensor(observation)).distribution
+    assert distribution.probs.max(dim=1).values.mean() < 0.98
+    assert np.std(values) > 0
+
+
+def test_imitation_precedes_training(tmp_path: Path) -> None:
+    runs = [
+        tiny_train("ppo", tmp_path / name, recipe=tiny_recipe("ppo", **changes))
+        for name, changes in (("a", {"imitation": LESSON}), ("b", {"imitation": LESSON}), ("c", {}))
+    ]
+    a, b, c = (path.read_bytes() for path in runs)
+    assert a == b
+    assert a != c
+    assert read_agent_metadata(runs[0])["recipe"]["imitation"]["policy"] == LESSON["policy"]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "change", "message"),
+    [
+        ("dqn", {}, "imitation is for ppo"),
+        ("ppo", {"policy": "channel-aware"}, "imitation.policy must be a mapping with name"),
+        ("ppo", {"noise": 0.7}, "imitation.noise must be a finite number in"),
+        ("ppo", {"passes": 3}, "imitation: unknown 'passes'"),
+    ],
+)
+def test_bad_imitation(algorithm: str, change: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_recipe(algorithm, imitation={**LESSON, **change})
 
 
 def test_packaged_recipes_are_valid() -> None:

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 from scipy import stats
 
 from edge_gym import comparison, seeds
-from edge_gym.baselines import make_baseline
+from edge_gym.baselines import BASELINES, make_baseline
 from edge_gym.comparison import ComparisonInterrupted, compare
 from edge_gym.envs.core import EdgeVectorEnv, Problem, Step
 from edge_gym.evaluation import even_lanes, make_lanes, run_episodes, seed_warning
@@ -244,6 +244,10 @@ def test_results_hold_what_others_rely_on(outcome: Any) -> None:
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
+def best_is_documented(name: str) -> bool:
+    return BASELINES[name.removeprefix("tuned-").partition(":")[0]].source != "edge_gym"
+
+
 def test_numbers_follow_from_the_episodes(outcome: Any) -> None:
     folder, results = outcome
     with (folder / "episodes.csv").open(newline="") as file:
@@ -261,6 +265,11 @@ def test_numbers_follow_from_the_episodes(outcome: Any) -> None:
         assert result.difference.baseline == best
         assert result.difference.mean == pytest.approx(paired.mean(), abs=1e-12)
         assert result.difference.ci95 == pytest.approx(tuple(mean_intervals(paired)), abs=1e-12)
+        assert result.differences["document" if best_is_documented(best) else "ours"] == (
+            result.difference
+        )
+        for gap in result.differences.values():
+            assert gap.mean == pytest.approx((returns[name] - returns[gap.baseline]).mean())
         accuracy = [float(row["test_accuracy"]) for row in rows if row["policy"] == name]
         assert result.metrics["test_accuracy"].mean == pytest.approx(np.mean(accuracy))
         env = make_lanes("Retransmission-v0", 3, SMALL)

@@ -10,8 +10,8 @@ from typing import Any
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:
     """Raise a ValueError unless ``value`` is an integer in [low, high]."""
-    good = isinstance(value, Integral) and not isinstance(value, bool) and value >= low
-    if not good or (high is not None and value > high):
+    good = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
+    if not good or (high is not None and int(value) > high):
         wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
         raise ValueError(f"{name} must be an integer {wanted}, got {value!r}")
 

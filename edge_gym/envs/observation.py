@@ -40,6 +40,8 @@ class ObservationTable:
     def __init__(self, *columns: Column) -> None:
         self.columns = columns
         self._index = {column.name: i for i, column in enumerate(columns)}
+        self.low = np.array([column.low for column in columns], np.float32)
+        self.high = np.array([column.high for column in columns], np.float32)
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -66,10 +68,9 @@ class ObservationTable:
 
     def space(self, *leading: int) -> spaces.Box:
         """Return the Box of observations of shape ``(*leading, F)``."""
-        low = np.array([column.low for column in self.columns], np.float32)
-        high = np.array([column.high for column in self.columns], np.float32)
         shape = (*leading, len(self))
-        return spaces.Box(np.broadcast_to(low, shape), np.broadcast_to(high, shape), dtype=np.float32)
+        low, high = np.broadcast_to(self.low, shape), np.broadcast_to(self.high, shape)
+        return spaces.Box(low, high, dtype=np.float32)
 
     def scaling(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return centres and spreads, ``(F,)`` each."""
@@ -84,12 +85,11 @@ class ObservationTable:
         Raises:
             KeyError: If a column is missing.
         """
-        stacked = np.stack(
-            [np.asarray(values[column.name], np.float32) for column in self.columns], axis=-1
-        )
-        low = np.array([column.low for column in self.columns], np.float32)
-        high = np.array([column.high for column in self.columns], np.float32)
-        return np.clip(stacked, low, high, out=stacked)
+        first = np.asarray(values[self.columns[0].name])
+        filled = np.empty((*first.shape, len(self)), np.float32)
+        for i, column in enumerate(self.columns):
+            filled[..., i] = values[column.name]
+        return np.clip(filled, self.low, self.high, out=filled)
 
     def markdown(self, indent: str = "") -> str:
         """Return the table in Markdown, for docstrings."""

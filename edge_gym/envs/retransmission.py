@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from edge_gym import wireless
 from edge_gym.data import (
@@ -153,7 +153,7 @@ def required_snr(
 
     Source: RRM (1), (2) and documents' README (θ₀ encodes p_c).
     """
-    theta_0 = norm.ppf(alignment_probability) ** 2
+    theta_0 = ndtri(alignment_probability) ** 2
     if kind == "entropy":
         return np.asarray(theta_0 * uncertainty, np.float64)
     with np.errstate(divide="ignore"):
@@ -186,6 +186,24 @@ def observation_table(config: RetransmissionConfig) -> ObservationTable:
         ),
         Column(
             "samples", "sample", 0, 1e6, "samples acquired", config.budget / 4, config.budget / 4
+        ),
+        Column(
+            "informative",
+            "sample",
+            0,
+            1e6,
+            "samples acquired with a margin below 1",
+            config.budget / 8,
+            config.budget / 8,
+        ),
+        Column(
+            "informative_snr_db",
+            "dB",
+            low_db,
+            high_db,
+            "SNR of these: the inverse of their mean noise",
+            12,
+            4,
         ),
         Column("unlearned", "sample", 0, 1e6, "samples accepted since the last training", 5, 5),
         Column(
@@ -256,6 +274,8 @@ class Retransmission(Problem):
         "_uncertainty",
         "_margin",
         "_counts",
+        "_informative",
+        "_noise_power",
         "_unlearned",
         "_accuracy",
         "_initial_accuracy",
@@ -303,6 +323,9 @@ class Retransmission(Problem):
         self._uncertainty = np.zeros(n_lanes, np.float32)
         self._margin = np.zeros(n_lanes, np.float32)
         self._counts = np.zeros((n_lanes, self.n_classes), np.int64)
+        self._informative = np.zeros(n_lanes, np.int64)
+        # Sum of 1/γ over the informative samples; the initial ones have no noise.
+        self._noise_power = np.zeros(n_lanes)
         self._unlearned = np.zeros(n_lanes, np.int64)
         self._accuracy = np.zeros(n_lanes)
         self._initial_accuracy = np.zeros(n_lanes)
@@ -339,6 +362,8 @@ class Retransmission(Problem):
         self.learner.fit(lanes, generators)
         for array in (self._position, self._uses, self._unlearned, self._slope, self._area):
             array[lanes] = 0
+        self._informative[lanes] = config.initial_samples
+        self._noise_power[lanes] = 0
         self._accuracy[lanes] = self._initial_accuracy[lanes] = self._score(lanes)
         self._history[lanes, 0] = self._accuracy[lanes]
         self._begin_sample(lanes)
@@ -359,6 +384,9 @@ class Retransmission(Problem):
         self.learner.append(accepting, self._received[accepting], labels)
         self._counts[accepting, labels] += 1
         self._unlearned[accepting] += 1
+        informative = accepting[self._margin[accepting] < 1]
+        self._informative[informative] += 1
+        self._noise_power[informative] += 1 / np.maximum(self._snr[informative], 1e-6)
         self._history[lanes, self._uses[lanes]] = self._accuracy[lanes]
 
         before = self._accuracy[lanes].copy()
@@ -416,6 +444,10 @@ class Retransmission(Problem):
                 "transmissions": self._transmissions,
                 "budget_left": self.config.budget - self._uses,
                 "samples": total,
+                "informative": self._informative,
+                "informative_snr_db": wireless.linear_to_db(
+                    self._informative / np.maximum(self._noise_power, 1e-6)
+                ),
                 "unlearned": self._unlearned,
                 "class_balance": entropy / np.log(self.n_classes),
                 "label_share": share[lanes, self._labels(lanes)] * self.n_classes,

@@ -523,13 +523,15 @@ class LinearSVMBatch:
     def get_state(self, problems: IntArray) -> dict[str, Any]:
         """Return what ``problems`` hold, as arrays of their own."""
         n = int(self.count[problems].max(initial=0))
+        # What lies beyond a machine's count is of an earlier episode, and no part of its state.
+        held = np.arange(n) < self.count[problems][:, None]
         return {
             "count": self.count[problems].copy(),
             "gap": self.gap[problems].copy(),
             "weights": self.weights[problems].copy(),
-            "z": self._z[problems, :n].copy(),
-            "alpha": self._alpha[problems, :n].copy(),
-            "gradient": self._gradient[problems, :n].copy(),
+            "z": self._z[problems, :n] * held[:, :, None],
+            "alpha": self._alpha[problems, :n] * held,
+            "gradient": self._gradient[problems, :n] * held,
         }
 
     def set_state(self, problems: IntArray, state: dict[str, Any]) -> None:
