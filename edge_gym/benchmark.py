@@ -31,7 +31,7 @@ _POLICIES = ("support-vector-aware", "channel-aware", "random")
 _WARM_UP = 20
 _PATIENCE = 10
 _LEARNING = ("reset", "append", "fit")
-_SCORING = ("accuracy", "assess")
+_SCORING = ("score", "assess")
 
 
 @dataclass(frozen=True)

@@ -545,6 +545,7 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         "test_size": NOT_OPTIONAL_COUNTS,
         "alignment_probability": (0.5, 1, 0.1, np.nan, None),
         "C": NOT_POSITIVE,
+        "reward": ("entropy", "", None),
         "tolerance": (1e-7, 0.11, 0, np.nan, None),
         "hidden_size": NOT_COUNTS,
         "learning_rate": NOT_POSITIVE,

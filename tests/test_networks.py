@@ -158,7 +158,7 @@ def test_learns_mnist_from_300_samples(architecture: str) -> None:
     rows = np.tile(np.arange(1000), (2, 1))
 
     def score() -> NDArray[np.float64]:
-        return learner.accuracy(lanes, FEATURES.test, FEATURES.test_labels, rows)
+        return learner.score(lanes, FEATURES.test, FEATURES.test_labels, rows).accuracy
 
     assert (score() < 0.3).all()
     acquire_and_fit(learner, lanes, rngs, fits=30, samples=10, snr_db=25.0)
@@ -317,7 +317,7 @@ def test_takes_read_only_arrays() -> None:
     learner.set_state(lanes, state)
     learner.assess(lanes, x[:, None], y[:, None])
     rows = np.broadcast_to(np.arange(9), (2, 9))
-    learner.accuracy(lanes, FEATURES.test, FEATURES.test_labels, rows)
+    learner.score(lanes, FEATURES.test, FEATURES.test_labels, rows)
 
 
 def test_untrained_parameters_are_uniform_within_fan_in() -> None:
@@ -332,7 +332,7 @@ def test_accuracy_on_rows_of_each_lane() -> None:
     learner, lanes = trained("mlp", 3, fits=10), np.array([2, 0])
     rng = np.random.default_rng(4)
     rows = rng.integers(len(FEATURES.test), size=(2, 700))
-    scores = learner.accuracy(lanes, FEATURES.test, FEATURES.test_labels, rows)
+    scores = learner.score(lanes, FEATURES.test, FEATURES.test_labels, rows).accuracy
     assessment = learner.assess(lanes, FEATURES.test[rows], FEATURES.test_labels[rows])
     expected = (assessment.predicted == FEATURES.test_labels[rows]).mean(axis=1)
     np.testing.assert_allclose(scores, expected)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
@@ -423,9 +424,17 @@ def test_assessment_is_as_defined(n_classes: int) -> None:
         predictions.append(predicted)
 
     rows = np.random.default_rng(2).integers(200, size=(2, 150))
-    accuracy = learner.accuracy(np.array([1, 0]), query, truth, rows)
+    accuracy, loss = learner.score(np.array([1, 0]), query, truth, rows)
     correct = np.array(predictions) == truth
     np.testing.assert_allclose(accuracy, correct[rows].mean(axis=1))
+    weights = learner.machines.weights[:length].astype(np.float64)
+    distance = (query @ weights[:, :-1].T + weights[:, -1]) / np.linalg.norm(
+        weights[:, :-1], axis=1
+    )
+    signs = learner.coding[truth]
+    nearest = np.where(signs != 0, signs * distance, np.inf).min(axis=1)
+    # At 20 dB the noise deviates by 0.1 along any direction.
+    np.testing.assert_allclose(loss[0], norm.cdf(-nearest[rows[0]] / 0.1).mean(), rtol=1e-4)
 
 
 def test_untrained_learner_is_defined_and_finite() -> None:
@@ -435,7 +444,7 @@ def test_untrained_learner_is_defined_and_finite() -> None:
     assessment = learner.assess(ONE, x[None], labels[None])
     assert not assessment.uncertainty.any()
     assert not assessment.margin.any()
-    assert learner.accuracy(ONE, x, labels, np.arange(5)[None])[0] == 0.2 * np.sum(
+    assert learner.score(ONE, x, labels, np.arange(5)[None]).accuracy[0] == 0.2 * np.sum(
         labels == assessment.predicted[0]
     )
 

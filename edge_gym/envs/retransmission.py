@@ -57,6 +57,8 @@ class RetransmissionConfig:
         alignment_probability: p_c, whose θ₀ = [Φ⁻¹(p_c)]² the observed ``required_snr_db`` uses.
         C: The SVM's penalty on the slack, RRM (4).
         tolerance: Relative duality gap of every SVM fit.
+        reward: What a step's gain is measured in on the validation set: ``"accuracy"``, or
+            ``"loss"``, whose decrease carries far less noise (see ``learning.Score``).
         hidden_size: Hidden units of the MLP.
         learning_rate: Step size of the networks' training.
         batch_size: Samples in a mini-batch of the networks' training.
@@ -81,6 +83,7 @@ class RetransmissionConfig:
     alignment_probability: float = 0.9
     C: float = 1.0
     tolerance: float = 1e-3
+    reward: str = "accuracy"
     hidden_size: int = 64
     learning_rate: float = 0.003
     batch_size: int = 32
@@ -122,6 +125,7 @@ class RetransmissionConfig:
         )
         check_number("C", self.C, 0, open_low=True)
         check_number("tolerance", self.tolerance, 1e-6, 0.1)
+        check_choice("reward", self.reward, ("accuracy", "loss"))
         check_integer("hidden_size", self.hidden_size, 1)
         check_number("learning_rate", self.learning_rate, 0, open_low=True)
         check_integer("batch_size", self.batch_size, 1)
@@ -278,6 +282,7 @@ class Retransmission(Problem):
         "_noise_power",
         "_unlearned",
         "_accuracy",
+        "_loss",
         "_initial_accuracy",
         "_test_accuracy",
         "_slope",
@@ -328,6 +333,7 @@ class Retransmission(Problem):
         self._noise_power = np.zeros(n_lanes)
         self._unlearned = np.zeros(n_lanes, np.int64)
         self._accuracy = np.zeros(n_lanes)
+        self._loss = np.zeros(n_lanes)
         self._initial_accuracy = np.zeros(n_lanes)
         # After the last training whose model was tested.
         self._test_accuracy = np.zeros(n_lanes)
@@ -364,12 +370,16 @@ class Retransmission(Problem):
             array[lanes] = 0
         self._informative[lanes] = config.initial_samples
         self._noise_power[lanes] = 0
-        self._accuracy[lanes] = self._initial_accuracy[lanes] = self._score(lanes)
+        self._validate(lanes)
+        self._initial_accuracy[lanes] = self._accuracy[lanes]
         self._history[lanes, 0] = self._accuracy[lanes]
         self._begin_sample(lanes)
         self._transmit(lanes)
         self._judge(lanes)
-        info = {"validation_accuracy": self._accuracy[lanes].copy()}
+        info = {
+            "validation_accuracy": self._accuracy[lanes].copy(),
+            "validation_loss": self._loss[lanes].copy(),
+        }
         if config.track_test:
             self._test_learner(lanes)
             info["test_accuracy"] = self._test_accuracy[lanes].copy()
@@ -389,16 +399,16 @@ class Retransmission(Problem):
         self._noise_power[informative] += 1 / np.maximum(self._snr[informative], 1e-6)
         self._history[lanes, self._uses[lanes]] = self._accuracy[lanes]
 
-        before = self._accuracy[lanes].copy()
+        accuracy, loss = self._accuracy[lanes].copy(), self._loss[lanes].copy()
         learning = (self._unlearned[lanes] >= self.config.retrain_every) | last
         learning &= self._unlearned[lanes] > 0
         learners = lanes[learning]
         if len(learners):
             self.learner.fit(learners, [self.generators[lane] for lane in learners])
             self._unlearned[learners] = 0
-            self._accuracy[learners] = self._score(learners)
+            self._validate(learners)
             self._test_learner(learners if self.config.track_test else lanes[last])
-        gain = self._accuracy[lanes] - before
+        gain, decrease = self._accuracy[lanes] - accuracy, loss - self._loss[lanes]
         self._slope[learners] *= _SLOPE_DECAY
         self._slope[learners] += (1 - _SLOPE_DECAY) * gain[learning]
         self._area[lanes] += self._accuracy[lanes] / self.config.budget
@@ -412,6 +422,8 @@ class Retransmission(Problem):
         info = {
             "validation_accuracy": self._accuracy[lanes].copy(),
             "accuracy_gain": gain,
+            "validation_loss": self._loss[lanes].copy(),
+            "loss_decrease": decrease,
             "samples": self._counts[lanes].sum(axis=1).astype(np.float64),
             "channel_uses": self._uses[lanes].astype(np.float64),
             "accepted": accepts.astype(np.float64),
@@ -425,7 +437,8 @@ class Retransmission(Problem):
         }
         if self.config.track_test:
             info["test_accuracy"] = final_info["test_accuracy"]
-        return Step(gain, last, np.zeros_like(last), info, final_info)
+        reward = gain if self.config.reward == "accuracy" else decrease
+        return Step(reward, last, np.zeros_like(last), info, final_info)
 
     def observe(self) -> NDArray[np.float32]:
         """Return the observations of all lanes, ``(n_lanes, F)``."""
@@ -579,18 +592,18 @@ class Retransmission(Problem):
         trace = self._position[lanes], self._snr[lanes], self._uncertainty[lanes]
         self._trace[lanes, self._uses[lanes] - 1] = np.column_stack(trace)
 
-    def _score(self, lanes: IntArray) -> NDArray[np.float64]:
-        features = self.features
-        return self.learner.accuracy(
-            lanes, features.train, features.train_labels, self._validation[lanes]
-        )
+    def _validate(self, lanes: IntArray) -> None:
+        features, rows = self.features, self._validation[lanes]
+        score = self.learner.score(lanes, features.train, features.train_labels, rows)
+        self._accuracy[lanes], self._loss[lanes] = score
 
     def _test_learner(self, lanes: IntArray) -> None:
         if len(lanes):
             features = self.features
-            self._test_accuracy[lanes] = self.learner.accuracy(
+            score = self.learner.score(
                 lanes, features.test, features.test_labels, self._test[lanes]
             )
+            self._test_accuracy[lanes] = score.accuracy
 
 
 class RetransmissionEnv(EdgeEnv):
@@ -620,7 +633,8 @@ class RetransmissionEnv(EdgeEnv):
     trained after every ``retrain_every`` accepted samples and on what is left at the end, so an
     episode's return is exactly the final minus the initial validation accuracy. Validation
     samples are drawn from the training set and never learned from; test accuracy is only
-    reported.
+    reported. With ``reward="loss"`` the decrease of the validation loss takes the place of the
+    gain, and telescopes likewise: a smoother signal to learn from.
 
     ## Starting State
     Each episode draws a split of the data, ``initial_samples`` noiseless samples (classes
@@ -634,7 +648,7 @@ class RetransmissionEnv(EdgeEnv):
     ``total_gain``. There is no truncation.
 
     ## Information
-    ``validation_accuracy``, ``accuracy_gain``, ``samples``, ``channel_uses``, ``accepted``,
+    ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``, ``samples``, ``channel_uses``, ``accepted``,
     ``trained``, ``projected``; with ``track_test`` also ``test_accuracy``.
 
     ## Arguments

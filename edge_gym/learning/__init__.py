@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from edge_gym.learning.base import Assessment, Learner
+from edge_gym.learning.base import Assessment, Learner, Score
 
 LEARNERS = ("svm", "svm-ovo", "mlp", "cnn")
 
-__all__ = ["LEARNERS", "Assessment", "Learner", "make_learner"]
+__all__ = ["LEARNERS", "Assessment", "Learner", "Score", "make_learner"]
 
 
 def make_learner(

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.integer[Any]]
 
+LOSS_SNR_DB = 20.0
+"""SNR at which support vector machines' validation loss imagines samples to arrive."""
+
 
 class Assessment(NamedTuple):
     """What a classifier says about received samples; every array has the samples' leading shape.
@@ -28,6 +31,20 @@ class Assessment(NamedTuple):
     uncertainty: FloatArray
     margin: FloatArray
     predicted: IntArray
+
+
+class Score(NamedTuple):
+    """How good a classifier is on a set of samples; every array has shape ``(m,)``.
+
+    Attributes:
+        accuracy: Share of samples that are classified correctly.
+        loss: What the accuracy is too coarse to show. Support vector machines: the probability
+            that a sample would be misclassified if it arrived at ``LOSS_SNR_DB``, Φ(-d/σ) for
+            one at the signed distance d from the boundary. Networks: the cross-entropy, in nats.
+    """
+
+    accuracy: NDArray[np.float64]
+    loss: NDArray[np.float64]
 
 
 class Learner(ABC):
@@ -66,10 +83,10 @@ class Learner(ABC):
         """Judge ``samples`` of shape ``(m, q, d)`` with ``labels`` of shape ``(m, q)``."""
 
     @abstractmethod
-    def accuracy(
+    def score(
         self, lanes: IntArray, features: FloatArray, labels: IntArray, rows: IntArray
-    ) -> NDArray[np.float64]:
-        """Return the accuracy of each lane on ``features[rows[i]]``, shape ``(m,)``.
+    ) -> Score:
+        """Score each lane on ``features[rows[i]]``.
 
         Args:
             lanes: Lane indices, ``(m,)``.

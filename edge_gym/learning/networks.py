@@ -39,7 +39,7 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 from torch.nn import functional
 
-from edge_gym.learning.base import Assessment, FloatArray, IntArray, Learner
+from edge_gym.learning.base import Assessment, FloatArray, IntArray, Learner, Score
 from edge_gym.parallel import for_ranges
 
 MAX_MARGIN = 30.0
@@ -349,11 +349,11 @@ class NetworkLearner(Learner):
             predicted=logits.argmax(axis=-1),
         )
 
-    def accuracy(
+    def score(
         self, lanes: IntArray, features: FloatArray, labels: IntArray, rows: IntArray
-    ) -> NDArray[np.float64]:
-        """Return the accuracy of each lane on ``features[rows[i]]``, shape ``(m,)``."""
-        correct = np.zeros(len(lanes))
+    ) -> Score:
+        """Return each lane's accuracy and cross-entropy on ``features[rows[i]]``."""
+        correct, loss = np.zeros(len(lanes)), np.zeros(len(lanes))
 
         def score(a: int, b: int) -> None:
             for i in range(a, b):
@@ -361,11 +361,12 @@ class NetworkLearner(Learner):
                 for start in range(0, rows.shape[1], _ROWS_AT_ONCE):
                     part = rows[i, start : start + _ROWS_AT_ONCE]
                     logits = self._network.logits(parameters, self._to_inputs(features[part])[None])
-                    correct[i] += np.sum(logits[0].argmax(-1).cpu().numpy() == labels[part])
+                    truth = torch.tensor(labels[part], device=self.device)
+                    correct[i] += int((logits[0].argmax(-1) == truth).sum())
+                    loss[i] += float(functional.cross_entropy(logits[0], truth, reduction="sum"))
 
         self._for_blocks(score, len(lanes))
-        accuracy: NDArray[np.float64] = correct / rows.shape[1]
-        return accuracy
+        return Score(correct / rows.shape[1], loss / rows.shape[1])
 
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
         """Return what ``lanes`` have acquired and learned, as arrays that share no memory."""

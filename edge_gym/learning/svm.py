@@ -24,6 +24,7 @@ Source: RRM §3.2 (binary), Protocol 2 (one-versus-one).
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -33,9 +34,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from edge_gym.learning.base import Assessment, FloatArray, IntArray, Learner
+from edge_gym.learning.base import (
+    LOSS_SNR_DB,
+    Assessment,
+    FloatArray,
+    IntArray,
+    Learner,
+    Score,
+)
 from edge_gym.parallel import for_ranges
 
+_LOSS_SHARPNESS = math.sqrt(10 ** (LOSS_SNR_DB / 10) / 2)
 GRAM_LIMIT = 256
 _SWEEPS = 5
 _CONJUGATE_STEPS = 10
@@ -355,18 +364,31 @@ def _decode(scores, coding):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _correct(lanes, start, stop, features, labels, rows, w, coding, out):  # type: ignore[no-untyped-def]
+def _score_rows(lanes, start, stop, features, labels, rows, w, coding, accuracy, loss):  # type: ignore[no-untyped-def]
     length = coding.shape[1]
     scores = np.empty(length, np.float32)
+    # √(γ/2)/‖w‖: Φ(-d/σ) = erfc(d·√(γ/2))/2 with the noise deviation σ = 1/√γ.
+    sharpness = np.empty(length)
     for k in range(start, stop):
-        first = lanes[k] * length
-        correct = 0
+        weights = w[lanes[k] * length : (lanes[k] + 1) * length]
+        for j in range(length):
+            direction = weights[j, : features.shape[1]]
+            norm = np.sqrt(_dot(direction, direction))
+            sharpness[j] = _LOSS_SHARPNESS / norm if norm > 0 else 0.0
+        correct, errors = 0, 0.0
         for v in range(rows.shape[1]):
             i = rows[k, v]
-            _score(features[i], w[first : first + length], scores)
+            _score(features[i], weights, scores)
             if _decode(scores, coding) == labels[i]:
                 correct += 1
-        out[k] = correct / rows.shape[1]
+            nearest = np.inf
+            for j in range(length):
+                sign = coding[labels[i], j]
+                if sign != 0:
+                    nearest = min(nearest, sign * scores[j] * sharpness[j])
+            errors += 0.5 * math.erfc(nearest)
+        accuracy[k] = correct / rows.shape[1]
+        loss[k] = errors / rows.shape[1]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -655,19 +677,32 @@ class SVMLearner(Learner):
         )
         return Assessment(distance, margin, predicted)
 
-    def accuracy(
+    def score(
         self, lanes: IntArray, features: FloatArray, labels: IntArray, rows: IntArray
-    ) -> NDArray[np.float64]:
-        """Return each lane's accuracy on ``features[rows[i]]``, shape ``(m,)``."""
-        out = np.empty(len(lanes))
+    ) -> Score:
+        """Return each lane's accuracy and loss on ``features[rows[i]]``.
+
+        With more than two classes the loss takes the boundary of the true class that is nearest,
+        or furthest on the wrong side.
+        """
+        accuracy, loss = np.empty(len(lanes)), np.empty(len(lanes))
 
         def kernel(start: int, stop: int) -> None:
-            _correct(
-                lanes, start, stop, features, labels, rows, self.machines.weights, self.coding, out
+            _score_rows(
+                lanes,
+                start,
+                stop,
+                features,
+                labels,
+                rows,
+                self.machines.weights,
+                self.coding,
+                accuracy,
+                loss,
             )
 
         for_ranges(kernel, len(lanes), grain=4)
-        return out
+        return Score(accuracy, loss)
 
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
         """Return the samples and solutions of ``lanes``."""
