@@ -43,14 +43,14 @@ def imitate(model: PPO, env: LaneVecEnv, lesson: Imitation) -> None:
     wanted[torch.arange(len(actions)), actions] = 1 - lesson.noise
     optimizer = torch.optim.Adam(model.policy.parameters(), lr=lesson.learning_rate)
     for _ in range(lesson.epochs):
-        for rows in torch.randperm(len(actions)).split(lesson.batch_size):
+        for rows in torch.split(torch.randperm(len(actions)), lesson.batch_size):
             batch = observations[rows]
             distribution: Any = model.policy.get_distribution(batch).distribution
             imitation = -(wanted[rows] * distribution.logits).sum(dim=1).mean()
             value = model.policy.predict_values(batch)[:, 0]
             loss = imitation + model.vf_coef * mse_loss(value, returns[rows])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
 
 

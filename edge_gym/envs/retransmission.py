@@ -648,8 +648,9 @@ class RetransmissionEnv(EdgeEnv):
     ``total_gain``. There is no truncation.
 
     ## Information
-    ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``, ``samples``, ``channel_uses``, ``accepted``,
-    ``trained``, ``projected``; with ``track_test`` also ``test_accuracy``.
+    ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``,
+    ``samples``, ``channel_uses``, ``accepted``, ``trained``, ``projected``; with ``track_test``
+    also ``test_accuracy``.
 
     ## Arguments
     The fields of ``RetransmissionConfig``, by name or as ``config=``.

@@ -34,7 +34,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 from torch.nn import functional
