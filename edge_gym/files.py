@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield scratch
         with scratch.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(scratch, path)
+        scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
 

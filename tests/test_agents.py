@@ -85,6 +85,8 @@ def tiny_recipe(algorithm: str, **changes: Any) -> Recipe:
         },
     }
     recipe.update(
+        seed=0,
+        imitation=None,
         steps=448,
         lanes=4,
         checkpoint_every=64,
