@@ -16,7 +16,7 @@ from edge_gym.envs.checks import check_number
 from edge_gym.envs.retransmission import ACCEPT, RETRANSMIT, RetransmissionConfig, required_snr
 from edge_gym.wireless import linear_to_db
 
-_MAX_SNR_GRID = (8.0, 10.0, 11.5, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0)
+_MAX_SNR_GRID = (2.0, 5.0, 8.0, 10.0, 11.5, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class ImportanceAware(_RetransmissionRule):
     uncertainty = "distance"
     Parameters = ProtocolParameters
     grid = {  # noqa: RUF012
-        "max_snr_db": (10.0, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0),
+        "max_snr_db": (5.0, 7.5, 10.0, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0),
         "alignment_probability": (0.8, 0.9, 0.97),
     }
 
