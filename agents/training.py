@@ -22,7 +22,6 @@ from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
-import torch
 import yaml
 from gymnasium import spaces
 from rich.console import Console
@@ -54,6 +53,7 @@ from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import even_lanes, make_lanes, plain_config, run_episodes
 from edge_gym.files import prepare_folder, write_text
+from edge_gym.parallel import one_torch_thread
 from edge_gym.registration import find_environment
 from edge_gym.statistics import mean_intervals
 
@@ -131,7 +131,7 @@ def train(
         raise ValueError(f"the recipe is for {recipe.environment}, not for {row.name}")
     changes: dict[str, Any] = {"environment": row.name, "steps": steps, "seed": seed}
     recipe = replace(recipe, **{k: v for k, v in changes.items() if v is not None})
-    with _one_thread():
+    with one_torch_thread():
         return _Run(row.id, recipe, Path(out), overrides or {}, progress).finish(resume)
 
 
@@ -416,17 +416,6 @@ def make_model(recipe: Recipe, env: LaneVecEnv) -> Model:
         for head in heads:
             set_action_bias(head, recipe.action_bias)
     return model
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run torch on one thread: small layers gain nothing from more, and results depend on it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from edge_gym.envs.checks import check_number
 from edge_gym.envs.core import EdgeEnv, EdgeVectorEnv
 
 OURS = "edge_gym"
@@ -123,8 +122,3 @@ class RandomPolicy(Baseline):
                 [rng.uniform(space.low, space.high) for rng in self._generators]
             ).astype(space.dtype)
         raise TypeError(f"no random actions in {space}")
-
-
-def check_decibel(name: str, value: float) -> None:
-    """Raise a ValueError unless ``value`` is an SNR in dB that can occur."""
-    check_number(name, value, -30, 60)

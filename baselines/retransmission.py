@@ -11,9 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_gym.baselines.base import OURS, Baseline, check_decibel
+from edge_gym.baselines.base import OURS, Baseline
 from edge_gym.envs.checks import check_number
-from edge_gym.envs.retransmission import ACCEPT, RETRANSMIT, RetransmissionConfig, required_snr
+from edge_gym.envs.retransmission import (
+    ACCEPT,
+    RETRANSMIT,
+    SNR_DB_BOUNDS,
+    RetransmissionConfig,
+    check_alignment_probability,
+    required_snr,
+)
 from edge_gym.wireless import linear_to_db
 
 _MAX_SNR_GRID = (2.0, 5.0, 8.0, 10.0, 11.5, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0)
@@ -30,7 +37,7 @@ class ThresholdParameters:
     max_snr_db: float = 13.0
 
     def __post_init__(self) -> None:
-        check_decibel("max_snr_db", self.max_snr_db)
+        check_number("max_snr_db", self.max_snr_db, *SNR_DB_BOUNDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +54,7 @@ class ProtocolParameters(ThresholdParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(
-            "alignment_probability",
-            self.alignment_probability,
-            0.5,
-            1,
-            open_low=True,
-            open_high=True,
-        )
+        check_alignment_probability(self.alignment_probability)
 
 
 class _RetransmissionRule(Baseline):

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-
-import numpy as np
+from contextlib import contextmanager
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -42,6 +41,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Run torch on one thread: small layers gain nothing from more, and results depend on it."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def for_ranges(kernel: Callable[[int, int], object], size: int, grain: int = 1) -> None:
     """Call ``kernel(start, stop)`` so that the calls cover ``range(size)`` once.
 
@@ -59,7 +71,8 @@ def for_ranges(kernel: Callable[[int, int], object], size: int, grain: int = 1) 
         _pool = ThreadPoolExecutor(thread_count(), thread_name_prefix="edge-gym")
     # More chunks than threads: lanes differ in work, and a late chunk must not stall the rest.
     # Whoever is free takes the next one, this thread too: a task in the pool costs microseconds.
-    edges = np.linspace(0, size, min(size, 4 * threads) + 1).astype(int).tolist()
+    n_chunks = min(size, 4 * threads)
+    edges = [size * i // n_chunks for i in range(n_chunks + 1)]
     chunks = iter(list(itertools.pairwise(edges)))
 
     def work() -> None:

@@ -115,14 +115,7 @@ class RetransmissionConfig:
         check_integer("validation_size", self.validation_size, 1)
         if self.test_size is not None:
             check_integer("test_size", self.test_size, 1)
-        check_number(
-            "alignment_probability",
-            self.alignment_probability,
-            0.5,
-            1,
-            open_low=True,
-            open_high=True,
-        )
+        check_alignment_probability(self.alignment_probability)
         check_number("C", self.C, 0, open_low=True)
         check_number("tolerance", self.tolerance, 1e-6, 0.1)
         check_choice("reward", self.reward, ("accuracy", "loss"))
@@ -140,6 +133,11 @@ class RetransmissionConfig:
             raise ValueError(f"classes must be two or more different classes, got {classes!r}")
         for label in classes:
             check_integer("classes", label, 0)
+
+
+def check_alignment_probability(value: Any) -> None:
+    """Raise a ValueError unless ``value`` is a p_c that θ₀ = [Φ⁻¹(p_c)]² > 0 can encode."""
+    check_number("alignment_probability", value, 0.5, 1, open_low=True, open_high=True)
 
 
 def required_snr(
@@ -401,7 +399,6 @@ class Retransmission(Problem):
 
         accuracy, loss = self._accuracy[lanes].copy(), self._loss[lanes].copy()
         learning = (self._unlearned[lanes] >= self.config.retrain_every) | last
-        learning &= self._unlearned[lanes] > 0
         learners = lanes[learning]
         if len(learners):
             self.learner.fit(learners, [self.generators[lane] for lane in learners])

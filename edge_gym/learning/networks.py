@@ -28,8 +28,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -39,7 +38,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edge_gym.learning.base import Assessment, FloatArray, IntArray, Learner, Score
-from edge_gym.parallel import for_ranges
+from edge_gym.parallel import for_ranges, one_torch_thread
 
 MAX_MARGIN = 30.0
 """Margins are clipped to ± this many nats."""
@@ -51,16 +50,6 @@ _LANES_AT_ONCE = 8  # More lanes no longer fit the cache.
 if hasattr(os, "register_at_fork"):
     # OpenMP's threads do not survive a fork, and a child that waits for them hangs.
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Layer(NamedTuple):
@@ -412,11 +401,11 @@ class NetworkLearner(Learner):
         """Call ``kernel`` on blocks of lanes, on all cores but with one torch thread each."""
 
         def single_threaded(start: int, stop: int) -> None:
-            with _one_thread():
+            with one_torch_thread():
                 for a in range(start, stop, _LANES_AT_ONCE):
                     kernel(a, min(a + _LANES_AT_ONCE, stop))
 
-        with _one_thread():
+        with one_torch_thread():
             if self.device.type == "cpu":
                 for_ranges(single_threaded, size)
             else:
