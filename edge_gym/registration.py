@@ -45,6 +45,17 @@ def _retransmission(name: str, summary: str, **preset: Any) -> EnvironmentId:
     )
 
 
+def _data_scheduling(name: str, summary: str, **preset: Any) -> EnvironmentId:
+    return EnvironmentId(
+        name,
+        "edge_gym.envs.data_scheduling",
+        "DataSchedulingEnv",
+        "DataSchedulingVectorEnv",
+        preset,
+        summary,
+    )
+
+
 ENVIRONMENTS: tuple[EnvironmentId, ...] = (
     _retransmission(
         "Retransmission-v0",
@@ -77,6 +88,52 @@ ENVIRONMENTS: tuple[EnvironmentId, ...] = (
         mean_snr_db=5.0,
         initial_samples=20,
         retrain_every=20,
+        validation_size=1000,
+    ),
+    _data_scheduling(
+        "DataScheduling-v0",
+        "choose the device and the sample that it uploads, for a linear SVM, 3 against 5",
+    ),
+    _data_scheduling(
+        "DataSchedulingDevice-v0",
+        "the same, choosing the device alone",
+        actions="device",
+    ),
+    _data_scheduling(
+        "DataSchedulingBatch-v0",
+        "two devices upload in a block (OFDMA), chosen by scores",
+        actions="scores",
+        uploads_per_block=2,
+    ),
+    _data_scheduling(
+        "DataSchedulingBatchDiscrete-v0",
+        "the same, choosing one device after the other",
+        actions="device",
+        uploads_per_block=2,
+    ),
+    _data_scheduling(
+        "DataSchedulingMulticlass-v0",
+        "device and sample for ten classes, one-versus-one SVMs",
+        classes=None,
+        learner="svm-ovo",
+        initial_samples=20,
+        budget=200,
+        retrain_every=5,
+    ),
+    _data_scheduling(
+        "DataSchedulingCNN-v0",
+        "device and sample for ten classes and a small convolutional network",
+        classes=None,
+        learner="cnn",
+        initial_samples=40,
+        budget=200,
+        retrain_every=10,
+    ),
+    _data_scheduling(
+        "DataScheduling-Document-v0",
+        "RRM's own setting: full MNIST, 28x28, K = N = 10, 100 uploads at 15 dB",
+        dataset="mnist",
+        image_size=None,
         validation_size=1000,
     ),
 )

@@ -58,14 +58,22 @@ class Problem(ABC):
     Args:
         config: The validated configuration.
         n_lanes: Number of episodes run at a time.
+
+    Attributes:
+        documented_tables: The default configuration's tables, for docstrings.
+        actions_per: ``"device"`` or ``"sample"`` where the action space has one action or one
+            component for each, in the observation's order, so that a policy that scores each of
+            them acts for any number; None where actions are of another kind.
     """
 
     config_type: ClassVar[type[Any]]
+    documented_tables: ClassVar[Mapping[str, ObservationTable]] = {}
     lane_arrays: ClassVar[tuple[str, ...]] = ()
 
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     tables: dict[str, ObservationTable]
+    actions_per: str | None = None
 
     def __init__(self, config: Any, n_lanes: int) -> None:
         self.config = config
@@ -203,9 +211,10 @@ class _Documented:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__doc__ and "{observation_table}" in cls.__doc__:
-            table: ObservationTable = cls.problem_type.documented_table  # type: ignore[attr-defined]
-            cls.__doc__ = cls.__doc__.replace("{observation_table}", table.markdown("    "))
+        if cls.__doc__ and hasattr(cls, "problem_type"):
+            for part, table in cls.problem_type.documented_tables.items():
+                mark = f"{{{part or 'observation'}_table}}"
+                cls.__doc__ = cls.__doc__.replace(mark, table.markdown("    "))
 
 
 class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
@@ -257,6 +266,11 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
     def tables(self) -> dict[str, ObservationTable]:
         """The observation's tables by part: ``""`` for a flat observation."""
         return self.problem.tables
+
+    @property
+    def actions_per(self) -> str | None:
+        """Whether there is one action per ``"device"`` or ``"sample"``; see ``Problem``."""
+        return self.problem.actions_per
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -465,6 +479,11 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
     def tables(self) -> dict[str, ObservationTable]:
         """The observation's tables by part: ``""`` for a flat observation."""
         return self.problem.tables
+
+    @property
+    def actions_per(self) -> str | None:
+        """Whether there is one action per ``"device"`` or ``"sample"``; see ``Problem``."""
+        return self.problem.actions_per
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -5,7 +5,6 @@ Source: RRM §3.2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,124 +14,41 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from edge_gym import wireless
-from edge_gym.data import (
-    DATASETS,
-    SCHEMES,
-    draw_balanced,
-    draw_split,
-    load_dataset,
-    load_features,
-    partition,
-)
-from edge_gym.envs.checks import check_choice, check_integer, check_number
-from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Problem, Step
+from edge_gym.data import load_dataset, partition
+from edge_gym.envs.centralized import SNR_DB_BOUNDS, CentralizedConfig, CentralizedLearning
+from edge_gym.envs.checks import check_integer, check_number
+from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Step
 from edge_gym.envs.observation import Column, ObservationTable
-from edge_gym.learning import LEARNERS, make_learner
-from edge_gym.rendering import BarPanel, GaugePanel, ImagePanel, LinePanel, Scene
+from edge_gym.rendering import BarPanel, GaugePanel, ImagePanel, Scene
 
 ACCEPT, RETRANSMIT = 0, 1
-SNR_DB_BOUNDS = (-30.0, 60.0)
-_SLOPE_DECAY = 0.8
 _SHOWN_USES = 36
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetransmissionConfig:
-    """Settings of the retransmission problem.
+class RetransmissionConfig(CentralizedConfig):
+    """Settings of the retransmission problem; further fields are ``CentralizedConfig``'s.
 
     Attributes:
-        dataset: Name of the data set.
-        classes: The classes to tell apart; None takes all.
-        image_size: Side of the images in pixels; None keeps the original.
-        learner: ``"svm"`` (two classes), ``"svm-ovo"``, ``"mlp"`` or ``"cnn"``.
-        budget: Channel uses in an episode.
         mean_snr_db: Mean receive SNR γ̄ of one transmission, dB.
         initial_samples: Noiseless samples that the server has at the start.
-        retrain_every: Accepted samples from one training to the next.
-        n_devices: Devices that hold samples; each new sample's device is scheduled at random.
+        budget: Channel uses in an episode.
         buffer_size: Samples in a device's buffer; None shares the whole pool out.
-        partition: How the pool is spread over devices, ``"iid"``, ``"shards"``, ``"dirichlet"``.
-        validation_size: Samples that the reward is measured on.
-        test_size: Samples that the report is measured on; None takes the whole test set.
         alignment_probability: p_c, whose θ₀ = [Φ⁻¹(p_c)]² the observed ``required_snr_db`` uses.
-        C: The SVM's penalty on the slack, RRM (4).
-        tolerance: Relative duality gap of every SVM fit.
-        reward: What a step's gain is measured in on the validation set: ``"accuracy"``, or
-            ``"loss"``, whose decrease carries far less noise (see ``learning.Score``).
-        hidden_size: Hidden units of the MLP.
-        learning_rate: Step size of the networks' training.
-        batch_size: Samples in a mini-batch of the networks' training.
-        train_steps: Mini-batch steps of each of the networks' trainings.
-        track_test: Whether every step's info, not the last alone, has the test accuracy. It is
-            only ever reported.
     """
 
-    dataset: str = "mnist-subset"
-    classes: tuple[int, ...] | None = (3, 5)
-    image_size: int | None = 14
-    learner: str = "svm"
-    budget: int = 400
     mean_snr_db: float = 5.0
     initial_samples: int = 20
-    retrain_every: int = 1
-    n_devices: int = 10
+    budget: int = 400
     buffer_size: int | None = None
-    partition: str = "iid"
-    validation_size: int = 600
-    test_size: int | None = None
     alignment_probability: float = 0.9
-    C: float = 1.0
-    tolerance: float = 1e-3
-    reward: str = "accuracy"
-    hidden_size: int = 64
-    learning_rate: float = 0.003
-    batch_size: int = 32
-    train_steps: int = 10
-    track_test: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("dataset", self.dataset, DATASETS)
-        if self.classes is not None:
-            self._check_classes(self.classes)
-            # A specification that travelled through JSON brings a list.
-            object.__setattr__(self, "classes", tuple(map(int, self.classes)))
-        if self.image_size is not None:
-            check_integer("image_size", self.image_size, 1)
-        check_choice("learner", self.learner, LEARNERS)
-        if self.learner == "svm" and (self.classes is None or len(self.classes) != 2):
-            raise ValueError(
-                f"learner 'svm' tells two classes apart, got classes = {self.classes!r}; "
-                "use 'svm-ovo' for more"
-            )
+        super().__post_init__()
         check_integer("budget", self.budget, 1)
-        check_number("mean_snr_db", self.mean_snr_db, *SNR_DB_BOUNDS)
-        check_integer("initial_samples", self.initial_samples, 2)
-        check_integer("retrain_every", self.retrain_every, 1)
-        check_integer("n_devices", self.n_devices, 1)
         if self.buffer_size is not None:
             check_integer("buffer_size", self.buffer_size, 1)
-        check_choice("partition", self.partition, SCHEMES)
-        check_integer("validation_size", self.validation_size, 1)
-        if self.test_size is not None:
-            check_integer("test_size", self.test_size, 1)
         check_alignment_probability(self.alignment_probability)
-        check_number("C", self.C, 0, open_low=True)
-        check_number("tolerance", self.tolerance, 1e-6, 0.1)
-        check_choice("reward", self.reward, ("accuracy", "loss"))
-        check_integer("hidden_size", self.hidden_size, 1)
-        check_number("learning_rate", self.learning_rate, 0, open_low=True)
-        check_integer("batch_size", self.batch_size, 1)
-        check_integer("train_steps", self.train_steps, 1)
-        if not isinstance(self.track_test, bool):
-            raise ValueError(f"track_test must be true or false, got {self.track_test!r}")
-
-    @staticmethod
-    def _check_classes(classes: Any) -> None:
-        good = isinstance(classes, (tuple, list)) and len(classes) >= 2
-        if not good or len(set(classes)) < len(classes):
-            raise ValueError(f"classes must be two or more different classes, got {classes!r}")
-        for label in classes:
-            check_integer("classes", label, 0)
 
 
 def check_alignment_probability(value: Any) -> None:
@@ -257,16 +173,18 @@ def _snr_panel(
     )
 
 
-class Retransmission(Problem):
+class Retransmission(CentralizedLearning):
     """The retransmission problem for many lanes; see ``RetransmissionEnv``."""
 
+    config: RetransmissionConfig
     config_type = RetransmissionConfig
-    documented_table: ClassVar[ObservationTable] = observation_table(RetransmissionConfig())
+    documented_tables: ClassVar[dict[str, ObservationTable]] = {
+        "": observation_table(RetransmissionConfig())
+    }
     lane_arrays = (
+        *CentralizedLearning.lane_arrays,
         "_sequence",
         "_gain",
-        "_validation",
-        "_test",
         "_position",
         "_uses",
         "_transmissions",
@@ -275,47 +193,21 @@ class Retransmission(Problem):
         "_received",
         "_uncertainty",
         "_margin",
-        "_counts",
         "_informative",
         "_noise_power",
-        "_unlearned",
-        "_accuracy",
-        "_loss",
-        "_initial_accuracy",
-        "_test_accuracy",
-        "_slope",
-        "_area",
-        "_history",
         "_trace",
     )
 
     def __init__(self, config: RetransmissionConfig, n_lanes: int) -> None:
-        super().__init__(config, n_lanes)
-        self.features = load_features(config.dataset, config.classes, config.image_size)
+        super().__init__(config, n_lanes, n_steps=config.budget)
         n_features = self.features.train.shape[1]
-        self.n_classes = len(self.features.classes)
-        self.learner = make_learner(
-            config.learner,
-            n_lanes,
-            self.features.image_shape,
-            self.n_classes,
-            C=config.C,
-            tolerance=config.tolerance,
-            hidden_size=config.hidden_size,
-            learning_rate=config.learning_rate,
-            batch_size=config.batch_size,
-            train_steps=config.train_steps,
-        )
         self.table = observation_table(config)
         self.tables = {"": self.table}
         self.observation_space = self.table.space()
         self.action_space = spaces.Discrete(2)
         self._mean_snr = float(wireless.db_to_linear(config.mean_snr_db))
-        test_size = config.test_size or len(self.features.test_labels)
         self._sequence = np.zeros((n_lanes, config.budget), np.int64)
         self._gain = np.zeros((n_lanes, config.budget))
-        self._validation = np.zeros((n_lanes, config.validation_size), np.int64)
-        self._test = np.zeros((n_lanes, test_size), np.int64)
         self._position = np.zeros(n_lanes, np.int64)
         self._uses = np.zeros(n_lanes, np.int64)
         self._transmissions = np.zeros(n_lanes, np.int64)
@@ -325,62 +217,29 @@ class Retransmission(Problem):
         self._noise = np.zeros((n_lanes, n_features), np.float32)
         self._uncertainty = np.zeros(n_lanes, np.float32)
         self._margin = np.zeros(n_lanes, np.float32)
-        self._counts = np.zeros((n_lanes, self.n_classes), np.int64)
         self._informative = np.zeros(n_lanes, np.int64)
         # Sum of 1/γ over the informative samples; the initial ones have no noise.
         self._noise_power = np.zeros(n_lanes)
-        self._unlearned = np.zeros(n_lanes, np.int64)
-        self._accuracy = np.zeros(n_lanes)
-        self._loss = np.zeros(n_lanes)
-        self._initial_accuracy = np.zeros(n_lanes)
-        # After the last training whose model was tested.
-        self._test_accuracy = np.zeros(n_lanes)
-        self._slope = np.zeros(n_lanes)
-        self._area = np.zeros(n_lanes)
-        # Validation accuracy after each channel use, for pictures.
-        self._history = np.zeros((n_lanes, config.budget + 1), np.float32)
         # Position in the sequence, effective SNR and uncertainty after each, for pictures too.
         self._trace = np.zeros((n_lanes, config.budget, 3), np.float32)
 
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw splits, buffers, the order of samples and fading; train on the initial set."""
-        config, labels = self.config, self.features.train_labels
+        config = self.config
         initial = np.zeros((len(lanes), config.initial_samples), np.int64)
         for row, lane in enumerate(lanes):
             rng = self.generators[lane]
-            split = draw_split(
-                rng, labels, self.features.test_labels, config.validation_size, config.test_size
-            )
-            initial[row] = draw_balanced(rng, labels, split.pool, config.initial_samples)
-            pool = np.setdiff1d(split.pool, initial[row])
-            self._validation[lane], self._test[lane] = split.validation, split.test
+            initial[row], pool = self._draw_data(lane)
             self._sequence[lane] = self._draw_sequence(rng, pool)
             self._gain[lane] = wireless.rayleigh_gain(rng, config.budget)
-        generators = [self.generators[lane] for lane in lanes]
-        self.learner.reset(lanes, generators)
-        self._counts[lanes] = 0
-        for column in range(config.initial_samples):
-            rows = initial[:, column]
-            self.learner.append(lanes, self.features.train[rows], labels[rows])
-            self._counts[lanes, labels[rows]] += 1
-        self.learner.fit(lanes, generators)
-        for array in (self._position, self._uses, self._unlearned, self._slope, self._area):
+        info = self._begin_learning(lanes, initial)
+        for array in (self._position, self._uses):
             array[lanes] = 0
         self._informative[lanes] = config.initial_samples
         self._noise_power[lanes] = 0
-        self._validate(lanes)
-        self._initial_accuracy[lanes] = self._accuracy[lanes]
-        self._history[lanes, 0] = self._accuracy[lanes]
         self._begin_sample(lanes)
         self._transmit(lanes)
         self._judge(lanes)
-        info = {
-            "validation_accuracy": self._accuracy[lanes].copy(),
-            "validation_loss": self._loss[lanes].copy(),
-        }
-        if config.track_test:
-            self._test_learner(lanes)
-            info["test_accuracy"] = self._test_accuracy[lanes].copy()
         return info
 
     def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
@@ -388,60 +247,26 @@ class Retransmission(Problem):
         last = self._uses[lanes] >= self.config.budget
         accepts = (actions == ACCEPT) | last
         accepting = lanes[accepts]
-        labels = self._labels(accepting)
-        self.learner.append(accepting, self._received[accepting], labels)
-        self._counts[accepting, labels] += 1
-        self._unlearned[accepting] += 1
+        self._acquire(accepting, self._received[accepting], self._labels(accepting))
         informative = accepting[self._margin[accepting] < 1]
         self._informative[informative] += 1
         self._noise_power[informative] += 1 / np.maximum(self._snr[informative], 1e-6)
         self._history[lanes, self._uses[lanes]] = self._accuracy[lanes]
 
-        accuracy, loss = self._accuracy[lanes].copy(), self._loss[lanes].copy()
-        learning = (self._unlearned[lanes] >= self.config.retrain_every) | last
-        learners = lanes[learning]
-        if len(learners):
-            self.learner.fit(learners, [self.generators[lane] for lane in learners])
-            self._unlearned[learners] = 0
-            self._validate(learners)
-            self._test_learner(learners if self.config.track_test else lanes[last])
-        gain, decrease = self._accuracy[lanes] - accuracy, loss - self._loss[lanes]
-        self._slope[learners] *= _SLOPE_DECAY
-        self._slope[learners] += (1 - _SLOPE_DECAY) * gain[learning]
-        self._area[lanes] += self._accuracy[lanes] / self.config.budget
-
+        reward, info, final_info = self._learn(lanes, last)
         self._position[accepting] += 1
         going = lanes[~last]
         self._begin_sample(lanes[accepts & ~last])
         self._transmit(going)
         # A lane that learned judges what it has received anew; the others have a new reception.
         self._judge(going)
-        info = {
-            "validation_accuracy": self._accuracy[lanes].copy(),
-            "accuracy_gain": gain,
-            "validation_loss": self._loss[lanes].copy(),
-            "loss_decrease": decrease,
-            "samples": self._counts[lanes].sum(axis=1).astype(np.float64),
-            "channel_uses": self._uses[lanes].astype(np.float64),
-            "accepted": accepts.astype(np.float64),
-            "trained": learning.astype(np.float64),
-            "projected": (last & (actions == RETRANSMIT)).astype(np.float64),
-        }
-        final_info = {
-            "test_accuracy": self._test_accuracy[lanes].copy(),
-            "area_under_curve": self._area[lanes].copy(),
-            "total_gain": self._accuracy[lanes] - self._initial_accuracy[lanes],
-        }
-        if self.config.track_test:
-            info["test_accuracy"] = final_info["test_accuracy"]
-        reward = gain if self.config.reward == "accuracy" else decrease
+        info["channel_uses"] = self._uses[lanes].astype(np.float64)
+        info["accepted"] = accepts.astype(np.float64)
+        info["projected"] = (last & (actions == RETRANSMIT)).astype(np.float64)
         return Step(reward, last, np.zeros_like(last), info, final_info)
 
     def observe(self) -> NDArray[np.float32]:
         """Return the observations of all lanes, ``(n_lanes, F)``."""
-        total = np.maximum(self._counts.sum(axis=1), 1)
-        share = self._counts / total[:, None]
-        entropy = -np.sum(share * np.log(np.maximum(share, 1e-12)), axis=1)
         lanes = np.arange(self.n_lanes)
         kind = self.learner.uncertainty
         required = required_snr(self._uncertainty, self.config.alignment_probability, kind)
@@ -453,14 +278,14 @@ class Retransmission(Problem):
                 "required_snr_db": wireless.linear_to_db(np.minimum(required, 1e9)),
                 "transmissions": self._transmissions,
                 "budget_left": self.config.budget - self._uses,
-                "samples": total,
+                "samples": self._acquired(),
                 "informative": self._informative,
                 "informative_snr_db": wireless.linear_to_db(
                     self._informative / np.maximum(self._noise_power, 1e-6)
                 ),
                 "unlearned": self._unlearned,
-                "class_balance": entropy / np.log(self.n_classes),
-                "label_share": share[lanes, self._labels(lanes)] * self.n_classes,
+                "class_balance": self._class_balance(),
+                "label_share": self._label_share()[lanes, self._labels(lanes)] * self.n_classes,
                 "accuracy": self._accuracy,
                 "accuracy_slope": self._slope,
             }
@@ -485,7 +310,6 @@ class Retransmission(Problem):
         class_names = load_dataset(config.dataset).class_names
         label = class_names[features.classes[features.train_labels[row]]]
         transmissions, margin = int(self._transmissions[lane]), float(self._margin[lane])
-        accuracy = 100 * np.append(self._history[lane, :uses], self._accuracy[lane])
         return Scene(
             title=f"A noisy “{label}”: {'accepted' if over else 'accept or retransmit?'}",
             text=(
@@ -511,17 +335,7 @@ class Retransmission(Problem):
                     ),
                 ),
                 (
-                    LinePanel(
-                        title=f"Validation accuracy: {accuracy[-1]:.1f} %",
-                        x=np.arange(uses + 1),
-                        series={"accuracy": accuracy},
-                        x_label="channel uses",
-                        y_label="accuracy, %",
-                        x_limits=(0, config.budget),
-                        y_limits=(max(0.0, 5 * float((accuracy.min() - 1) // 5)), 100.0),
-                        references={"initial samples alone": float(accuracy[0])},
-                        width=3.8,
-                    ),
+                    self._accuracy_panel(lane, uses, "channel uses"),
                     GaugePanel(
                         title="Budget left",
                         value=config.budget - uses,
@@ -531,15 +345,6 @@ class Retransmission(Problem):
                 ),
             ),
         )
-
-    def get_state(self, lanes: IntArray) -> dict[str, Any]:
-        """Return the state of ``lanes``, learner included."""
-        return {**super().get_state(lanes), "learner": self.learner.get_state(lanes)}
-
-    def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
-        """Restore what ``get_state`` returned."""
-        super().set_state(lanes, state)
-        self.learner.set_state(lanes, state["learner"])
 
     def _draw_sequence(self, rng: np.random.Generator, pool: IntArray) -> IntArray:
         """Return which sample comes when: a random device's next one, each buffer shuffled anew."""
@@ -588,19 +393,6 @@ class Retransmission(Problem):
         self._margin[lanes] = assessment.margin[:, 0]
         trace = self._position[lanes], self._snr[lanes], self._uncertainty[lanes]
         self._trace[lanes, self._uses[lanes] - 1] = np.column_stack(trace)
-
-    def _validate(self, lanes: IntArray) -> None:
-        features, rows = self.features, self._validation[lanes]
-        score = self.learner.score(lanes, features.train, features.train_labels, rows)
-        self._accuracy[lanes], self._loss[lanes] = score
-
-    def _test_learner(self, lanes: IntArray) -> None:
-        if len(lanes):
-            features = self.features
-            score = self.learner.score(
-                lanes, features.test, features.test_labels, self._test[lanes]
-            )
-            self._test_accuracy[lanes] = score.accuracy
 
 
 class RetransmissionEnv(EdgeEnv):

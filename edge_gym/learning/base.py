@@ -82,6 +82,19 @@ class Learner(ABC):
     def assess(self, lanes: IntArray, samples: FloatArray, labels: IntArray) -> Assessment:
         """Judge ``samples`` of shape ``(m, q, d)`` with ``labels`` of shape ``(m, q)``."""
 
+    def assess_rows(
+        self, lanes: IntArray, features: FloatArray, labels: IntArray, rows: IntArray
+    ) -> Assessment:
+        """Judge ``features[rows]``, samples of a data set that all lanes share.
+
+        Args:
+            lanes: Lane indices, ``(m,)``.
+            features: The data set, ``(n, d)``.
+            labels: Its labels, ``(n,)``.
+            rows: Which samples are judged in each lane, ``(m, q)``.
+        """
+        return self.assess(lanes, features[rows], labels[rows])
+
     @abstractmethod
     def score(
         self, lanes: IntArray, features: FloatArray, labels: IntArray, rows: IntArray

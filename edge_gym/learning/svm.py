@@ -392,25 +392,26 @@ def _score_rows(lanes, start, stop, features, labels, rows, w, coding, accuracy,
 
 
 @numba.njit(nogil=True, cache=True)
-def _assess(lanes, samples, labels, w, coding, distance, margin, predicted):  # type: ignore[no-untyped-def]
+def _assess(lanes, start, stop, features, labels, rows, w, coding, distance, margin, predicted):  # type: ignore[no-untyped-def]
     length = coding.shape[1]
     scores = np.empty(length, np.float32)
     norms = np.empty(length, np.float32)
-    for k in range(lanes.shape[0]):
+    for k in range(start, stop):
         weights = w[lanes[k] * length : (lanes[k] + 1) * length]
         for j in range(length):
-            direction = weights[j, : samples.shape[2]]
+            direction = weights[j, : features.shape[1]]
             norms[j] = np.sqrt(_dot(direction, direction))
-        for q in range(samples.shape[1]):
-            _score(samples[k, q], weights, scores)
+        for q in range(rows.shape[1]):
+            i = rows[k, q]
+            _score(features[i], weights, scores)
             winner = _decode(scores, coding)
             nearest, smallest = np.inf, np.inf
             for j in range(length):
                 if coding[winner, j] != 0:
                     away = abs(scores[j]) / norms[j] if norms[j] > 0 else 0.0
                     nearest = min(nearest, away)
-                if coding[labels[k, q], j] != 0:
-                    smallest = min(smallest, coding[labels[k, q], j] * scores[j])
+                if coding[labels[i], j] != 0:
+                    smallest = min(smallest, coding[labels[i], j] * scores[j])
             distance[k, q] = nearest
             margin[k, q] = smallest
             predicted[k, q] = winner
@@ -661,21 +662,45 @@ class SVMLearner(Learner):
 
     def assess(self, lanes: IntArray, samples: FloatArray, labels: IntArray) -> Assessment:
         """Judge received samples, ``(m, q, d)`` with labels ``(m, q)``."""
-        shape = samples.shape[:2]
-        distance = np.empty(shape, np.float32)
-        margin = np.empty(shape, np.float32)
-        predicted = np.empty(shape, np.int64)
-        _assess(
-            lanes,
-            np.ascontiguousarray(samples, np.float32),
-            labels,
-            self.machines.weights,
-            self.coding,
-            distance,
-            margin,
-            predicted,
+        rows = np.arange(labels.size).reshape(labels.shape)
+        return self.assess_rows(
+            lanes, samples.reshape(-1, self.n_features), labels.reshape(-1), rows
         )
+
+    def assess_rows(
+        self, lanes: IntArray, features: FloatArray, labels: IntArray, rows: IntArray
+    ) -> Assessment:
+        """Judge ``features[rows]`` without copying them: ``(m, q)`` rows."""
+        features = np.ascontiguousarray(features, np.float32)
+        distance = np.empty(rows.shape, np.float32)
+        margin = np.empty(rows.shape, np.float32)
+        predicted = np.empty(rows.shape, np.int64)
+
+        def kernel(start: int, stop: int) -> None:
+            _assess(
+                lanes,
+                start,
+                stop,
+                features,
+                labels,
+                rows,
+                self.machines.weights,
+                self.coding,
+                distance,
+                margin,
+                predicted,
+            )
+
+        for_ranges(kernel, len(lanes), grain=max(1, 256 // max(rows.shape[1], 1)))
         return Assessment(distance, margin, predicted)
+
+    def weight_norm(self) -> NDArray[np.float64]:
+        """Return each lane's ‖w‖, the mean of its machines', ``(n_lanes,)``.
+
+        A sample at the distance d from the boundary has the score ±d·‖w‖.
+        """
+        norms = np.linalg.norm(self.machines.weights[:, :-1], axis=1)
+        return np.asarray(norms.reshape(self.n_lanes, -1).mean(axis=1), np.float64)
 
     def score(
         self, lanes: IntArray, features: FloatArray, labels: IntArray, rows: IntArray

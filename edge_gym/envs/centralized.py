@@ -1,0 +1,292 @@
+"""Centralized edge learning: devices upload samples, and the server trains a classifier on them.
+
+What retransmission and data scheduling share: the data, the classifier of every lane and how good
+it is. Who sends what is the business of the problems built on it.
+
+Source: RRM §2.2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_gym.data import DATASETS, SCHEMES, draw_balanced, draw_split, load_features
+from edge_gym.envs.checks import check_choice, check_flag, check_integer, check_number
+from edge_gym.envs.core import BoolArray, IntArray, Problem
+from edge_gym.learning import LEARNERS, make_learner
+from edge_gym.rendering import LinePanel
+
+SNR_DB_BOUNDS = (-30.0, 60.0)
+_SLOPE_DECAY = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentralizedConfig:
+    """Settings that the problems of centralized edge learning share.
+
+    Attributes:
+        dataset: Name of the data set.
+        classes: The classes to tell apart; None takes all.
+        image_size: Side of the images in pixels; None keeps the original.
+        learner: ``"svm"`` (two classes), ``"svm-ovo"``, ``"mlp"`` or ``"cnn"``.
+        mean_snr_db: Mean receive SNR γ̄ of one transmission, dB.
+        initial_samples: Noiseless samples that the server has at the start.
+        retrain_every: Acquired samples from one training to the next.
+        n_devices: Devices that hold samples, K.
+        partition: How the pool is spread over devices, ``"iid"``, ``"shards"``, ``"dirichlet"``.
+        validation_size: Samples that the reward is measured on.
+        test_size: Samples that the report is measured on; None takes the whole test set.
+        C: The SVM's penalty on the slack, RRM (4).
+        tolerance: Relative duality gap of every SVM fit.
+        reward: What a step's gain is measured in on the validation set: ``"accuracy"``, or
+            ``"loss"``, whose decrease carries far less noise (see ``learning.Score``).
+        hidden_size: Hidden units of the MLP.
+        learning_rate: Step size of the networks' training.
+        batch_size: Samples in a mini-batch of the networks' training.
+        train_steps: Mini-batch steps of each of the networks' trainings.
+        track_test: Whether every step's info, not the last alone, has the test accuracy. It is
+            only ever reported.
+    """
+
+    dataset: str = "mnist-subset"
+    classes: tuple[int, ...] | None = (3, 5)
+    image_size: int | None = 14
+    learner: str = "svm"
+    mean_snr_db: float = 15.0
+    initial_samples: int = 4
+    retrain_every: int = 1
+    n_devices: int = 10
+    partition: str = "iid"
+    validation_size: int = 600
+    test_size: int | None = None
+    C: float = 1.0
+    tolerance: float = 1e-3
+    reward: str = "accuracy"
+    hidden_size: int = 64
+    learning_rate: float = 0.003
+    batch_size: int = 32
+    train_steps: int = 10
+    track_test: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("dataset", self.dataset, DATASETS)
+        if self.classes is not None:
+            self._check_classes(self.classes)
+            # A specification that travelled through JSON brings a list.
+            object.__setattr__(self, "classes", tuple(map(int, self.classes)))
+        if self.image_size is not None:
+            check_integer("image_size", self.image_size, 1)
+        check_choice("learner", self.learner, LEARNERS)
+        if self.learner == "svm" and (self.classes is None or len(self.classes) != 2):
+            raise ValueError(
+                f"learner 'svm' tells two classes apart, got classes = {self.classes!r}; "
+                "use 'svm-ovo' for more"
+            )
+        check_number("mean_snr_db", self.mean_snr_db, *SNR_DB_BOUNDS)
+        check_integer("initial_samples", self.initial_samples, 2)
+        check_integer("retrain_every", self.retrain_every, 1)
+        check_integer("n_devices", self.n_devices, 1)
+        check_choice("partition", self.partition, SCHEMES)
+        check_integer("validation_size", self.validation_size, 1)
+        if self.test_size is not None:
+            check_integer("test_size", self.test_size, 1)
+        check_number("C", self.C, 0, open_low=True)
+        check_number("tolerance", self.tolerance, 1e-6, 0.1)
+        check_choice("reward", self.reward, ("accuracy", "loss"))
+        check_integer("hidden_size", self.hidden_size, 1)
+        check_number("learning_rate", self.learning_rate, 0, open_low=True)
+        check_integer("batch_size", self.batch_size, 1)
+        check_integer("train_steps", self.train_steps, 1)
+        check_flag("track_test", self.track_test)
+
+    @staticmethod
+    def _check_classes(classes: Any) -> None:
+        good = isinstance(classes, (tuple, list)) and len(classes) >= 2
+        if not good or len(set(classes)) < len(classes):
+            raise ValueError(f"classes must be two or more different classes, got {classes!r}")
+        for label in classes:
+            check_integer("classes", label, 0)
+
+
+class CentralizedLearning(Problem):
+    """One classifier per lane, what it was trained on, and how good it is.
+
+    Args:
+        config: The configuration.
+        n_lanes: Number of lanes.
+        n_steps: Steps of an episode.
+    """
+
+    config: CentralizedConfig
+    lane_arrays = (
+        "_validation",
+        "_test",
+        "_counts",
+        "_unlearned",
+        "_accuracy",
+        "_loss",
+        "_initial_accuracy",
+        "_test_accuracy",
+        "_slope",
+        "_area",
+        "_history",
+    )
+
+    def __init__(self, config: CentralizedConfig, n_lanes: int, n_steps: int) -> None:
+        super().__init__(config, n_lanes)
+        self.features = load_features(config.dataset, config.classes, config.image_size)
+        self.n_classes = len(self.features.classes)
+        self.learner = make_learner(
+            config.learner,
+            n_lanes,
+            self.features.image_shape,
+            self.n_classes,
+            C=config.C,
+            tolerance=config.tolerance,
+            hidden_size=config.hidden_size,
+            learning_rate=config.learning_rate,
+            batch_size=config.batch_size,
+            train_steps=config.train_steps,
+        )
+        self.n_steps = n_steps
+        test_size = config.test_size or len(self.features.test_labels)
+        self._validation = np.zeros((n_lanes, config.validation_size), np.int64)
+        self._test = np.zeros((n_lanes, test_size), np.int64)
+        self._counts = np.zeros((n_lanes, self.n_classes), np.int64)
+        self._unlearned = np.zeros(n_lanes, np.int64)
+        self._accuracy = np.zeros(n_lanes)
+        self._loss = np.zeros(n_lanes)
+        self._initial_accuracy = np.zeros(n_lanes)
+        # After the last training whose model was tested.
+        self._test_accuracy = np.zeros(n_lanes)
+        self._slope = np.zeros(n_lanes)
+        self._area = np.zeros(n_lanes)
+        # Validation accuracy after each step, for pictures.
+        self._history = np.zeros((n_lanes, n_steps + 1), np.float32)
+
+    def get_state(self, lanes: IntArray) -> dict[str, Any]:
+        """Return the state of ``lanes``, learner included."""
+        return {**super().get_state(lanes), "learner": self.learner.get_state(lanes)}
+
+    def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
+        """Restore what ``get_state`` returned."""
+        super().set_state(lanes, state)
+        self.learner.set_state(lanes, state["learner"])
+
+    def _draw_data(self, lane: int) -> tuple[IntArray, IntArray]:
+        """Draw an episode's data; return the rows of the initial samples and of the pool."""
+        config, rng, labels = self.config, self.generators[lane], self.features.train_labels
+        split = draw_split(
+            rng, labels, self.features.test_labels, config.validation_size, config.test_size
+        )
+        self._validation[lane], self._test[lane] = split.validation, split.test
+        initial = draw_balanced(rng, labels, split.pool, config.initial_samples)
+        return initial, np.setdiff1d(split.pool, initial)
+
+    def _begin_learning(self, lanes: IntArray, initial: IntArray) -> dict[str, NDArray[Any]]:
+        """Train anew on the samples ``initial``, ``(m, initial_samples)``; return the infos."""
+        generators = [self.generators[lane] for lane in lanes]
+        self.learner.reset(lanes, generators)
+        self._counts[lanes] = 0
+        for rows in initial.T:
+            self._acquire(lanes, self.features.train[rows], self.features.train_labels[rows])
+        self.learner.fit(lanes, generators)
+        for array in (self._unlearned, self._slope, self._area):
+            array[lanes] = 0
+        self._validate(lanes)
+        self._initial_accuracy[lanes] = self._accuracy[lanes]
+        self._history[lanes, 0] = self._accuracy[lanes]
+        info = {
+            "validation_accuracy": self._accuracy[lanes].copy(),
+            "validation_loss": self._loss[lanes].copy(),
+        }
+        if self.config.track_test:
+            self._test_learner(lanes)
+            info["test_accuracy"] = self._test_accuracy[lanes].copy()
+        return info
+
+    def _acquire(self, lanes: IntArray, samples: NDArray[np.float32], labels: IntArray) -> None:
+        """Add one sample to the training set of each lane."""
+        self.learner.append(lanes, samples, labels)
+        self._counts[lanes, labels] += 1
+        self._unlearned[lanes] += 1
+
+    def _learn(
+        self, lanes: IntArray, over: BoolArray
+    ) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Train where enough was acquired or the episode is over; return reward and infos."""
+        accuracy, loss = self._accuracy[lanes].copy(), self._loss[lanes].copy()
+        learning = (self._unlearned[lanes] >= self.config.retrain_every) | over
+        learners = lanes[learning]
+        if len(learners):
+            self.learner.fit(learners, [self.generators[lane] for lane in learners])
+            self._unlearned[learners] = 0
+            self._validate(learners)
+            self._test_learner(learners if self.config.track_test else lanes[over])
+        gain, decrease = self._accuracy[lanes] - accuracy, loss - self._loss[lanes]
+        self._slope[learners] *= _SLOPE_DECAY
+        self._slope[learners] += (1 - _SLOPE_DECAY) * gain[learning]
+        self._area[lanes] += self._accuracy[lanes] / self.n_steps
+        info = {
+            "validation_accuracy": self._accuracy[lanes].copy(),
+            "accuracy_gain": gain,
+            "validation_loss": self._loss[lanes].copy(),
+            "loss_decrease": decrease,
+            "samples": self._counts[lanes].sum(axis=1).astype(np.float64),
+            "trained": learning.astype(np.float64),
+        }
+        final_info = {
+            "test_accuracy": self._test_accuracy[lanes].copy(),
+            "area_under_curve": self._area[lanes].copy(),
+            "total_gain": self._accuracy[lanes] - self._initial_accuracy[lanes],
+        }
+        if self.config.track_test:
+            info["test_accuracy"] = final_info["test_accuracy"]
+        return gain if self.config.reward == "accuracy" else decrease, info, final_info
+
+    def _validate(self, lanes: IntArray) -> None:
+        features, rows = self.features, self._validation[lanes]
+        score = self.learner.score(lanes, features.train, features.train_labels, rows)
+        self._accuracy[lanes], self._loss[lanes] = score
+
+    def _test_learner(self, lanes: IntArray) -> None:
+        if len(lanes):
+            features = self.features
+            score = self.learner.score(
+                lanes, features.test, features.test_labels, self._test[lanes]
+            )
+            self._test_accuracy[lanes] = score.accuracy
+
+    def _acquired(self) -> IntArray:
+        """Return how many samples each lane has acquired, ``(n_lanes,)``."""
+        return np.asarray(self._counts.sum(axis=1))
+
+    def _label_share(self) -> NDArray[np.float64]:
+        """Return each label's share of the acquired samples, ``(n_lanes, C)``."""
+        return np.asarray(self._counts / np.maximum(self._acquired(), 1)[:, None])
+
+    def _class_balance(self) -> NDArray[np.float64]:
+        """Return the entropy of the acquired labels over its maximum, ``(n_lanes,)``."""
+        share = self._label_share()
+        entropy = -np.sum(share * np.log(np.maximum(share, 1e-12)), axis=1)
+        return np.asarray(entropy / np.log(self.n_classes))
+
+    def _accuracy_panel(self, lane: int, steps: int, x_label: str) -> LinePanel:
+        """Show the validation accuracy over the steps so far."""
+        accuracy = 100 * np.append(self._history[lane, :steps], self._accuracy[lane])
+        return LinePanel(
+            title=f"Validation accuracy: {accuracy[-1]:.1f} %",
+            x=np.arange(steps + 1),
+            series={"accuracy": accuracy},
+            x_label=x_label,
+            y_label="accuracy, %",
+            x_limits=(0, self.n_steps),
+            y_limits=(max(0.0, 5 * float((accuracy.min() - 1) // 5)), 100.0),
+            references={"initial samples alone": float(accuracy[0])},
+            width=3.8,
+        )

@@ -1,0 +1,729 @@
+"""Scheduling for centralized edge learning: whose sample is uploaded next?
+
+Source: RRM §4.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from scipy import linalg
+
+from edge_gym import wireless
+from edge_gym.data import load_dataset, load_features, partition
+from edge_gym.envs.centralized import SNR_DB_BOUNDS, CentralizedConfig, CentralizedLearning
+from edge_gym.envs.checks import check_choice, check_flag, check_integer, check_number
+from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Step
+from edge_gym.envs.observation import Column, ObservationTable
+from edge_gym.learning.svm import SVMLearner
+from edge_gym.rendering import BarPanel, GaugePanel, ImagePanel, Scene
+
+ACTIONS = ("sample", "device", "scores")
+EMBEDDING_SIZE = 16
+"""Principal components in which the diversity of samples is measured."""
+_LEAST_DISTANCE = 0.1
+_MEDIAN_DISTANCE = 0.5**0.5
+_ABSENT = -1
+_SHOWN_DEVICES = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSchedulingConfig(CentralizedConfig):
+    """Settings of the data scheduling problem; further fields are ``CentralizedConfig``'s.
+
+    Attributes:
+        buffer_size: Samples in a device's buffer, N.
+        refill: Whether the device's next sample takes the place of one that was uploaded.
+        budget: Uploads in an episode, T, a multiple of ``uploads_per_block``.
+        uploads_per_block: Devices that upload one sample each in a block, M (OFDMA); a device
+            uploads at most once in a block.
+        actions: What is chosen: a ``"sample"`` of a device's buffer, a ``"device"``, which uploads
+            by the document's rule, or all devices of a block by their ``"scores"``.
+        labels: Who knows the labels of samples that are not yet uploaded: the ``"device"``, or
+            nobody until the ``"server"`` has them labelled (RRM Scheme 1).
+        path_loss_exponent: Devices lie anywhere in a disc, each as likely, and their mean SNR falls
+            with this power of their distance: ``mean_snr_db`` is that of the median distance. 0
+            gives all devices the same, as the document has it.
+    """
+
+    buffer_size: int = 10
+    refill: bool = True
+    budget: int = 100
+    uploads_per_block: int = 1
+    actions: str = "sample"
+    labels: str = "device"
+    path_loss_exponent: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("buffer_size", self.buffer_size, 1)
+        check_flag("refill", self.refill)
+        check_integer("budget", self.budget, 1)
+        check_integer("uploads_per_block", self.uploads_per_block, 1, self.n_devices)
+        check_choice("actions", self.actions, ACTIONS)
+        check_choice("labels", self.labels, ("device", "server"))
+        check_number("path_loss_exponent", self.path_loss_exponent, 0, 6)
+        if self.budget % self.uploads_per_block:
+            raise ValueError(
+                f"budget must be a multiple of uploads_per_block = {self.uploads_per_block}, "
+                f"got {self.budget}"
+            )
+        # A block needs samples at M different devices, whatever was chosen before.
+        most = (self.n_devices - self.uploads_per_block + 1) * self.buffer_size
+        if not self.refill and self.budget > most:
+            raise ValueError(
+                f"budget must be at most {most} without refill, with {self.n_devices} devices of "
+                f"{self.buffer_size} samples each, got {self.budget}"
+            )
+
+    @property
+    def blocks(self) -> int:
+        """Blocks in an episode, T/M."""
+        return self.budget // self.uploads_per_block
+
+    @property
+    def in_turns(self) -> bool:
+        """Whether a block's devices are chosen one at a time."""
+        return self.uploads_per_block > 1 and self.actions != "scores"
+
+
+def observation_tables(config: DataSchedulingConfig) -> dict[str, ObservationTable]:
+    """Return the columns of each part of the observation under ``config``."""
+    low_db, high_db = SNR_DB_BOUNDS
+    svm = config.learner.startswith("svm")
+    knows_labels = config.labels == "device"
+    blocks, budget = config.blocks, config.budget
+    devices = [
+        Column("snr_db", "dB", low_db, high_db, "SNR of the device's channel in this block", 12, 6),
+        Column("mean_snr_db", "dB", low_db, high_db, "its mean over fading", 15, 10),
+        Column(
+            "staleness",
+            "block",
+            0,
+            1e6,
+            "blocks since its last upload, or since the start",
+            blocks / 10,
+            blocks / 10,
+        ),
+        Column("uploads", "sample", 0, 1e6, "samples that it has uploaded", blocks / 10, 5),
+    ]
+    if config.in_turns:
+        devices.append(Column("chosen", "1", 0, 1, "1 if it was chosen in this block"))
+    if config.uploads_per_block > 1:
+        devices += [
+            Column(
+                f"embedding_{i}",
+                "1",
+                -30,
+                30,
+                f"principal component {i} of the sample that it would upload",
+                0,
+                0.3,
+            )
+            for i in range(EMBEDDING_SIZE)
+        ]
+    samples = [Column("present", "1", 0, 1, "1 if there is a sample, all else is 0 without")]
+    if svm:
+        samples.append(
+            Column("distance", "1", 0, 20, "distance to the nearest decision boundary", 0.3, 0.3)
+        )
+    else:
+        samples.append(
+            Column("entropy", "nat", 0, 10, "entropy of the predicted classes", 0.7, 0.7)
+        )
+    if knows_labels:
+        samples.append(Column("margin", "1", -30, 30, "signed margin c·s against the label", 1, 1))
+        if svm:
+            samples.append(Column("hinge_loss", "1", 0, 31, "hinge loss max(0, 1 - c·s)", 0.4, 0.5))
+        else:
+            samples.append(
+                Column("cross_entropy", "nat", 0, 31, "loss -ln p of the label", 0.7, 0.7)
+            )
+        samples += [
+            Column("zero_one_loss", "1", 0, 1, "1 if it is classified wrongly", 0.15, 0.35),
+            Column(
+                "label_share", "1", 0, 100, "share of its label among the acquired, times C", 1, 0.3
+            ),
+        ]
+    samples.append(
+        Column(
+            "novelty",
+            "1",
+            0,
+            1e3,
+            "zᵀA⁻¹z of its principal components z, A summing ẑẑᵀ over what the server has",
+            0.2,
+            0.2,
+        )
+    )
+    system = [
+        Column("budget_left", "sample", 0, 1e6, "uploads left", budget / 2, budget / 4),
+        Column("samples", "sample", 0, 1e6, "samples acquired", budget / 2, budget / 4),
+        Column("unlearned", "sample", 0, 1e6, "samples acquired since the last training", 0, 10),
+        Column(
+            "class_balance", "1", 0, 1, "entropy of the acquired labels over its maximum", 0.95, 0.1
+        ),
+        Column("accuracy", "1", 0, 1, "validation accuracy", 0.8, 0.1),
+        Column(
+            "accuracy_slope", "1/training", -1, 1, "smoothed gain of accuracy a training", 0, 0.01
+        ),
+    ]
+    if svm:
+        system.append(
+            Column(
+                "weight_norm", "1", 0, 1e4, "‖w‖ of the classifier, mean over its machines", 3, 2
+            )
+        )
+    return {
+        "devices": ObservationTable(*devices),
+        "samples": ObservationTable(*samples),
+        "system": ObservationTable(*system),
+    }
+
+
+def preferred_sample(
+    uncertainty: NDArray[Any], loss: NDArray[Any] | None, present: NDArray[Any]
+) -> NDArray[np.int64]:
+    """Return which sample each device uploads by the document's rule.
+
+    The largest loss where labels are known, the most uncertain sample where they are not and among
+    samples without loss.
+
+    Args:
+        uncertainty: The larger the more uncertain, ``(..., N)``.
+        loss: The hinge loss or cross-entropy, ``(..., N)``; None where labels are unknown.
+        present: Which samples there are, ``(..., N)``.
+
+    Returns:
+        Positions in the buffers, ``(...)``.
+
+    Source: RRM eq. (3); figure text, Scheme 2 (the largest hinge loss of the buffer).
+    """
+    value = np.where(present, uncertainty, -np.inf)
+    if loss is not None:
+        losing = np.where(present, loss, 0)
+        value = np.where(losing.max(axis=-1, keepdims=True) > 0, losing, value)
+    return np.asarray(value.argmax(axis=-1))
+
+
+@functools.cache
+def _embeddings(
+    name: str, classes: tuple[int, ...] | None, image_size: int | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the first principal axes of the training features ``(d, E)`` and their components."""
+    train = load_features(name, classes, image_size).train
+    size = min(EMBEDDING_SIZE, train.shape[1])
+    covariance = (train.T @ train).astype(np.float64) / len(train)
+    last = train.shape[1] - 1
+    _, axes = linalg.eigh(covariance, subset_by_index=[last - size + 1, last])
+    # Eigenvectors have no sign of their own: let the largest entry be positive.
+    axes = axes[:, ::-1] * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(size)])[::-1]
+    full = np.zeros((train.shape[1], EMBEDDING_SIZE), np.float32)
+    full[:, :size] = axes
+    return full, train @ full
+
+
+class DataScheduling(CentralizedLearning):
+    """The data scheduling problem for many lanes; see ``DataSchedulingEnv``."""
+
+    config: DataSchedulingConfig
+    config_type = DataSchedulingConfig
+    documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(
+        DataSchedulingConfig()
+    )
+    lane_arrays = (
+        *CentralizedLearning.lane_arrays,
+        "_gain",
+        "_mean_snr",
+        "_buffer",
+        "_reserve",
+        "_reserve_size",
+        "_reserve_head",
+        "_block",
+        "_n_chosen",
+        "_chosen_device",
+        "_chosen_sample",
+        "_last_upload",
+        "_device_uploads",
+        "_inverse",
+        "_uncertainty",
+        "_margin",
+        "_wrong",
+        "_novelty",
+        "_received",
+        "_uploaded",
+    )
+
+    def __init__(self, config: DataSchedulingConfig, n_lanes: int) -> None:
+        turns = config.uploads_per_block if config.in_turns else 1
+        super().__init__(config, n_lanes, n_steps=config.blocks * turns)
+        k, n, m = config.n_devices, config.buffer_size, config.uploads_per_block
+        self.tables = observation_tables(config)
+        self.observation_space = spaces.Dict(
+            {
+                "devices": self.tables["devices"].space(k),
+                "samples": self.tables["samples"].space(k, n),
+                "system": self.tables["system"].space(),
+            }
+        )
+        self.action_space: spaces.Space[Any]
+        if config.actions == "scores":
+            self.action_space = spaces.Box(-1, 1, (k,), np.float32)
+        else:
+            self.action_space = spaces.Discrete(k * n if config.actions == "sample" else k)
+        self.actions_per = "sample" if config.actions == "sample" else "device"
+        self._axes, self._components = _embeddings(
+            config.dataset, config.classes, config.image_size
+        )
+        n_features = self.features.train.shape[1]
+        self._gain = np.zeros((n_lanes, config.blocks, k))
+        self._mean_snr = np.zeros((n_lanes, k))
+        self._buffer = np.zeros((n_lanes, k, n), np.int64)
+        # What a device will hold later, a ring: an uploaded sample goes to its end. No more is
+        # kept than an episode could need.
+        reserve = config.blocks if config.refill else 0
+        self._reserve = np.zeros((n_lanes, k, reserve), np.int64)
+        self._reserve_size = np.zeros((n_lanes, k), np.int64)
+        self._reserve_head = np.zeros((n_lanes, k), np.int64)
+        self._block = np.zeros(n_lanes, np.int64)
+        self._n_chosen = np.zeros(n_lanes, np.int64)
+        self._chosen_device = np.zeros((n_lanes, m), np.int64)
+        self._chosen_sample = np.zeros((n_lanes, m), np.int64)
+        self._last_upload = np.zeros((n_lanes, k), np.int64)
+        self._device_uploads = np.zeros((n_lanes, k), np.int64)
+        # (I/E + Σ ẑẑᵀ)⁻¹ over the acquired samples: a prior worth one sample of any direction.
+        self._inverse = np.zeros((n_lanes, EMBEDDING_SIZE, EMBEDDING_SIZE))
+        self._uncertainty = np.zeros((n_lanes, k, n), np.float32)
+        self._margin = np.zeros((n_lanes, k, n), np.float32)
+        self._wrong = np.zeros((n_lanes, k, n), np.bool_)
+        self._novelty = np.zeros((n_lanes, k, n), np.float32)
+        self._received = np.zeros((n_lanes, n_features), np.float32)
+        self._noise = np.zeros((n_lanes, n_features), np.float32)
+        # Device, row and SNR of the last upload, for pictures.
+        self._uploaded = np.zeros((n_lanes, 3))
+
+    def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
+        """Draw the split, the buffers, positions and fading; train on the initial set."""
+        config = self.config
+        initial = np.zeros((len(lanes), config.initial_samples), np.int64)
+        for row, lane in enumerate(lanes):
+            rng = self.generators[lane]
+            initial[row], pool = self._draw_data(lane)
+            self._fill_buffers(lane, pool)
+            distance = np.maximum(np.sqrt(rng.random(config.n_devices)), _LEAST_DISTANCE)
+            loss_db = wireless.log_distance_path_loss_db(
+                distance, 0.0, config.path_loss_exponent, _MEDIAN_DISTANCE
+            )
+            self._mean_snr[lane] = wireless.db_to_linear(config.mean_snr_db - loss_db)
+            self._gain[lane] = wireless.rayleigh_gain(rng, (config.blocks, config.n_devices))
+        for array in (
+            self._block,
+            self._n_chosen,
+            self._chosen_device,
+            self._chosen_sample,
+            self._last_upload,
+            self._device_uploads,
+            self._received,
+            self._uploaded,
+        ):
+            array[lanes] = 0
+        self._inverse[lanes] = EMBEDDING_SIZE * np.eye(EMBEDDING_SIZE)
+        info = self._begin_learning(lanes, initial)
+        self._judge(lanes)
+        return info
+
+    def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
+        """Note the choice; once a block's devices are chosen, upload and learn."""
+        if self.config.actions == "scores":
+            projected = self._choose_by_scores(lanes, actions)
+        else:
+            projected = self._choose(lanes, actions)
+        complete = self._n_chosen[lanes] == self.config.uploads_per_block
+        uploading = lanes[complete]
+        snr_db = self._upload(uploading)
+        over = self._block[lanes] == self.config.blocks
+        reward, info, final_info = self._learn(lanes, over)
+        self._history[lanes, self._steps()[lanes]] = self._accuracy[lanes]
+        self._judge(uploading)
+        info["uploads"] = self._device_uploads[lanes].sum(axis=1).astype(np.float64)
+        info["uploaded"] = np.where(complete, float(self.config.uploads_per_block), 0.0)
+        info["uploaded_snr_db"] = np.zeros(len(lanes))
+        info["uploaded_snr_db"][complete] = snr_db
+        info["projected"] = projected.astype(np.float64)
+        share = self._device_uploads[lanes] / np.maximum(info["uploads"], 1)[:, None]
+        # Jain's index: 1 if all devices uploaded alike, 1/K if one did alone.
+        squares = np.square(share).sum(axis=1) * self.config.n_devices
+        final_info["fairness"] = 1 / np.maximum(squares, 1e-12)
+        return Step(reward, over, np.zeros_like(over), info, final_info)
+
+    def observe(self) -> dict[str, NDArray[np.float32]]:
+        """Return the observations of all lanes by part."""
+        present = self._buffer != _ABSENT
+        rows = np.where(present, self._buffer, 0)
+        devices = {
+            "snr_db": wireless.linear_to_db(self._snr(np.arange(self.n_lanes))),
+            "mean_snr_db": wireless.linear_to_db(self._mean_snr),
+            "staleness": self._block[:, None] - self._last_upload,
+            "uploads": self._device_uploads,
+        }
+        if self.config.in_turns:
+            devices["chosen"] = self._is_chosen()
+        if self.config.uploads_per_block > 1:
+            offered = np.take_along_axis(rows, self._preferred()[:, :, None], axis=2)[:, :, 0]
+            components = self._components[offered] * present.any(axis=2)[:, :, None]
+            for i in range(EMBEDDING_SIZE):
+                devices[f"embedding_{i}"] = components[:, :, i]
+        samples: dict[str, NDArray[Any]] = {
+            "present": present,
+            self.learner.uncertainty: self._uncertainty,
+            "novelty": self._novelty,
+        }
+        if self.config.labels == "device":
+            lanes = np.arange(self.n_lanes)[:, None, None]
+            share = self._label_share()[lanes, self.features.train_labels[rows]]
+            samples["margin"] = self._margin
+            samples[self._loss_name()] = self._loss_of_samples()
+            samples["zero_one_loss"] = self._wrong
+            samples["label_share"] = share * self.n_classes * present
+        system = {
+            "budget_left": self.config.budget - self._device_uploads.sum(axis=1),
+            "samples": self._acquired(),
+            "unlearned": self._unlearned,
+            "class_balance": self._class_balance(),
+            "accuracy": self._accuracy,
+            "accuracy_slope": self._slope,
+        }
+        if isinstance(self.learner, SVMLearner):
+            system["weight_norm"] = self.learner.weight_norm()
+        parts = {"devices": devices, "samples": samples, "system": system}
+        return {part: self.tables[part].fill(values) for part, values in parts.items()}
+
+    def action_masks(self) -> BoolArray | None:
+        """Samples that are there, of devices that were not yet chosen in this block."""
+        if self.config.actions == "scores":
+            return None
+        possible = (self._buffer != _ABSENT) & ~self._is_chosen()[:, :, None]
+        if self.config.actions == "device":
+            return np.asarray(possible.any(axis=2))
+        return possible.reshape(self.n_lanes, -1)
+
+    def scene(self, lane: int) -> Scene:
+        """Show the last upload, this block's channels, the buffers and the accuracy."""
+        config, features = self.config, self.features
+        device, row, snr_db = (float(value) for value in self._uploaded[lane])
+        uploads = int(self._device_uploads[lane].sum())
+        shown = min(config.n_devices, _SHOWN_DEVICES)
+        # At the end there is no further block; the last one's channels are shown.
+        channels_db = wireless.linear_to_db(self._snr(np.array([lane]))[0])[:shown]
+        last = np.arange(shown) == (int(device) if uploads else -1)
+        low, high = config.mean_snr_db - 20, config.mean_snr_db + 25
+        bars = np.clip(channels_db, low + 0.5, high)
+        names = load_dataset(config.dataset).class_names
+        label = names[features.classes[features.train_labels[int(row)]]]
+        kind = self.learner.uncertainty
+        uncertainty = self._uncertainty[lane, :shown]
+        present = (self._buffer[lane, :shown] != _ABSENT) & np.isfinite(uncertainty)
+        nearest = np.where(present, uncertainty, np.inf if kind == "distance" else -np.inf)
+        extreme = nearest.min(axis=1) if kind == "distance" else nearest.max(axis=1)
+        labels = [str(k) if config.n_devices <= 12 or k % 5 == 0 else "" for k in range(shown)]
+        panels = (
+            ImagePanel(
+                title="Received",
+                image=features.image(self._received[lane]),
+                caption=f"SNR {snr_db:.1f} dB" if uploads else "nothing yet",
+            ),
+            ImagePanel(
+                title="Sent",
+                image=features.image(features.train[int(row)] * bool(uploads)),
+                caption=f"label {label}, device {int(device)}" if uploads else "nothing yet",
+            ),
+            BarPanel(
+                title="Channels of this block",
+                labels=labels,
+                series={
+                    "others": np.where(last, np.nan, bars),
+                    "uploaded last": np.where(last, bars, np.nan),
+                },
+                x_label="device",
+                y_label="SNR, dB",
+                y_limits=(low, high),
+            ),
+            BarPanel(
+                title=f"Most uncertain sample: {kind}",
+                labels=labels,
+                series={kind: np.where(np.isfinite(extreme), extreme, np.nan)},
+                x_label="device",
+                y_label=kind if kind == "distance" else "entropy, nat",
+            ),
+        )
+        return Scene(
+            title=f"{uploads} of {config.budget} samples uploaded",
+            text=(
+                f"{config.n_devices} devices with {config.buffer_size} samples each"
+                f"   ·   {self._acquired()[lane]} samples acquired"
+            ),
+            panels=(
+                panels,
+                (
+                    self._accuracy_panel(lane, int(self._steps()[lane]), "steps"),
+                    GaugePanel(
+                        title="Budget left",
+                        value=config.budget - uploads,
+                        maximum=config.budget,
+                        unit="uploads",
+                    ),
+                ),
+            ),
+        )
+
+    def _fill_buffers(self, lane: int, pool: IntArray) -> None:
+        """Spread the pool over devices; each holds N samples in its buffer, the rest in reserve."""
+        config, rng = self.config, self.generators[lane]
+        n, kept = config.buffer_size, self._reserve.shape[2]
+        labels = self.features.train_labels[pool]
+        parts = partition(rng, labels, config.n_devices, config.partition, min_samples=n)
+        self._reserve_head[lane] = 0
+        for device, part in enumerate(parts):
+            rows = pool[rng.permutation(part)]
+            reserve = rows[n : n + kept]
+            self._buffer[lane, device] = rows[:n]
+            self._reserve[lane, device, : len(reserve)] = reserve
+            self._reserve[lane, device, len(reserve) :] = _ABSENT
+            self._reserve_size[lane, device] = len(reserve)
+
+    def _acquire(self, lanes: IntArray, samples: NDArray[np.float32], labels: IntArray) -> None:
+        super()._acquire(lanes, samples, labels)
+        # Sherman and Morrison's formula for the inverse of A + ẑẑᵀ.
+        z = (samples @ self._axes).astype(np.float64)
+        image = np.einsum("mij,mj->mi", self._inverse[lanes], z)
+        scale = 1 + np.einsum("mi,mi->m", image, z)
+        self._inverse[lanes] -= image[:, :, None] * image[:, None, :] / scale[:, None, None]
+
+    def _choose(self, lanes: IntArray, actions: IntArray) -> BoolArray:
+        """Note one device and sample per lane; return where the choice was impossible."""
+        config = self.config
+        if config.actions == "sample":
+            device, sample = np.divmod(actions, config.buffer_size)
+        else:
+            device = actions
+            sample = self._preferred()[lanes, device]
+        possible = (self._buffer[lanes] != _ABSENT) & ~self._is_chosen()[lanes][:, :, None]
+        projected = ~possible[np.arange(len(lanes)), device, sample]
+        if projected.any():
+            # The best channel among the possible devices, by the document's rule.
+            snr = np.where(possible.any(axis=2), self._snr(lanes), -np.inf)
+            device = np.where(projected, snr.argmax(axis=1), device)
+            sample = np.where(projected, self._preferred()[lanes, device], sample)
+        turn = self._n_chosen[lanes]
+        self._chosen_device[lanes, turn], self._chosen_sample[lanes, turn] = device, sample
+        self._n_chosen[lanes] += 1
+        return projected
+
+    def _choose_by_scores(self, lanes: IntArray, scores: NDArray[Any]) -> BoolArray:
+        """Note the M devices of the largest scores; return where an empty one was among them."""
+        m = self.config.uploads_per_block
+        holds = (self._buffer[lanes] != _ABSENT).any(axis=2)
+        wanted = np.argsort(-scores, axis=1, kind="stable")[:, :m]
+        order = np.argsort(np.where(holds, -scores, np.inf), axis=1, kind="stable")[:, :m]
+        self._chosen_device[lanes] = order
+        self._chosen_sample[lanes] = np.take_along_axis(self._preferred()[lanes], order, axis=1)
+        self._n_chosen[lanes] = m
+        return np.asarray((np.sort(wanted, axis=1) != np.sort(order, axis=1)).any(axis=1))
+
+    def _upload(self, lanes: IntArray) -> NDArray[np.float64]:
+        """Send the chosen samples by analog modulation; return their mean SNR in dB."""
+        snr = self._snr(lanes)
+        total_db = np.zeros(len(lanes))
+        everyone = np.arange(len(lanes))
+        for turn in range(self.config.uploads_per_block if len(lanes) else 0):
+            device, sample = self._chosen_device[lanes, turn], self._chosen_sample[lanes, turn]
+            rows = self._buffer[lanes, device, sample]
+            for lane in lanes:
+                self.generators[lane].standard_normal(dtype=np.float32, out=self._noise[lane])
+            received = np.zeros_like(self._received[lanes])
+            effective = np.zeros(len(lanes), np.float32)
+            wireless.mrc_accumulate(
+                received,
+                effective,
+                self.features.train[rows],
+                snr[everyone, device],
+                self._noise[lanes],
+            )
+            received = wireless.mrc_combine(received, effective)
+            self._acquire(lanes, received, self.features.train_labels[rows])
+            self._refill(lanes, device, sample)
+            self._device_uploads[lanes, device] += 1
+            self._last_upload[lanes, device] = self._block[lanes] + 1
+            snr_db = wireless.linear_to_db(snr[everyone, device])
+            total_db += snr_db
+            self._received[lanes] = received
+            self._uploaded[lanes] = np.column_stack([device, rows, snr_db])
+        self._n_chosen[lanes] = 0
+        self._block[lanes] += 1
+        return total_db / self.config.uploads_per_block
+
+    def _refill(self, lanes: IntArray, device: IntArray, sample: IntArray) -> None:
+        """Let the device's next sample take the uploaded one's place; that one goes to the end."""
+        if not self.config.refill:
+            self._buffer[lanes, device, sample] = _ABSENT
+            return
+        size = self._reserve_size[lanes, device]
+        has = size > 0
+        lanes, device, sample, size = lanes[has], device[has], sample[has], size[has]
+        head = self._reserve_head[lanes, device]
+        uploaded = self._buffer[lanes, device, sample]
+        self._buffer[lanes, device, sample] = self._reserve[lanes, device, head]
+        self._reserve[lanes, device, head] = uploaded
+        self._reserve_head[lanes, device] = (head + 1) % size
+
+    def _judge(self, lanes: IntArray) -> None:
+        """Let devices evaluate their samples with the model that was broadcast."""
+        if not len(lanes):
+            return
+        buffer = self._buffer[lanes]
+        present = buffer != _ABSENT
+        rows = np.where(present, buffer, 0)
+        flat = rows.reshape(len(lanes), -1)
+        labels = self.features.train_labels
+        assessment = self.learner.assess_rows(lanes, self.features.train, labels, flat)
+        self._uncertainty[lanes] = assessment.uncertainty.reshape(buffer.shape) * present
+        self._margin[lanes] = assessment.margin.reshape(buffer.shape) * present
+        wrong = assessment.predicted != labels[flat]
+        self._wrong[lanes] = wrong.reshape(buffer.shape) & present
+        z = self._components[flat].astype(np.float64)
+        novelty = np.einsum("mqi,mqi->mq", z @ self._inverse[lanes], z)
+        self._novelty[lanes] = novelty.reshape(buffer.shape) * present
+
+    def _snr(self, lanes: IntArray) -> NDArray[np.float64]:
+        """Return the SNR of all devices in the current block, ``(m, K)``."""
+        block = np.minimum(self._block[lanes], self.config.blocks - 1)
+        return np.asarray(self._mean_snr[lanes] * self._gain[lanes, block])
+
+    def _steps(self) -> IntArray:
+        """Return the steps taken in each lane's episode."""
+        if self.config.in_turns:
+            return self._block * self.config.uploads_per_block + self._n_chosen
+        return self._block
+
+    def _is_chosen(self) -> BoolArray:
+        """Return which devices were chosen in this block so far, ``(n_lanes, K)``."""
+        chosen = np.zeros((self.n_lanes, self.config.n_devices), np.bool_)
+        for turn in range(self.config.uploads_per_block - 1):
+            lanes = np.flatnonzero(self._n_chosen > turn)
+            chosen[lanes, self._chosen_device[lanes, turn]] = True
+        return chosen
+
+    def _preferred(self) -> IntArray:
+        """Return each device's sample by the document's rule, ``(n_lanes, K)``."""
+        distance = self.learner.uncertainty == "distance"
+        return preferred_sample(
+            -self._uncertainty if distance else self._uncertainty,
+            self._loss_of_samples() if self.config.labels == "device" else None,
+            self._buffer != _ABSENT,
+        )
+
+    def _loss_name(self) -> str:
+        return "hinge_loss" if self.learner.uncertainty == "distance" else "cross_entropy"
+
+    def _loss_of_samples(self) -> NDArray[np.float32]:
+        """Return the hinge loss, or the cross-entropy ln(1 + e^-margin), of samples held."""
+        if self.learner.uncertainty == "distance":
+            loss = np.maximum(0, 1 - self._margin)
+        else:
+            loss = np.logaddexp(0, -self._margin)
+        return np.asarray(loss * (self._buffer != _ABSENT), np.float32)
+
+
+class DataSchedulingEnv(EdgeEnv):
+    """Which device's sample shall be uploaded next, so that the server learns most?
+
+    ## Description
+    K devices hold buffers of N samples each and share a channel to the server. In every block the
+    server broadcasts its classifier, devices evaluate their samples with it, and one device
+    uploads one sample by analog modulation over its fading channel, SNR γ = γ̄_k·|h|², |h|² ~
+    Exp(1): the server receives x̂ = x + n, n ~ N(0, I/γ), and the label. The classifier is then
+    really trained on all that was acquired. A good channel carries a clean sample, an important
+    sample teaches more: the scheduler trades the one against the other. With
+    ``uploads_per_block`` M > 1, M devices upload at a time (OFDMA), and samples that are alike
+    teach the same thing twice.
+
+    ## Action Space
+    - ``actions="sample"`` (``DataScheduling-v0``): ``Discrete(K·N)``; k·N + n lets device k upload
+      its sample n.
+    - ``actions="device"`` (``DataSchedulingDevice-v0``): ``Discrete(K)``; the device uploads the
+      sample of the largest loss where it knows the labels, else (and where no sample has a loss)
+      its most uncertain one.
+    - ``actions="scores"`` (``DataSchedulingBatch-v0``): ``Box(-1, 1, (K,))``; the M devices of
+      the largest scores upload, by the same rule.
+
+    With M > 1, discrete actions choose the devices of a block one after the other, in M steps, of
+    which the last uploads all (``DataSchedulingBatchDiscrete-v0``). Where buffers are not refilled
+    or devices are chosen in turns, ``action_masks()`` tells what is possible; what is not is
+    replaced with the best channel among the possible devices, and ``info["projected"]`` is 1.
+
+    ## Observation Space
+    A ``Dict`` of ``devices`` (K, F_d), ``samples`` (K, N, F_s) and ``system`` (G,). With
+    ``labels="server"`` the columns ``margin``, ``hinge_loss``, ``zero_one_loss`` and
+    ``label_share`` are absent. Networks observe ``entropy`` in the place of ``distance`` and
+    ``cross_entropy`` in that of ``hinge_loss``, and no ``weight_norm``. With M > 1, ``devices``
+    adds 16 columns ``embedding_0``.. of the sample that each would upload, and ``chosen`` where
+    devices are chosen in turns. Bounds are those of the default configuration.
+
+    ``devices``:
+
+    {devices_table}
+
+    ``samples``:
+
+    {samples_table}
+
+    ``system``:
+
+    {system_table}
+
+    ## Rewards
+    The gain in validation accuracy whenever the classifier is trained, 0 at other steps, so that
+    an episode's return is exactly the final minus the initial validation accuracy. Validation
+    samples are drawn from the training set and never learned from; test accuracy is only
+    reported. With ``reward="loss"`` the decrease of the validation loss takes its place.
+
+    ## Starting State
+    Each episode draws a split of the data, ``initial_samples`` noiseless samples (classes
+    balanced) that the classifier is trained on, which device holds what, their positions, and the
+    fading of all blocks.
+
+    ## Episode End
+    Terminates after ``budget`` uploads. The last ``info`` adds ``test_accuracy``,
+    ``area_under_curve`` (mean validation accuracy over steps), ``total_gain`` and ``fairness``
+    (Jain's index of the devices' uploads). There is no truncation.
+
+    ## Information
+    ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``,
+    ``samples``, ``trained``, ``uploads`` (so far), ``uploaded`` (in this step), their mean
+    ``uploaded_snr_db`` (0 if there were none), ``projected``; with ``track_test`` also
+    ``test_accuracy``.
+
+    ## Arguments
+    The fields of ``DataSchedulingConfig``, by name or as ``config=``.
+
+    ## References
+    RRM §4 and its figure text; the noise convention is that of the documents' README: n ~
+    N(0, I/γ) with features scaled to E‖x‖² = 1. ``novelty`` is the information gain of a linear
+    model (D-optimal design) in the 16 first principal components.
+
+    ## Version History
+    - v0: first version.
+    """
+
+    problem_type = DataScheduling
+
+
+class DataSchedulingVectorEnv(EdgeVectorEnv):
+    """Many lanes of ``DataSchedulingEnv`` at a time; lane i seeded s + i equals it."""
+
+    problem_type = DataScheduling
