@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from scipy import linalg
 
 from edge_gym import wireless
 from edge_gym.data import load_dataset, load_features, partition
@@ -20,6 +19,7 @@ from edge_gym.envs.centralized import SNR_DB_BOUNDS, CentralizedConfig, Centrali
 from edge_gym.envs.checks import check_choice, check_flag, check_integer, check_number
 from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Step
 from edge_gym.envs.observation import Column, ObservationTable
+from edge_gym.learning import importance
 from edge_gym.learning.svm import SVMLearner
 from edge_gym.rendering import BarPanel, GaugePanel, ImagePanel, Scene
 
@@ -217,15 +217,8 @@ def _embeddings(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the first principal axes of the training features ``(d, E)`` and their components."""
     train = load_features(name, classes, image_size).train
-    size = min(EMBEDDING_SIZE, train.shape[1])
-    covariance = (train.T @ train).astype(np.float64) / len(train)
-    last = train.shape[1] - 1
-    _, axes = linalg.eigh(covariance, subset_by_index=[last - size + 1, last])
-    # Eigenvectors have no sign of their own: let the largest entry be positive.
-    axes = axes[:, ::-1] * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(size)])[::-1]
-    full = np.zeros((train.shape[1], EMBEDDING_SIZE), np.float32)
-    full[:, :size] = axes
-    return full, train @ full
+    axes = importance.principal_axes(train, EMBEDDING_SIZE)
+    return axes, train @ axes
 
 
 class DataScheduling(CentralizedLearning):
@@ -296,7 +289,7 @@ class DataScheduling(CentralizedLearning):
         self._chosen_sample = np.zeros((n_lanes, m), np.int64)
         self._last_upload = np.zeros((n_lanes, k), np.int64)
         self._device_uploads = np.zeros((n_lanes, k), np.int64)
-        # (I/E + Σ ẑẑᵀ)⁻¹ over the acquired samples: a prior worth one sample of any direction.
+        # A⁻¹ of what was acquired, see ``learning.importance``.
         self._inverse = np.zeros((n_lanes, EMBEDDING_SIZE, EMBEDDING_SIZE))
         self._uncertainty = np.zeros((n_lanes, k, n), np.float32)
         self._margin = np.zeros((n_lanes, k, n), np.float32)
@@ -332,9 +325,10 @@ class DataScheduling(CentralizedLearning):
             self._uploaded,
         ):
             array[lanes] = 0
-        self._inverse[lanes] = EMBEDDING_SIZE * np.eye(EMBEDDING_SIZE)
+        self._inverse[lanes] = importance.prior_inverse(EMBEDDING_SIZE)
         info = self._begin_learning(lanes, initial)
-        self._judge(lanes)
+        self._judge(lanes, self._everywhere(lanes))
+        self._compare(lanes)
         return info
 
     def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
@@ -349,7 +343,7 @@ class DataScheduling(CentralizedLearning):
         over = self._block[lanes] == self.config.blocks
         reward, info, final_info = self._learn(lanes, over)
         self._history[lanes, self._steps()[lanes]] = self._accuracy[lanes]
-        self._judge(uploading)
+        self._judge_after_upload(uploading, info["trained"][complete] > 0)
         info["uploads"] = self._device_uploads[lanes].sum(axis=1).astype(np.float64)
         info["uploaded"] = np.where(complete, float(self.config.uploads_per_block), 0.0)
         info["uploaded_snr_db"] = np.zeros(len(lanes))
@@ -498,11 +492,10 @@ class DataScheduling(CentralizedLearning):
 
     def _acquire(self, lanes: IntArray, samples: NDArray[np.float32], labels: IntArray) -> None:
         super()._acquire(lanes, samples, labels)
-        # Sherman and Morrison's formula for the inverse of A + ẑẑᵀ.
-        z = (samples @ self._axes).astype(np.float64)
-        image = np.einsum("mij,mj->mi", self._inverse[lanes], z)
-        scale = 1 + np.einsum("mi,mi->m", image, z)
-        self._inverse[lanes] -= image[:, :, None] * image[:, None, :] / scale[:, None, None]
+        inverse = self._inverse[lanes]
+        # One product per lane: what it is must not depend on how many lanes there are.
+        importance.acquire(inverse, (samples[:, None] @ self._axes)[:, 0])
+        self._inverse[lanes] = inverse
 
     def _choose(self, lanes: IntArray, actions: IntArray) -> BoolArray:
         """Note one device and sample per lane; return where the choice was impossible."""
@@ -581,23 +574,54 @@ class DataScheduling(CentralizedLearning):
         self._reserve[lanes, device, head] = uploaded
         self._reserve_head[lanes, device] = (head + 1) % size
 
-    def _judge(self, lanes: IntArray) -> None:
-        """Let devices evaluate their samples with the model that was broadcast."""
+    def _judge_after_upload(self, lanes: IntArray, trained: BoolArray) -> None:
+        """Let devices evaluate all samples where there is a new model, else the new samples."""
         if not len(lanes):
             return
-        buffer = self._buffer[lanes]
-        present = buffer != _ABSENT
-        rows = np.where(present, buffer, 0)
-        flat = rows.reshape(len(lanes), -1)
+        learned, others = lanes[trained], lanes[~trained]
+        self._judge(learned, self._everywhere(learned))
+        slots = self._chosen_device * self.config.buffer_size + self._chosen_sample
+        self._judge(others, slots[others])
+        self._compare(lanes)
+
+    def _judge(self, lanes: IntArray, slots: IntArray) -> None:
+        """Let devices evaluate samples with the model that was broadcast.
+
+        Args:
+            lanes: ``(m,)``.
+            slots: Positions k·N + n of samples, ``(m, q)``.
+        """
+        if not len(lanes):
+            return
+        rows = self._flat(self._buffer)[lanes[:, None], slots]
+        present = rows != _ABSENT
+        rows = np.where(present, rows, 0)
         labels = self.features.train_labels
-        assessment = self.learner.assess_rows(lanes, self.features.train, labels, flat)
-        self._uncertainty[lanes] = assessment.uncertainty.reshape(buffer.shape) * present
-        self._margin[lanes] = assessment.margin.reshape(buffer.shape) * present
-        wrong = assessment.predicted != labels[flat]
-        self._wrong[lanes] = wrong.reshape(buffer.shape) & present
-        z = self._components[flat].astype(np.float64)
-        novelty = np.einsum("mqi,mqi->mq", z @ self._inverse[lanes], z)
-        self._novelty[lanes] = novelty.reshape(buffer.shape) * present
+        assessment = self.learner.assess_rows(lanes, self.features.train, labels, rows)
+        for array, values in (
+            (self._uncertainty, assessment.uncertainty),
+            (self._margin, assessment.margin),
+            (self._wrong, assessment.predicted != labels[rows]),
+        ):
+            self._flat(array)[lanes[:, None], slots] = values * present
+
+    def _compare(self, lanes: IntArray) -> None:
+        """Compare the samples with what the server has acquired."""
+        rows = self._flat(self._buffer)[lanes]
+        present = rows != _ABSENT
+        novelty = importance.novelty(
+            self._components, np.where(present, rows, 0), self._inverse[lanes]
+        )
+        self._flat(self._novelty)[lanes] = novelty * present
+
+    def _flat(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return a view of ``(n_lanes, K, N)`` as ``(n_lanes, K·N)``."""
+        return array.reshape(self.n_lanes, -1)
+
+    def _everywhere(self, lanes: IntArray) -> IntArray:
+        """Return all positions k·N + n for each of ``lanes``."""
+        size = self.config.n_devices * self.config.buffer_size
+        return np.broadcast_to(np.arange(size), (len(lanes), size))
 
     def _snr(self, lanes: IntArray) -> NDArray[np.float64]:
         """Return the SNR of all devices in the current block, ``(m, K)``."""

@@ -378,6 +378,13 @@ def _score_rows(lanes, start, stop, features, labels, rows, w, coding, accuracy,
         correct, errors = 0, 0.0
         for v in range(rows.shape[1]):
             i = rows[k, v]
+            if length == 1:
+                # The common case, without the votes' loops: they would cost as much as the score.
+                score = _dot(features[i], weights[0, : features.shape[1]]) + weights[0, -1]
+                correct += (score >= 0) == (labels[i] == 0)
+                sign = 1 if labels[i] == 0 else -1
+                errors += 0.5 * math.erfc(sign * score * sharpness[0])
+                continue
             _score(features[i], weights, scores)
             if _decode(scores, coding) == labels[i]:
                 correct += 1
