@@ -275,7 +275,9 @@ def tune(
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to reproduce: rrm-fig5.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="What to reproduce: rrm-fig5, rrm-fig9.")
+    ],
     quick: Annotated[bool, typer.Option("--quick", help="Small and coarse.")] = False,
     episodes: Annotated[int | None, typer.Option(help="Episodes of every policy.")] = None,
     lanes: LanesOption = 32,
@@ -286,19 +288,13 @@ def reproduce(
     as_json: JsonOption = False,
 ) -> None:
     """Redo a document's experiment, its claims beside what is measured."""
-    from edge_gym.reproduce import find_reproduction
+    from edge_gym.reproduce import Options, find_reproduction
 
     reproduction = find_reproduction(name)
     folder = out or Path("results") / name
     with _progress() as progress:
-        findings = reproduction.run(
-            folder,
-            quick=quick,
-            episodes=episodes,
-            lanes=lanes,
-            overrides=_overrides(settings),
-            progress=progress,
-        )
+        options = Options(quick, episodes, lanes, _overrides(settings) or {}, progress)
+        findings = reproduction.run(folder, options)
     if as_json:
         _print_json(findings.to_json())
     else:

@@ -172,7 +172,10 @@ def test_a_real_ctrl_c(tmp_path: Path) -> None:
         (["tune", ID, "--policy", "nothing"], "no baseline 'nothing'"),
         (["tune", ID, "--episodes", "2"], "episodes must be in [8"),
         (["tune", ID, "--set", "budget=24", "--write"], "leave out --set"),
-        (["reproduce", "figure-99"], "unknown reproduction 'figure-99'; there are rrm-fig5"),
+        (
+            ["reproduce", "figure-99"],
+            "unknown reproduction 'figure-99'; there are rrm-fig5, rrm-fig9",
+        ),
         (["reproduce", "rrm-fig5", "--set", "learner=cnn"], "learner 'svm'"),
         (["benchmark", "Nothing-v0"], "unknown environment"),
         (["benchmark", ID, "--seconds", "0"], "seconds must be"),
@@ -298,15 +301,48 @@ def test_reproduce(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "too few samples" in fail(capsys, *arguments, *settings, "--set", "budget=4")
 
 
+def test_reproduce_fig9_and_go_on_where_it_stopped(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge_gym.reproduce import findings
+
+    arguments = ["reproduce", "rrm-fig9", "--quick", "--episodes", "4", "--out", str(tmp_path)]
+    small = {"dataset": "mnist-subset", "image_size": 14, "budget": 6, "validation_size": 50}
+    small |= {"n_devices": 3, "buffer_size": 3, "retrain_every": 3, "test_size": 50}
+    for name, value in small.items():
+        arguments += ["--set", f"{name}={value}"]
+    content = json.loads(succeed(capsys, *arguments, "--json"))
+    assert (tmp_path / "rrm-fig9.png").read_bytes().startswith(b"\x89PNG")
+    assert content["data"].keys() == {"svm", "cnn"}
+    assert len(content["data"]["svm"]["15"]["importance-aware"]["mean"]) == 6
+    assert [claim["claim"][:10] for claim in content["claims"]].count("svm, 15 dB") == 2
+
+    # What was finished is not run again, whatever else was asked for.
+    run: list[int] = []
+    original = findings.run_episodes
+
+    def counted(*given: Any) -> Any:
+        run.append(len(given[2]))
+        return original(*given)
+
+    monkeypatch.setattr(findings, "run_episodes", counted)
+    (tmp_path / "parts" / "svm-15-data-aware.npz").write_bytes(b"half a file")
+    assert json.loads(succeed(capsys, *arguments, "--json")) == content
+    assert run == [4]
+    run.clear()
+    succeed(capsys, *arguments, "--set", "C=2.0", "--json")
+    assert len(run) == 8
+
+
 def test_reproduce_without_data(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edge_gym import reproduce
+    from edge_gym.reproduce import findings
 
     def missing(name: str) -> Any:
-        raise reproduce.DataError(f"{name} is not there")
+        raise findings.DataError(f"{name} is not there")
 
-    monkeypatch.setattr(reproduce, "load_dataset", missing)
+    monkeypatch.setattr(findings, "load_dataset", missing)
     message = fail(capsys, "reproduce", "rrm-fig5", "--quick", "--out", str(tmp_path))
     assert message == "edge-gym: mnist is not there; or run it on the embedded images: " + (
         "--set dataset=mnist-subset"

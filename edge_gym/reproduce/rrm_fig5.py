@@ -1,138 +1,42 @@
-"""The documents' experiments redone: what they say beside what is measured here."""
+"""RRM Fig. 5: accuracy against channel uses, retransmissions against uncertainty."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from edge_gym.baselines import make_baseline
-from edge_gym.baselines.tuning import shipped_parameters
 from edge_gym.charts import INK, new_figure, save, tidy
-from edge_gym.data import DataError, load_dataset
-from edge_gym.envs.checks import check_integer
 from edge_gym.envs.core import IntArray, Step, make_config
 from edge_gym.envs.retransmission import (
     Retransmission,
     RetransmissionConfig,
     RetransmissionVectorEnv,
 )
-from edge_gym.evaluation import (
-    Episodes,
-    TaskProgress,
-    even_lanes,
-    plain_config,
-    run_episodes,
-)
-from edge_gym.files import prepare_folder, replacing, write_text
+from edge_gym.evaluation import Episodes, even_lanes, plain_config, run_episodes
+from edge_gym.files import replacing
 from edge_gym.registration import find_environment
-from edge_gym.seeds import EVALUATION
-from edge_gym.statistics import mean_intervals
-
-YES, PARTLY, NO, OPEN = "yes", "partly", "no", "within noise"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One statement of a document.
-
-    Attributes:
-        claim: What it says.
-        measured: What was found here.
-        verdict: Whether it was seen: ``"yes"``, ``"partly"``, ``"no"`` or ``"within noise"``.
-    """
-
-    claim: str
-    measured: str
-    verdict: str
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a reproduction found.
-
-    Attributes:
-        title: What was run.
-        config: The environment's configuration.
-        seeds: The episodes' seeds.
-        parameters: Of every policy.
-        claims: The document's claims.
-        data: The numbers of the picture.
-        files: What was written.
-    """
-
-    title: str
-    config: dict[str, Any]
-    seeds: list[int]
-    parameters: dict[str, dict[str, Any]]
-    claims: list[Claim]
-    data: dict[str, Any]
-    files: list[Path] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything in JSON's types."""
-        return {**asdict(self), "files": [str(path) for path in self.files]}
-
-
-class Run(Protocol):
-    """How a reproduction is run."""
-
-    def __call__(
-        self,
-        out: str | os.PathLike[str],
-        *,
-        quick: bool = False,
-        episodes: int | None = None,
-        lanes: int = 32,
-        overrides: Mapping[str, Any] | None = None,
-        progress: TaskProgress | None = None,
-    ) -> Findings:
-        """Run it and write its files.
-
-        Args:
-            out: Folder for the files.
-            quick: Few and short episodes.
-            episodes: Instead of the usual number.
-            lanes: Most episodes run at a time.
-            overrides: Fields of the environment's configuration.
-            progress: Told how many episodes are done.
-        """
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """An experiment that can be redone by name.
-
-    Attributes:
-        name: Its name on the command line.
-        source: Document and figure or table.
-        run: Runs it.
-    """
-
-    name: str
-    source: str
-    run: Run
-
-
-def find_reproduction(name: str) -> Reproduction:
-    """Return the reproduction of this name.
-
-    Raises:
-        ValueError: If there is none; the message lists the names.
-    """
-    for reproduction in REPRODUCTIONS:
-        if reproduction.name == name:
-            return reproduction
-    known = ", ".join(reproduction.name for reproduction in REPRODUCTIONS)
-    raise ValueError(f"unknown reproduction {name!r}; there are {known}")
+from edge_gym.reproduce.findings import (
+    NO,
+    PARTLY,
+    YES,
+    Claim,
+    Findings,
+    Options,
+    check_data,
+    rule_parameters,
+    summary,
+    verdict,
+    with_interval,
+    write_findings,
+)
 
 
 class _Observed(Retransmission):
@@ -171,15 +75,7 @@ _FIG5_POINTS = 40
 _FIG5_BINS = 8
 
 
-def rrm_fig5(
-    out: str | os.PathLike[str],
-    *,
-    quick: bool = False,
-    episodes: int | None = None,
-    lanes: int = 32,
-    overrides: Mapping[str, Any] | None = None,
-    progress: TaskProgress | None = None,
-) -> Findings:
+def rrm_fig5(folder: Path, options: Options) -> Findings:
     """Redo Fig. 5 of RRM: accuracy against channel uses, retransmissions against uncertainty.
 
     Parameters are the shipped tuned ones where there are any for this configuration, else the
@@ -188,26 +84,18 @@ def rrm_fig5(
     Raises:
         ValueError: If a value is out of range, another learner than ``svm`` is asked for, or so
             few samples are sent that a bar of the picture has none.
-        OSError: If ``out`` cannot be written to.
+        OSError: If ``folder`` cannot be written to.
         edge_gym.data.DataError: If data are missing; the message says what to do.
 
     Source: RRM Fig. 5, §3.2.
     """
-    n = episodes if episodes is not None else 8 if quick else 100
-    check_integer("episodes", n, 2)
-    check_integer("lanes", lanes, 1)
-    folder = prepare_folder(out)
-    given = {**({"budget": 400} if quick else {}), **(overrides or {}), "track_test": True}
+    seeds = options.seeds(usual=100, quick=8)
+    n = len(seeds)
+    given = {**({"budget": 400} if options.quick else {}), **options.overrides, "track_test": True}
     config = make_config(RetransmissionConfig, None, find_environment(_FIG5_ID).preset, given)
     if config.learner != "svm":
         raise ValueError(f"rrm-fig5 is about learner 'svm', got {config.learner!r}")
-    try:
-        load_dataset(config.dataset)
-    except DataError as error:
-        raise DataError(
-            f"{error}; or run it on the embedded images: --set dataset=mnist-subset"
-        ) from error
-    seeds = list(range(EVALUATION.start, EVALUATION.start + n))
+    check_data(config.dataset)
     # This rule never looks at the classifier, which need only be trained now and then: its
     # training set is the largest by far, and the accuracy after each training is the same.
     sparse = replace(config, retrain_every=max(config.retrain_every, config.budget // 10))
@@ -215,15 +103,15 @@ def rrm_fig5(
     results: dict[str, Episodes] = {}
     for name, values in parameters.items():
         env = _ObservedVectorEnv(
-            even_lanes(n, lanes),
+            even_lanes(n, options.lanes),
             sparse if name == "no-retransmission" else config,
             autoreset_mode=AutoresetMode.DISABLED,
         )
         policy = make_baseline(name, env, **values)
 
         def report(done: int, total: int, task: str = name) -> None:
-            if progress is not None:
-                progress(task, done, total)
+            if options.progress is not None:
+                options.progress(task, done, total)
 
         results[name] = run_episodes(env, policy, seeds, report, record=_FIG5_RECORD)
     uses = np.unique(np.linspace(1, config.budget, _FIG5_POINTS).round().astype(int))
@@ -240,34 +128,25 @@ def rrm_fig5(
         claims=[*_accuracy_claims(uses, curves), *_retransmission_claims(bins)],
         data={
             "channel_uses": uses.tolist(),
-            "test_accuracy": {name: _summary(curve) for name, curve in curves.items()},
+            "test_accuracy": {name: summary(curve) for name, curve in curves.items()},
             "minus_channel_aware": {
-                name: _summary(curve - curves["channel-aware"]) for name, curve in curves.items()
+                name: summary(curve - curves["channel-aware"]) for name, curve in curves.items()
             },
             "uncertainty_edges": edges.tolist(),
-            "retransmissions": {name: _summary(values) for name, values in bins.items()},
+            "retransmissions": {name: summary(values) for name, values in bins.items()},
         },
         files=[folder / "rrm-fig5.json", folder / "rrm-fig5.png"],
     )
-    write_text(findings.files[0], json.dumps(findings.to_json(), indent=2, allow_nan=False) + "\n")
+    write_findings(findings)
     with replacing(findings.files[1]) as scratch:
         _draw_fig5(findings, scratch)
     return findings
 
 
-def _summary(values: NDArray[np.float64]) -> dict[str, Any]:
-    """Return the means of ``(n, k)`` values and their intervals."""
-    return {"mean": values.mean(axis=0).tolist(), "ci95": mean_intervals(values.T).tolist()}
-
-
 def _parameters(config: RetransmissionConfig) -> dict[str, dict[str, Any]]:
     # What is reported along the way changes nothing that was tuned.
     env = RetransmissionVectorEnv(1, replace(config, track_test=False))
-    return {
-        name: (shipped_parameters(name, env) if name != "no-retransmission" else None)
-        or asdict(make_baseline(name, env).parameters)
-        for name in _FIG5_POLICIES
-    }
+    return {name: rule_parameters(name, env) for name in _FIG5_POLICIES}
 
 
 def _retransmissions(
@@ -316,7 +195,7 @@ def _accuracy_claims(
     later = uses > 0.1 * uses[-1]
     ahead = float(np.mean(gain.mean(axis=0)[later] > 0))
     on_average = gain[:, later].mean(axis=1)
-    throughout = _verdict(on_average)
+    throughout = verdict(on_average)
     if throughout == YES and ahead < 1:
         throughout = PARTLY
     ours = curves["support-vector-aware"][:, -1] - curves["importance-aware"][:, -1]
@@ -325,20 +204,20 @@ def _accuracy_claims(
             "5(a): without retransmission, accuracy degrades dramatically once many noisy samples "
             "are received",
             f"from its peak of {none[:, peak].mean():.3f} at {uses[peak]} uses it falls by "
-            f"{_with_interval(fall)}, to {none[:, -1].mean():.3f}",
-            _verdict(fall),
+            f"{with_interval(fall)}, to {none[:, -1].mean():.3f}",
+            verdict(fall),
         ),
         Claim(
             "5(a): importance-aware outperforms channel-aware throughout",
             f"ahead at {ahead:.0%} of the points after the first tenth, by "
-            f"{_with_interval(on_average)} on average, "
-            f"{_with_interval(gain[:, -1])} in the end",
+            f"{with_interval(on_average)} on average, "
+            f"{with_interval(gain[:, -1])} in the end",
             throughout,
         ),
         Claim(
             "(ours) support-vector-aware ends above importance-aware",
-            _with_interval(ours),
-            _verdict(ours),
+            with_interval(ours),
+            verdict(ours),
         ),
     ]
 
@@ -376,20 +255,9 @@ def _retransmission_claims(bins: Mapping[str, NDArray[np.float64]]) -> list[Clai
         Claim(
             "5(b): importance-aware's are concentrated where uncertainty is high",
             text["importance-aware"],
-            _verdict(bins["importance-aware"][:, -1] - bins["importance-aware"][:, 0]),
+            verdict(bins["importance-aware"][:, -1] - bins["importance-aware"][:, 0]),
         ),
     ]
-
-
-def _verdict(values: NDArray[np.float64]) -> str:
-    """Say whether the mean is above zero."""
-    low, high = mean_intervals(values)
-    return YES if low > 0 else NO if high < 0 else OPEN
-
-
-def _with_interval(values: NDArray[np.float64]) -> str:
-    low, high = mean_intervals(values)
-    return f"{values.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def _draw_fig5(findings: Findings, path: Path) -> None:
@@ -429,6 +297,3 @@ def _draw_fig5(findings: Findings, path: Path) -> None:
     retransmissions.tick_params(axis="x", labelsize=7.5)
     figure.suptitle(findings.title, color=INK, fontsize=12)
     save(figure, path)
-
-
-REPRODUCTIONS = (Reproduction("rrm-fig5", "RRM Fig. 5", rrm_fig5),)

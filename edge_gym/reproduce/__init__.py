@@ -1,0 +1,56 @@
+"""The documents' experiments redone: what they say beside what is measured here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from edge_gym.files import prepare_folder
+from edge_gym.reproduce.findings import Claim, Findings, Options, Run
+from edge_gym.reproduce.rrm_fig5 import rrm_fig5
+from edge_gym.reproduce.rrm_fig9 import rrm_fig9
+
+__all__ = ["REPRODUCTIONS", "Claim", "Findings", "Options", "find_reproduction"]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """An experiment that can be redone by name.
+
+    Attributes:
+        name: Its name on the command line.
+        source: Document and figure or table.
+    """
+
+    name: str
+    source: str
+    _run: Run
+
+    def run(self, out: str | os.PathLike[str], options: Options | None = None) -> Findings:
+        """Run it and write its files into the folder ``out``.
+
+        Raises:
+            ValueError: If a value is out of range or does not suit the experiment.
+            OSError: If ``out`` cannot be written to.
+            edge_gym.data.DataError: If data are missing; the message says what to do.
+        """
+        return self._run(prepare_folder(out), options or Options())
+
+
+REPRODUCTIONS = (
+    Reproduction("rrm-fig5", "RRM Fig. 5", rrm_fig5),
+    Reproduction("rrm-fig9", "RRM Fig. 9", rrm_fig9),
+)
+
+
+def find_reproduction(name: str) -> Reproduction:
+    """Return the reproduction of this name.
+
+    Raises:
+        ValueError: If there is none; the message lists the names.
+    """
+    for reproduction in REPRODUCTIONS:
+        if reproduction.name == name:
+            return reproduction
+    known = ", ".join(reproduction.name for reproduction in REPRODUCTIONS)
+    raise ValueError(f"unknown reproduction {name!r}; there are {known}")

@@ -1,0 +1,201 @@
+"""What a reproduction finds, and what all of them need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_gym import __version__
+from edge_gym.baselines import make_baseline
+from edge_gym.baselines.tuning import shipped_parameters
+from edge_gym.data import DataError, load_dataset
+from edge_gym.envs.checks import check_integer
+from edge_gym.envs.core import EdgeVectorEnv
+from edge_gym.evaluation import Episodes, TaskProgress, plain_config, run_episodes
+from edge_gym.files import replacing, write_text
+from edge_gym.seeds import EVALUATION
+from edge_gym.statistics import mean_intervals
+
+YES, PARTLY, NO, OPEN = "yes", "partly", "no", "within noise"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of a document.
+
+    Attributes:
+        claim: What it says.
+        measured: What was found here.
+        verdict: Whether it was seen: ``"yes"``, ``"partly"``, ``"no"`` or ``"within noise"``.
+    """
+
+    claim: str
+    measured: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a reproduction found.
+
+    Attributes:
+        title: What was run.
+        config: The environment's configuration.
+        seeds: The episodes' seeds.
+        parameters: Of every policy.
+        claims: The document's claims.
+        data: The numbers of the picture.
+        files: What was written.
+    """
+
+    title: str
+    config: dict[str, Any]
+    seeds: list[int]
+    parameters: dict[str, dict[str, Any]]
+    claims: list[Claim]
+    data: dict[str, Any]
+    files: list[Path] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything in JSON's types."""
+        return {**asdict(self), "files": [str(path) for path in self.files]}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a reproduction is run.
+
+    Attributes:
+        quick: Few and short episodes.
+        episodes: Instead of the usual number.
+        lanes: Most episodes run at a time.
+        overrides: Fields of the environment's configuration.
+        progress: Told how many episodes are done.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    quick: bool = False
+    episodes: int | None = None
+    lanes: int = 32
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    progress: TaskProgress | None = None
+
+    def __post_init__(self) -> None:
+        if self.episodes is not None:
+            check_integer("episodes", self.episodes, 2)
+        check_integer("lanes", self.lanes, 1)
+
+    def seeds(self, usual: int, quick: int) -> list[int]:
+        """Return the evaluation seeds of as many episodes as were asked for."""
+        n = self.episodes if self.episodes is not None else quick if self.quick else usual
+        return list(range(EVALUATION.start, EVALUATION.start + n))
+
+
+Run = Callable[[Path, Options], Findings]
+"""Runs a reproduction and writes its files into a folder that is there."""
+
+
+def check_data(name: str) -> None:
+    """Raise a DataError that names the embedded images unless the data set can be read."""
+    try:
+        load_dataset(name)
+    except DataError as error:
+        raise DataError(
+            f"{error}; or run it on the embedded images: --set dataset=mnist-subset"
+        ) from error
+
+
+def rule_parameters(name: str, env: EdgeVectorEnv) -> dict[str, Any]:
+    """Return a rule's shipped tuned parameters for this configuration, else its defaults."""
+    baseline = make_baseline(name, env)
+    if not baseline.grid:
+        return asdict(baseline.parameters)
+    return shipped_parameters(name, env) or asdict(baseline.parameters)
+
+
+def run_or_load(
+    path: Path,
+    env: EdgeVectorEnv,
+    policy: str,
+    parameters: Mapping[str, Any],
+    seeds: Sequence[int],
+    record: Sequence[str],
+    report: Callable[[int, int], None],
+) -> Episodes:
+    """Run episodes and store them in ``path``, or load what an interrupted run stored there.
+
+    Stored episodes are taken only if they are of the same configuration, policy, seeds and version.
+    """
+    key = json.dumps(
+        {
+            "config": plain_config(env.config),
+            "policy": policy,
+            "parameters": dict(parameters),
+            "seeds": [seeds[0], seeds[-1]],
+            "record": list(record),
+            "version": __version__,
+        },
+        sort_keys=True,
+    )
+    stored = _load(path, key)
+    if stored is not None:
+        report(len(seeds), len(seeds))
+        return stored
+    episodes = run_episodes(env, make_baseline(policy, env, **parameters), seeds, report, record)
+    arrays: dict[str, Any] = {
+        "key": np.array(key),
+        "seeds": episodes.seeds,
+        "returns": episodes.returns,
+        "lengths": episodes.lengths,
+        **{f"infos/{name}": values for name, values in episodes.infos.items()},
+        **{f"curves/{name}": values for name, values in episodes.curves.items()},
+    }
+    with replacing(path) as scratch, scratch.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    return episodes
+
+
+def _load(path: Path, key: str) -> Episodes | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["key"]) != key:
+                return None
+            parts: dict[str, dict[str, NDArray[np.float64]]] = {"infos": {}, "curves": {}}
+            for name in file.files:
+                part, _, value = name.partition("/")
+                if value:
+                    parts[part][value] = file[name]
+            return Episodes(file["seeds"], file["returns"], file["lengths"], **parts)
+    except (OSError, ValueError, KeyError):
+        # Nothing there, or half a file of another program: run it anew.
+        return None
+
+
+def summary(values: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the means of ``(n, k)`` values and their intervals."""
+    return {"mean": values.mean(axis=0).tolist(), "ci95": mean_intervals(values.T).tolist()}
+
+
+def verdict(values: NDArray[np.float64]) -> str:
+    """Say whether the mean is above zero."""
+    low, high = mean_intervals(values)
+    return YES if low > 0 else NO if high < 0 else OPEN
+
+
+def with_interval(values: NDArray[np.float64]) -> str:
+    """Write a mean with its 95 % interval."""
+    low, high = mean_intervals(values)
+    return f"{values.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def write_findings(findings: Findings) -> None:
+    """Write the first of ``findings.files``, the JSON."""
+    write_text(findings.files[0], json.dumps(findings.to_json(), indent=2, allow_nan=False) + "\n")
