@@ -332,10 +332,14 @@ def test_accuracy_on_rows_of_each_lane() -> None:
     learner, lanes = trained("mlp", 3, fits=10), np.array([2, 0])
     rng = np.random.default_rng(4)
     rows = rng.integers(len(FEATURES.test), size=(2, 700))
-    scores = learner.score(lanes, FEATURES.test, FEATURES.test_labels, rows).accuracy
+    scores, _, recall = learner.score(lanes, FEATURES.test, FEATURES.test_labels, rows)
     assessment = learner.assess(lanes, FEATURES.test[rows], FEATURES.test_labels[rows])
     expected = (assessment.predicted == FEATURES.test_labels[rows]).mean(axis=1)
     np.testing.assert_allclose(scores, expected)
+    right = assessment.predicted == FEATURES.test_labels[rows]
+    for label in range(recall.shape[1]):
+        share = [right[i][FEATURES.test_labels[rows[i]] == label].mean() for i in range(2)]
+        np.testing.assert_allclose(recall[:, label], share)
 
 
 @pytest.mark.parametrize(

@@ -424,9 +424,12 @@ def test_assessment_is_as_defined(n_classes: int) -> None:
         predictions.append(predicted)
 
     rows = np.random.default_rng(2).integers(200, size=(2, 150))
-    accuracy, loss = learner.score(np.array([1, 0]), query, truth, rows)
+    accuracy, loss, recall = learner.score(np.array([1, 0]), query, truth, rows)
     correct = np.array(predictions) == truth
     np.testing.assert_allclose(accuracy, correct[rows].mean(axis=1))
+    for label in range(n_classes):
+        found = [correct[row][truth[row] == label].mean() for row in rows]
+        np.testing.assert_allclose(recall[:, label], found)
     weights = learner.machines.weights[:length].astype(np.float64)
     distance = (query @ weights[:, :-1].T + weights[:, -1]) / np.linalg.norm(
         weights[:, :-1], axis=1

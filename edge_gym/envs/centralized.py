@@ -130,6 +130,7 @@ class CentralizedLearning(Problem):
         "_unlearned",
         "_accuracy",
         "_loss",
+        "_recall",
         "_initial_accuracy",
         "_test_accuracy",
         "_slope",
@@ -161,6 +162,7 @@ class CentralizedLearning(Problem):
         self._unlearned = np.zeros(n_lanes, np.int64)
         self._accuracy = np.zeros(n_lanes)
         self._loss = np.zeros(n_lanes)
+        self._recall = np.zeros((n_lanes, self.n_classes))
         self._initial_accuracy = np.zeros(n_lanes)
         # After the last training whose model was tested.
         self._test_accuracy = np.zeros(n_lanes)
@@ -252,7 +254,7 @@ class CentralizedLearning(Problem):
     def _validate(self, lanes: IntArray) -> None:
         features, rows = self.features, self._validation[lanes]
         score = self.learner.score(lanes, features.train, features.train_labels, rows)
-        self._accuracy[lanes], self._loss[lanes] = score
+        self._accuracy[lanes], self._loss[lanes], self._recall[lanes] = score
 
     def _test_learner(self, lanes: IntArray) -> None:
         if len(lanes):

@@ -149,6 +149,7 @@ def observation_tables(config: DataSchedulingConfig) -> dict[str, ObservationTab
             Column(
                 "label_share", "1", 0, 100, "share of its label among the acquired, times C", 1, 0.3
             ),
+            Column("label_recall", "1", 0, 1, "validation accuracy on its class", 0.8, 0.15),
         ]
     samples.append(
         Column(
@@ -379,11 +380,13 @@ class DataScheduling(CentralizedLearning):
         }
         if self.config.labels == "device":
             lanes = np.arange(self.n_lanes)[:, None, None]
-            share = self._label_share()[lanes, self.features.train_labels[rows]]
+            labels = self.features.train_labels[rows]
             samples["margin"] = self._margin
             samples[self._loss_name()] = self._loss_of_samples()
             samples["zero_one_loss"] = self._wrong
-            samples["label_share"] = share * self.n_classes * present
+            share = self._label_share()[lanes, labels] * self.n_classes
+            samples["label_share"] = share * present
+            samples["label_recall"] = self._recall[lanes, labels] * present
         system = {
             "budget_left": self.config.budget - self._device_uploads.sum(axis=1),
             "samples": self._acquired(),
@@ -692,11 +695,11 @@ class DataSchedulingEnv(EdgeEnv):
 
     ## Observation Space
     A ``Dict`` of ``devices`` (K, F_d), ``samples`` (K, N, F_s) and ``system`` (G,). With
-    ``labels="server"`` the columns ``margin``, ``hinge_loss``, ``zero_one_loss`` and
-    ``label_share`` are absent. Networks observe ``entropy`` in the place of ``distance`` and
-    ``cross_entropy`` in that of ``hinge_loss``, and no ``weight_norm``. With M > 1, ``devices``
-    adds 16 columns ``embedding_0``.. of the sample that each would upload, and ``chosen`` where
-    devices are chosen in turns. Bounds are those of the default configuration.
+    ``labels="server"`` the columns ``margin``, ``hinge_loss``, ``zero_one_loss``,
+    ``label_share`` and ``label_recall`` are absent. Networks observe ``entropy`` in the place of
+    ``distance`` and ``cross_entropy`` in that of ``hinge_loss``, and no ``weight_norm``. With
+    M > 1, ``devices`` adds 16 columns ``embedding_0``.. of the sample that each would upload, and
+    ``chosen`` where devices are chosen in turns. Bounds are those of the default configuration.
 
     ``devices``:
 

@@ -34,17 +34,30 @@ class Assessment(NamedTuple):
 
 
 class Score(NamedTuple):
-    """How good a classifier is on a set of samples; every array has shape ``(m,)``.
+    """How good a classifier is on a set of samples; arrays have shape ``(m,)``.
 
     Attributes:
         accuracy: Share of samples that are classified correctly.
         loss: What the accuracy is too coarse to show. Support vector machines: the probability
             that a sample would be misclassified if it arrived at ``LOSS_SNR_DB``, Φ(-d/σ) for
             one at the signed distance d from the boundary. Networks: the cross-entropy, in nats.
+        recall: Share of each class' samples that are classified correctly, ``(m, C)``; 0 where
+            there are none.
     """
 
     accuracy: NDArray[np.float64]
     loss: NDArray[np.float64]
+    recall: NDArray[np.float64]
+
+
+def score_of(
+    correct: NDArray[np.integer[Any]],
+    total: NDArray[np.integer[Any]],
+    loss: NDArray[np.float64],
+) -> Score:
+    """Return the score of ``correct`` out of ``total`` samples of each class, ``(m, C)``."""
+    accuracy = correct.sum(axis=1) / total.sum(axis=1)
+    return Score(accuracy, loss, correct / np.maximum(total, 1))
 
 
 class Learner(ABC):

@@ -37,7 +37,14 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 from torch.nn import functional
 
-from edge_gym.learning.base import Assessment, FloatArray, IntArray, Learner, Score
+from edge_gym.learning.base import (
+    Assessment,
+    FloatArray,
+    IntArray,
+    Learner,
+    Score,
+    score_of,
+)
 from edge_gym.parallel import for_ranges, one_torch_thread
 
 MAX_MARGIN = 30.0
@@ -340,8 +347,9 @@ class NetworkLearner(Learner):
     def score(
         self, lanes: IntArray, features: FloatArray, labels: IntArray, rows: IntArray
     ) -> Score:
-        """Return each lane's accuracy and cross-entropy on ``features[rows[i]]``."""
-        correct, loss = np.zeros(len(lanes)), np.zeros(len(lanes))
+        """Return each lane's accuracy, cross-entropy and recall on ``features[rows[i]]``."""
+        correct = np.zeros((len(lanes), self.n_classes), np.int64)
+        total, loss = np.zeros_like(correct), np.zeros(len(lanes))
 
         def score(a: int, b: int) -> None:
             for i in range(a, b):
@@ -350,11 +358,13 @@ class NetworkLearner(Learner):
                     part = rows[i, start : start + _ROWS_AT_ONCE]
                     logits = self._network.logits(parameters, self._to_inputs(features[part])[None])
                     truth = torch.tensor(labels[part], device=self.device)
-                    correct[i] += int((logits[0].argmax(-1) == truth).sum())
+                    right = truth[logits[0].argmax(-1) == truth]
+                    for counts, classes in ((total, truth), (correct, right)):
+                        counts[i] += torch.bincount(classes, minlength=self.n_classes).cpu().numpy()
                     loss[i] += float(functional.cross_entropy(logits[0], truth, reduction="sum"))
 
         self._for_blocks(score, len(lanes))
-        return Score(correct / rows.shape[1], loss / rows.shape[1])
+        return score_of(correct, total, loss / rows.shape[1])
 
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
         """Return what ``lanes`` have acquired and learned, as arrays that share no memory."""

@@ -41,6 +41,7 @@ from edge_gym.learning.base import (
     IntArray,
     Learner,
     Score,
+    score_of,
 )
 from edge_gym.parallel import for_ranges
 
@@ -364,7 +365,7 @@ def _decode(scores, coding):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _score_rows(lanes, start, stop, features, labels, rows, w, coding, accuracy, loss):  # type: ignore[no-untyped-def]
+def _score_rows(lanes, start, stop, features, labels, rows, w, coding, correct, total, loss):  # type: ignore[no-untyped-def]
     length = coding.shape[1]
     scores = np.empty(length, np.float32)
     # √(γ/2)/‖w‖: Φ(-d/σ) = erfc(d·√(γ/2))/2 with the noise deviation σ = 1/√γ.
@@ -375,26 +376,25 @@ def _score_rows(lanes, start, stop, features, labels, rows, w, coding, accuracy,
             direction = weights[j, : features.shape[1]]
             norm = np.sqrt(_dot(direction, direction))
             sharpness[j] = _LOSS_SHARPNESS / norm if norm > 0 else 0.0
-        correct, errors = 0, 0.0
+        errors = 0.0
         for v in range(rows.shape[1]):
             i = rows[k, v]
+            total[k, labels[i]] += 1
             if length == 1:
                 # The common case, without the votes' loops: they would cost as much as the score.
                 score = _dot(features[i], weights[0, : features.shape[1]]) + weights[0, -1]
-                correct += (score >= 0) == (labels[i] == 0)
+                correct[k, labels[i]] += (score >= 0) == (labels[i] == 0)
                 sign = 1 if labels[i] == 0 else -1
                 errors += 0.5 * math.erfc(sign * score * sharpness[0])
                 continue
             _score(features[i], weights, scores)
-            if _decode(scores, coding) == labels[i]:
-                correct += 1
+            correct[k, labels[i]] += _decode(scores, coding) == labels[i]
             nearest = np.inf
             for j in range(length):
                 sign = coding[labels[i], j]
                 if sign != 0:
                     nearest = min(nearest, sign * scores[j] * sharpness[j])
             errors += 0.5 * math.erfc(nearest)
-        accuracy[k] = correct / rows.shape[1]
         loss[k] = errors / rows.shape[1]
 
 
@@ -712,12 +712,14 @@ class SVMLearner(Learner):
     def score(
         self, lanes: IntArray, features: FloatArray, labels: IntArray, rows: IntArray
     ) -> Score:
-        """Return each lane's accuracy and loss on ``features[rows[i]]``.
+        """Return each lane's accuracy, loss and recall on ``features[rows[i]]``.
 
         With more than two classes the loss takes the boundary of the true class that is nearest,
         or furthest on the wrong side.
         """
-        accuracy, loss = np.empty(len(lanes)), np.empty(len(lanes))
+        correct = np.zeros((len(lanes), self.n_classes), np.int64)
+        total = np.zeros_like(correct)
+        loss = np.empty(len(lanes))
 
         def kernel(start: int, stop: int) -> None:
             _score_rows(
@@ -729,12 +731,13 @@ class SVMLearner(Learner):
                 rows,
                 self.machines.weights,
                 self.coding,
-                accuracy,
+                correct,
+                total,
                 loss,
             )
 
         for_ranges(kernel, len(lanes), grain=4)
-        return Score(accuracy, loss)
+        return score_of(correct, total, loss)
 
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
         """Return the samples and solutions of ``lanes``."""
