@@ -1,30 +1,71 @@
-"""A policy's first lesson: do roughly as a baseline does, and expect what it earned.
+"""An agent's first lesson: do roughly as a baseline does, and expect what it earned.
 
 Where single actions matter little against the noise of learning, an agent that begins at random
-needs millions of steps to find what an analytical rule knows. It may begin from the rule instead:
-the policy is fitted to the rule's actions, softly, so that it goes on exploring, and the value
-function to the returns that were observed. What follows is ordinary PPO.
+needs millions of steps to find what an analytical rule knows. It may begin from the rule instead.
+PPO's policy is fitted to the rule's actions, softly, so that it goes on exploring, and its value
+function to the returns that were observed. DQN's values of the actions taken are fitted to these
+returns, and all that was seen is replayed later. What follows is the ordinary algorithm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from torch.nn.functional import mse_loss
+from torch import Tensor
+from torch.nn.functional import mse_loss, one_hot
 
 from edge_gym.agents.recipe import Imitation
-from edge_gym.agents.sb3 import PPO
+from edge_gym.agents.sb3 import DQN, PPO
 from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.baselines import make_baseline
 
 
-def imitate(model: PPO, env: LaneVecEnv, lesson: Imitation) -> None:
-    """Fit the policy and the value function of ``model`` to a baseline, on training episodes.
+@dataclass(frozen=True)
+class _Round:
+    """One step of all lanes: what was seen, what the teacher meant, what was done, what came."""
+
+    observation: Any
+    wanted: NDArray[Any]
+    taken: NDArray[Any]
+    reward: NDArray[np.float32]
+    done: NDArray[np.bool_]
+    following: Any
+    infos: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """Steps of whole episodes, along the leading axis."""
+
+    observations: Any
+    wanted: Tensor
+    taken: Tensor
+    returns: Tensor
+
+    def batches(self, lesson: Imitation) -> Iterator[_Lesson]:
+        for _ in range(lesson.epochs):
+            for rows in torch.split(torch.randperm(len(self.returns)), lesson.batch_size):
+                observations = self.observations
+                seen = (
+                    {part: values[rows] for part, values in observations.items()}
+                    if isinstance(observations, dict)
+                    else observations[rows]
+                )
+                yield _Lesson(seen, self.wanted[rows], self.taken[rows], self.returns[rows])
+
+
+def imitate(model: PPO | DQN, env: LaneVecEnv, lesson: Imitation) -> None:
+    """Teach ``model`` a baseline, on training episodes.
+
+    PPO's policy and value function are fitted; DQN's replay buffer is filled, and its Q-network
+    and target network are fitted.
 
     Args:
         model: The untrained model; its own discount and value coefficient are used.
@@ -34,55 +75,124 @@ def imitate(model: PPO, env: LaneVecEnv, lesson: Imitation) -> None:
     Raises:
         ValueError: If the baseline does not apply to the environment.
     """
-    observations, actions, returns = _play(env, lesson, model.gamma, model.seed or 0)
-    space = env.action_space
-    assert isinstance(space, spaces.Discrete)
-    n_actions = int(space.n)
-    # The teacher's own rate of mistakes is the right confidence: it keeps the policy exploring.
-    wanted = torch.full((len(actions), n_actions), lesson.noise / max(n_actions - 1, 1))
-    wanted[torch.arange(len(actions)), actions] = 1 - lesson.noise
+    rounds = _play(env, lesson, model.seed or 0)
+    steps = _whole_episodes(rounds, model.gamma)
+    if isinstance(model, PPO):
+        _fit_policy(model, steps, lesson)
+    else:
+        _fill_replay(model, rounds)
+        _fit_values(model, steps, lesson)
+
+
+def _fit_policy(model: PPO, steps: _Lesson, lesson: Imitation) -> None:
     optimizer = torch.optim.Adam(model.policy.parameters(), lr=lesson.learning_rate)
-    for _ in range(lesson.epochs):
-        for rows in torch.split(torch.randperm(len(actions)), lesson.batch_size):
-            batch = observations[rows]
-            distribution: Any = model.policy.get_distribution(batch).distribution
-            imitation = -(wanted[rows] * distribution.logits).sum(dim=1).mean()
-            value = model.policy.predict_values(batch)[:, 0]
-            loss = imitation + model.vf_coef * mse_loss(value, returns[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    for batch in steps.batches(lesson):
+        distribution: Any = model.policy.get_distribution(batch.observations).distribution
+        if isinstance(model.action_space, spaces.Discrete):
+            n_actions = int(model.action_space.n)
+            # The teacher's own rate of mistakes is the right confidence: the policy must explore.
+            hits = one_hot(batch.wanted, n_actions)
+            wanted = torch.where(hits > 0, 1 - lesson.noise, lesson.noise / max(n_actions - 1, 1))
+            imitation = -(wanted * distribution.logits).sum(dim=1).mean()
+        else:
+            imitation = mse_loss(distribution.mean, batch.wanted)
+        value = model.policy.predict_values(batch.observations)[:, 0]
+        loss = imitation + model.vf_coef * mse_loss(value, batch.returns)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
-def _play(
-    env: LaneVecEnv, lesson: Imitation, gamma: float, seed: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return observations, the teacher's actions and discounted returns of whole episodes."""
+def _fit_values(model: DQN, steps: _Lesson, lesson: Imitation) -> None:
+    """Fit Q-values to returns; see Hester et al., "Deep Q-learning from Demonstrations", 2018."""
+    optimizer = torch.optim.Adam(model.q_net.parameters(), lr=lesson.learning_rate)
+    for batch in steps.batches(lesson):
+        values = model.q_net(batch.observations)
+        taken = values.gather(1, batch.taken[:, None])[:, 0]
+        loss: Any = mse_loss(taken, batch.returns)
+        if lesson.margin:
+            wanted = values.gather(1, batch.wanted[:, None])[:, 0]
+            others = 1 - one_hot(batch.wanted, values.shape[1])
+            loss = loss + ((values + lesson.margin * others).amax(dim=1) - wanted).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.q_net_target.load_state_dict(model.q_net.state_dict())
+
+
+def _fill_replay(model: DQN, rounds: list[_Round]) -> None:
+    buffer: Any = model.replay_buffer
+    for step in rounds:
+        done, infos = step.done, step.infos
+        if step is rounds[-1]:
+            # Other episodes follow in the buffer: what goes on here counts as cut off.
+            infos = [
+                info if over else {"TimeLimit.truncated": True}
+                for info, over in zip(infos, done, strict=True)
+            ]
+            done = np.ones_like(done)
+        # The observations after a reset are the next step's own.
+        following = copy.deepcopy(step.following)
+        for lane in np.flatnonzero(step.done):
+            last = infos[lane]["terminal_observation"]
+            if isinstance(following, dict):
+                for part in following:
+                    following[part][lane] = last[part]
+            else:
+                following[lane] = last
+        buffer.add(step.observation, following, step.taken, step.reward, done, infos)
+
+
+def _play(env: LaneVecEnv, lesson: Imitation, seed: int) -> list[_Round]:
+    """Return the steps of at least as many episodes as the lesson asks for."""
     parameters: Mapping[str, Any] = {k: v for k, v in lesson.policy.items() if k != "name"}
     teacher = make_baseline(lesson.policy["name"], env.env, **parameters)
     teacher.begin(np.arange(env.num_envs), range(env.num_envs))
     rng = np.random.default_rng([seed, 2])
-    rounds: list[tuple[Any, ...]] = []
+    rounds: list[_Round] = []
     ended, observation = 0, env.reset()
     while ended < lesson.episodes:
-        masks = env.action_masks()
-        action: NDArray[Any] = teacher.act(observation, masks)
-        chances = rng.random(masks.shape) * masks
-        taken = np.where(rng.random(len(action)) < lesson.noise, chances.argmax(axis=1), action)
-        following, reward, done, _ = env.step(taken)
-        rounds.append((observation, action, reward, done))
+        if isinstance(env.action_space, spaces.Discrete):
+            masks = env.action_masks()
+            wanted: NDArray[Any] = np.asarray(teacher.act(observation, masks), np.int64)
+            chance: NDArray[Any] = (rng.random(masks.shape) * masks).argmax(axis=1)
+        else:
+            wanted = np.asarray(teacher.act(observation), np.float32)
+            chance = rng.uniform(-1, 1, wanted.shape).astype(np.float32)
+        taken = wanted.copy()
+        erring = rng.random(len(wanted)) < lesson.noise
+        taken[erring] = chance[erring]
+        following, reward, done, infos = env.step(taken)
+        rounds.append(_Round(observation, wanted, taken, reward, done, following, infos))
         ended += int(done.sum())
         observation = following
-    observations, actions, rewards, dones = (np.array(part) for part in zip(*rounds, strict=True))
+    return rounds
+
+
+def _whole_episodes(rounds: list[_Round], gamma: float) -> _Lesson:
+    """Return the steps of episodes that ended, with their discounted returns."""
+    rewards = np.array([step.reward for step in rounds])
+    dones = np.array([step.done for step in rounds])
     returns = np.zeros_like(rewards)
     complete = np.zeros_like(dones)
-    ahead, known = np.zeros(env.num_envs, np.float32), np.zeros(env.num_envs, np.bool_)
+    ahead, known = np.zeros(dones.shape[1], np.float32), np.zeros(dones.shape[1], np.bool_)
     for t in reversed(range(len(rounds))):
         ahead = rewards[t] + gamma * np.where(dones[t], 0, ahead)
         known |= dones[t]
         returns[t], complete[t] = ahead, known
-    return (
-        torch.as_tensor(observations[complete]),
-        torch.as_tensor(actions[complete]),
+
+    def stacked(values: list[Any]) -> Tensor:
+        return torch.as_tensor(np.array(values)[complete])
+
+    first = rounds[0].observation
+    observations: Any = (
+        {part: stacked([step.observation[part] for step in rounds]) for part in first}
+        if isinstance(first, dict)
+        else stacked([step.observation for step in rounds])
+    )
+    return _Lesson(
+        observations,
+        stacked([step.wanted for step in rounds]),
+        stacked([step.taken for step in rounds]),
         torch.as_tensor(returns[complete], dtype=torch.float32),
     )

@@ -19,6 +19,8 @@ from edge_gym.registration import NAMESPACE
 ALGORITHMS = ("ppo", "dqn")
 SCHEDULES = ("constant", "linear")
 _ACTIVATIONS = ("tanh", "relu", "elu")
+_KINDS = ("mlp", "device")
+_CONTEXTS = ("none", "mean", "mean-max")
 
 Check = Callable[[str, Any], None]
 
@@ -76,18 +78,28 @@ class Network:
     """The policy's network; PPO's value network is another of the same shape.
 
     Attributes:
-        hidden: Units of each hidden layer.
+        kind: ``"mlp"`` on flat observations, or ``"device"``, which scores each device or sample;
+            None for what the environment calls for.
+        hidden: Units of each hidden layer; on devices two at least, the first embeds what is
+            pooled, the second follows.
         activation: What follows each, ``"tanh"``, ``"relu"`` or ``"elu"``.
+        context: What the score of a device or sample knows of the others: ``"none"``, their
+            ``"mean"`` embedding, or also its largest values, ``"mean-max"``.
     """
 
+    kind: str | None = None
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
+    context: str = "mean"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", _as_tuple("network.hidden", self.hidden))
         for units in self.hidden:
             check_integer("network.hidden", units, 1)
         check_choice("network.activation", self.activation, _ACTIVATIONS)
+        check_choice("network.context", self.context, _CONTEXTS)
+        if self.kind is not None:
+            check_choice("network.kind", self.kind, _KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +129,15 @@ class Imitation:
     Attributes:
         policy: ``name`` of the baseline, and its parameters.
         episodes: Training episodes that are played.
-        noise: Share of actions taken at random, and how unsure the imitator shall be.
+        noise: Share of actions taken at random, and how unsure a policy shall be.
         epochs: Passes over what was played.
         batch_size: Steps in a mini-batch.
         learning_rate: Adam's step size.
+        margin: By how much DQN shall value the baseline's action above all others, in scaled
+            rewards; 0 to learn from returns alone.
+
+    DQN goes on from what it was taught only where ``learning_starts`` and
+    ``exploration_initial_eps`` are low.
     """
 
     policy: Mapping[str, Any]
@@ -129,6 +146,7 @@ class Imitation:
     epochs: int = 8
     batch_size: int = 1024
     learning_rate: float = 2e-3
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.policy, Mapping) or "name" not in self.policy:
@@ -138,6 +156,7 @@ class Imitation:
         check_integer("imitation.epochs", self.epochs, 1)
         check_integer("imitation.batch_size", self.batch_size, 1)
         check_number("imitation.learning_rate", self.learning_rate, 0, open_low=True)
+        check_number("imitation.margin", self.margin, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +172,10 @@ class Recipe:
         checkpoint_every: Steps from one checkpoint to the next.
         train_config: Fields of the environment's configuration for training alone.
         reward_scale: Factor on the rewards that the algorithm sees.
-        action_bias: Initial bias of each action in the policy's last layer; None for zeros.
+        action_bias: Initial bias of each action in the last layer of a policy on flat observations;
+            None for zeros.
         network: The policy's network.
-        imitation: The baseline that a PPO agent begins from; None to begin at random.
+        imitation: The baseline that the agent begins from; None to begin at random.
         hyperparameters: The algorithm's own, every one of ``HYPERPARAMETERS``.
         evaluation: How checkpoints are compared.
 
@@ -190,8 +210,8 @@ class Recipe:
             object.__setattr__(self, "action_bias", _as_tuple("action_bias", self.action_bias))
             for value in self.action_bias:
                 check_number("action_bias", value)
-        if self.imitation is not None and self.algorithm != "ppo":
-            raise ValueError(f"imitation is for ppo, not for {self.algorithm}")
+        if self.imitation is not None and self.imitation.margin and self.algorithm != "dqn":
+            raise ValueError(f"imitation.margin is for dqn, not for {self.algorithm}")
         if not isinstance(self.train_config, Mapping):
             raise ValueError(f"train_config must be a mapping, got {self.train_config!r}")
         checks = HYPERPARAMETERS[self.algorithm]

@@ -3,10 +3,14 @@
 try:
     from stable_baselines3 import DQN, PPO
     from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.buffers import NStepReplayBuffer
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
     from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.policies import ActorCriticPolicy
+    from stable_baselines3.common.type_aliases import DictReplayBufferSamples
     from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
     from torch.utils.tensorboard import SummaryWriter
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -18,10 +22,15 @@ except ModuleNotFoundError as error:
 __all__ = [
     "DQN",
     "PPO",
+    "ActorCriticPolicy",
     "BaseAlgorithm",
     "BaseCallback",
+    "DQNPolicy",
+    "DictReplayBufferSamples",
     "Logger",
     "Monitor",
+    "NStepReplayBuffer",
+    "QNetwork",
     "SummaryWriter",
     "TensorBoardOutputFormat",
     "VecEnv",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata as package_metadata
 from importlib import resources
+from itertools import zip_longest
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
+from edge_gym.agents.files import AgentError, plain, read_tensors, write_tensors
 from edge_gym.agents.recipe import ALGORITHMS
 from edge_gym.registration import NAMESPACE
 
 if TYPE_CHECKING:
-    from edge_gym.agents.networks import AgentPolicy
+    from edge_gym.agents.networks import AgentPolicy, DeviceNetwork, PolicyNetwork
     from edge_gym.agents.sb3 import BaseAlgorithm
 
 _FORMAT = "edge_gym agent 1"
+_DEVICE_FORMAT = "edge_gym device agent 1"
 _SUFFIX = ".safetensors"
 
 
@@ -34,7 +38,7 @@ def save_agent(
     """Save the policy of a PPO or DQN model, without anything that training alone needs.
 
     Args:
-        model: Of stable-baselines3, with an MLP policy.
+        model: Of stable-baselines3, with an MLP policy, or as ``train`` makes it for devices.
         path: Where to; ``.safetensors`` is appended where it is missing.
         metadata: What else to say in the header, JSON's types.
         env: The environment it acts in, scalar or vector; by default the model's own.
@@ -43,52 +47,34 @@ def save_agent(
         The file.
 
     Raises:
-        ValueError: If the policy is no MLP on a flat observation with discrete actions, or there
-            is no environment to tell its columns from.
+        ValueError: If the policy is neither an MLP on a flat observation with discrete actions nor
+            a network on devices, or there is no environment to tell its columns from.
     """
-    from torch import nn
-
-    from edge_gym.agents.files import write_tensors
-    from edge_gym.agents.networks import ScaledFeatures
+    from edge_gym.agents.networks import ScaledParts
 
     if env is None:
         env = model.get_env()
     if env is None:
         raise ValueError("the model has no environment: pass env=, the one that it acts in")
     seen = _interface(env)
-    if not isinstance(model.action_space, spaces.Discrete) or "columns" not in seen:
-        raise ValueError(
-            f"{model.action_space} on {model.observation_space}: agents are saved with discrete "
-            "actions on a flat observation"
-        )
-    if model.get_vec_normalize_env() is not None:
-        raise ValueError("the model's observations go through VecNormalize, which is not saved")
     policy: Any = model.policy
     if hasattr(policy, "q_net"):
         policy = policy.q_net
-        modules = [*policy.q_net]
-    else:
-        modules = [*policy.mlp_extractor.policy_net, policy.action_net]
-    features = policy.features_extractor
-    width = int(np.prod(model.observation_space.shape or ()))
-    scaled = isinstance(features, ScaledFeatures)
-    if not scaled and list(features.parameters()):
-        raise ValueError(f"no way to save a {type(features).__name__}")
-    if not all(isinstance(module, nn.Linear) for module in modules[::2]):
-        raise ValueError("agents are saved with linear layers alone")
-    arrays = {
-        "centre": features.centre.numpy() if scaled else np.zeros(width, np.float32),
-        "spread": features.spread.numpy() if scaled else np.ones(width, np.float32),
-    }
-    for layer, module in enumerate(modules[::2]):
-        arrays[f"{layer}.weight"] = module.weight.detach().numpy()
-        arrays[f"{layer}.bias"] = module.bias.detach().numpy()
+    devices = isinstance(policy.features_extractor, ScaledParts)
+    flat = isinstance(model.action_space, spaces.Discrete) and isinstance(seen.get("columns"), list)
+    if not (flat or devices):
+        raise ValueError(
+            f"{model.action_space} on {model.observation_space}: agents are saved with discrete "
+            "actions on a flat observation, or with a network on devices"
+        )
+    if model.get_vec_normalize_env() is not None:
+        raise ValueError("the model's observations go through VecNormalize, which is not saved")
+    arrays, network = _device_arrays(policy) if devices else _flat_arrays(policy)
     header = {
-        "format": _FORMAT,
+        "format": _DEVICE_FORMAT if devices else _FORMAT,
         "algorithm": type(model).__name__.lower(),
         **seen,
-        "activation": _activation_name(modules[1::2]),
-        "clip": features.clip if scaled else None,
+        **network,
         "steps": model.num_timesteps,
         "versions": versions(),
         **(metadata or {}),
@@ -115,8 +101,7 @@ def load_agent(
         AgentError: If the file is damaged or of another kind, or no agent of this name is shipped.
         ValueError: If the agent sees or does other things than ``env`` offers.
     """
-    from edge_gym.agents.files import AgentError, read_tensors
-    from edge_gym.agents.networks import AgentPolicy, PolicyNetwork
+    from edge_gym.agents.networks import AgentPolicy
 
     if path_or_name in ALGORITHMS:
         file = _shipped_file(str(path_or_name), env, env_id)
@@ -126,29 +111,15 @@ def load_agent(
         name = file.stem
     arrays, header = read_tensors(file, "agent")
     try:
-        if header["format"] != _FORMAT:
+        if header["format"] not in (_FORMAT, _DEVICE_FORMAT):
             raise AgentError(f"{file} is of another kind, {header['format']!r}, not {_FORMAT!r}")
-        clip = header["clip"]
-        layers = [
-            (arrays[f"{layer}.weight"], arrays[f"{layer}.bias"])
-            for layer in range((len(arrays) - 2) // 2)
-        ]
-        network = PolicyNetwork(
-            layers,
-            header["activation"],
-            arrays["centre"],
-            arrays["spread"],
-            np.inf if clip is None else float(clip),
-        )
+        devices = header["format"] == _DEVICE_FORMAT
+        network = (_device_network if devices else _flat_network)(arrays, header)
         policy = AgentPolicy(network, header, name)
-        columns, action_space = header["columns"], header["action_space"]
-        complete = (len(columns), action_space["n"]) == (len(arrays["centre"]), network.n_actions)
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         raise AgentError(f"{file} is damaged or no agent ({error!r}): copy it again") from error
     except ValueError as error:
         raise AgentError(f"{file} is damaged: {error}") from error
-    if not complete:
-        raise AgentError(f"{file} is damaged: its network does not fit its columns and actions")
     _check_interface(file, header, _interface(env))
     return policy
 
@@ -160,10 +131,9 @@ def read_agent_metadata(path: str | PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         AgentError: If the file is damaged or of another kind.
     """
-    from edge_gym.agents.files import AgentError, read_tensors
-
     _, header = read_tensors(Path(path), "agent")
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+    known = (_FORMAT, _DEVICE_FORMAT)
+    if not isinstance(header, dict) or header.get("format") not in known:
         raise AgentError(f"{path} holds no agent")
     return header
 
@@ -188,8 +158,6 @@ def _trained(name: str, env_id: str) -> Path:
 
 
 def _shipped_file(name: str, env: Any, env_id: str | None) -> Path:
-    from edge_gym.agents.files import AgentError
-
     if env_id is None:
         env_id = _interface(env)["environment"]
     if env_id is None:
@@ -203,21 +171,112 @@ def _shipped_file(name: str, env: Any, env_id: str | None) -> Path:
     return file
 
 
+def _flat_arrays(policy: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arrays of an MLP policy, and what the header says of them."""
+    from torch import nn
+
+    from edge_gym.agents.networks import ScaledFeatures
+
+    if hasattr(policy, "q_net"):
+        modules = [*policy.q_net]
+    else:
+        modules = [*policy.mlp_extractor.policy_net, policy.action_net]
+    features = policy.features_extractor
+    width = int(np.prod(policy.observation_space.shape or ()))
+    scaled = isinstance(features, ScaledFeatures)
+    if not scaled and list(features.parameters()):
+        raise ValueError(f"no way to save a {type(features).__name__}")
+    if not all(isinstance(module, nn.Linear) for module in modules[::2]):
+        raise ValueError("agents are saved with linear layers alone")
+    arrays = {
+        "centre": features.centre.numpy() if scaled else np.zeros(width, np.float32),
+        "spread": features.spread.numpy() if scaled else np.ones(width, np.float32),
+    }
+    for layer, module in enumerate(modules[::2]):
+        arrays[f"{layer}.weight"] = module.weight.detach().numpy()
+        arrays[f"{layer}.bias"] = module.bias.detach().numpy()
+    activation = _activation_name(modules[1::2])
+    return arrays, {"activation": activation, "clip": features.clip if scaled else None}
+
+
+def _flat_network(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> PolicyNetwork:
+    from edge_gym.agents.networks import PolicyNetwork
+
+    layers = [
+        (arrays[f"{layer}.weight"], arrays[f"{layer}.bias"])
+        for layer in range((len(arrays) - 2) // 2)
+    ]
+    clip = np.inf if header["clip"] is None else float(header["clip"])
+    network = PolicyNetwork(layers, header["activation"], arrays["centre"], arrays["spread"], clip)
+    columns, n_actions = header["columns"], header["action_space"]["n"]
+    if (len(columns), n_actions) != (len(arrays["centre"]), network.n_actions):
+        raise ValueError("its network does not fit its columns and actions")
+    return network
+
+
+def _device_arrays(policy: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arrays of a policy on devices, and what the header says of them."""
+    features = policy.features_extractor
+    scores = policy.q_net[0] if hasattr(policy, "q_net") else policy.mlp_extractor.policy_net
+    arrays = {f"scaling.{name}": array.numpy() for name, array in features.state_dict().items()}
+    for name, array in scores.state_dict().items():
+        arrays[f"scores.{name}"] = array.numpy()
+    described = {
+        "network": plain(asdict(scores.shape)),
+        "present": features.present,
+        "clip": features.clip,
+    }
+    return arrays, described
+
+
+def _device_network(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> DeviceNetwork:
+    from edge_gym.agents.networks import DeviceArchitecture, DeviceNetwork
+
+    described = header["network"]
+    shape = DeviceArchitecture(**{**described, "hidden": tuple(described["hidden"])})
+    columns = header["columns"]
+    if {part: len(names) for part, names in columns.items()} != dict(shape.widths):
+        raise ValueError("its network does not fit its columns")
+    scaling = {
+        part: (arrays[f"scaling.{part}_centre"], arrays[f"scaling.{part}_spread"])
+        for part in columns
+    }
+    if any(len(array) != shape.widths[part] for part, pair in scaling.items() for array in pair):
+        raise ValueError("its scaling does not fit its columns")
+    prefix = "scores."
+    weights = {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+    return DeviceNetwork(shape, scaling, weights, header["present"], float(header["clip"]))
+
+
 def _interface(env: Any) -> dict[str, Any]:
     """Return what an agent needs to know of an environment, in JSON's types."""
+    wanted = ("tables", "spec", "action_space", "actions_per")
     if hasattr(env, "get_attr"):  # stable-baselines3's, whose lanes are alike
-        tables, spec, space = (env.get_attr(name)[0] for name in ("tables", "spec", "action_space"))
+        tables, spec, space, per = (env.get_attr(name)[0] for name in wanted)
     else:
         base = env.unwrapped
         if not hasattr(base, "tables"):
             raise ValueError(f"{env} names no observation columns: it is no edge_gym environment")
-        tables, spec = base.tables, base.spec
+        tables, spec, per = base.tables, base.spec, base.actions_per
         space = getattr(base, "single_action_space", base.action_space)
     interface: dict[str, Any] = {"environment": spec.id if spec is not None else None}
-    if isinstance(space, spaces.Discrete):
-        interface["action_space"] = {"n": int(space.n), "start": int(space.start)}
-    if set(tables) == {""}:
-        interface["columns"] = [f"{column.name} [{column.unit}]" for column in tables[""]]
+    names = {
+        part: [f"{column.name} [{column.unit}]" for column in table]
+        for part, table in tables.items()
+    }
+    if per is not None:
+        kind = "discrete" if isinstance(space, spaces.Discrete) else "box"
+        interface["action_space"] = {"kind": kind, "per": per}
+        interface["columns"] = names
+    else:
+        if isinstance(space, spaces.Discrete):
+            interface["action_space"] = {"n": int(space.n), "start": int(space.start)}
+        if set(names) == {""}:
+            interface["columns"] = names[""]
     return interface
 
 
@@ -225,15 +284,26 @@ def _check_interface(file: Path, agent: Mapping[str, Any], env: Mapping[str, Any
     """Raise a ValueError naming the first difference between what an agent and ``env`` know."""
     wanted, offered = agent["columns"], env.get("columns")
     made_for = f"{file} was trained on {agent.get('environment')}"
-    if offered is None:
-        raise ValueError(f"{made_for}, this environment has no flat observation")
-    for index in range(max(len(wanted), len(offered))):
-        theirs = wanted[index] if index < len(wanted) else "nothing"
-        ours = offered[index] if index < len(offered) else "nothing"
-        if theirs != ours:
+    if isinstance(wanted, dict):
+        if not isinstance(offered, dict):
+            raise ValueError(f"{made_for}, this environment has no observation of devices")
+        if set(wanted) != set(offered):
             raise ValueError(
-                f"{made_for}, where observation column {index} is {theirs}; here it is {ours}"
+                f"{made_for}, where the observation has {', '.join(sorted(wanted))}; here it has "
+                f"{', '.join(sorted(offered))}"
             )
+    else:
+        if not isinstance(offered, list):
+            raise ValueError(f"{made_for}, this environment has no flat observation")
+        wanted, offered = {"observation": wanted}, {"observation": offered}
+    for part, columns in wanted.items():
+        for index, (theirs, ours) in enumerate(
+            zip_longest(columns, offered[part], fillvalue="nothing")
+        ):
+            if theirs != ours:
+                raise ValueError(
+                    f"{made_for}, where {part} column {index} is {theirs}; here it is {ours}"
+                )
     if agent["action_space"] != env.get("action_space"):
         raise ValueError(
             f"{made_for} with actions {agent['action_space']}; here they are "

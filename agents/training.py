@@ -36,10 +36,21 @@ from rich.progress import (
 
 from edge_gym import seeds
 from edge_gym.agents.checkpoint import model_state, pack, set_model_state, unpack
+from edge_gym.agents.device_policies import (
+    DeviceActorCriticPolicy,
+    DeviceDQNPolicy,
+    PartsReplayBuffer,
+)
 from edge_gym.agents.files import AgentError, plain, read_tensors, write_tensors
 from edge_gym.agents.imitation import imitate
-from edge_gym.agents.networks import ACTIVATIONS, ScaledFeatures, set_action_bias
-from edge_gym.agents.recipe import Recipe, find_recipe, load_recipe
+from edge_gym.agents.networks import (
+    ACTIVATIONS,
+    DeviceArchitecture,
+    ScaledFeatures,
+    ScaledParts,
+    set_action_bias,
+)
+from edge_gym.agents.recipe import Recipe, find_recipe, load_recipe, parse_recipe
 from edge_gym.agents.sb3 import (
     DQN,
     PPO,
@@ -51,6 +62,7 @@ from edge_gym.agents.sb3 import (
 from edge_gym.agents.store import load_agent, save_agent
 from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.envs.core import EdgeVectorEnv
+from edge_gym.envs.observation import ObservationTable
 from edge_gym.evaluation import even_lanes, make_lanes, plain_config, run_episodes
 from edge_gym.files import prepare_folder, write_text
 from edge_gym.parallel import one_torch_thread
@@ -183,7 +195,6 @@ class _Run:
             with self._bar() as advance, _deferred_interrupt() as interrupted:
                 begun = self.model.num_timesteps > 0
                 if self.recipe.imitation is not None and not begun:
-                    assert isinstance(self.model, PPO)
                     imitate(self.model, self.env, self.recipe.imitation)
                 callback = _BetweenRollouts(self, advance, interrupted)
                 self.model.learn(remaining, callback, reset_num_timesteps=not begun)
@@ -312,7 +323,9 @@ class _Run:
 
     def _check_same_run(self, header: Mapping[str, Any]) -> None:
         now = {**self.recipe.as_mapping(), "overrides": self.overrides}
-        begun = {**header["recipe"], "overrides": header["overrides"]}
+        # What a recipe of an earlier version did not name has its default.
+        recipe = parse_recipe(header["recipe"], str(self.checkpoint))
+        begun = {**recipe.as_mapping(), "overrides": header["overrides"]}
         # The number of steps may be another one: to train for longer.
         differences = [
             f"{name} was {begun.get(name)!r}, now it is {value!r}"
@@ -377,33 +390,43 @@ def make_model(recipe: Recipe, env: LaneVecEnv) -> Model:
     Raises:
         ValueError: If the environment's actions or observations do not suit it.
     """
-    if not isinstance(env.action_space, spaces.Discrete):
+    devices = env.env.actions_per is not None
+    if recipe.network.kind not in (None, "device" if devices else "mlp"):
+        raise ValueError(
+            f"network.kind is {recipe.network.kind}, but the environment's actions are "
+            + (f"one per {env.env.actions_per}" if devices else "of another kind")
+        )
+    suited: tuple[type[spaces.Space[Any]], ...] = (spaces.Discrete,)
+    if devices and recipe.algorithm == "ppo":
+        suited += (spaces.Box,)
+    if not isinstance(env.action_space, suited):
         raise ValueError(
             f"{recipe.algorithm} is trained here with discrete actions, not with "
             f"{env.action_space}: use the environment's discrete twin"
         )
-    tables = env.env.tables
-    if set(tables) != {""}:
-        raise ValueError(f"agents see flat observations, not {env.observation_space}")
-    centre, spread = tables[""].scaling()
     hyperparameters = dict(recipe.hyperparameters)
     rate = hyperparameters.pop("learning_rate")
     if hyperparameters.pop("learning_rate_schedule") == "linear":
         hyperparameters["learning_rate"] = lambda remaining: rate * remaining
     else:
         hyperparameters["learning_rate"] = rate
-    kind = {"ppo": PPO, "dqn": DQN}[recipe.algorithm]
+    policy_class: Any = "MlpPolicy"
+    if devices:
+        policy_class, policy_kwargs = _device_policy(recipe, env)
+        if recipe.algorithm == "dqn":
+            n_step = {name: hyperparameters[name] for name in ("n_steps", "gamma")}
+            hyperparameters.pop("n_steps")
+            hyperparameters["replay_buffer_class"] = PartsReplayBuffer
+            hyperparameters["replay_buffer_kwargs"] = n_step
+    else:
+        policy_kwargs = _flat_policy(recipe, env)
+    kind: Any = {"ppo": PPO, "dqn": DQN}[recipe.algorithm]
     model: Model = kind(
-        "MlpPolicy",
+        policy_class,
         env,
         seed=recipe.seed,
         device="cpu",
-        policy_kwargs={
-            "features_extractor_class": ScaledFeatures,
-            "features_extractor_kwargs": {"centre": centre, "spread": spread},
-            "net_arch": list(recipe.network.hidden),
-            "activation_fn": ACTIVATIONS[recipe.network.activation],
-        },
+        policy_kwargs=policy_kwargs,
         **hyperparameters,
     )
     if recipe.action_bias is not None:
@@ -416,6 +439,46 @@ def make_model(recipe: Recipe, env: LaneVecEnv) -> Model:
         for head in heads:
             set_action_bias(head, recipe.action_bias)
     return model
+
+
+def _flat_policy(recipe: Recipe, env: LaneVecEnv) -> dict[str, Any]:
+    tables = env.env.tables
+    if set(tables) != {""}:
+        raise ValueError(
+            "agents see flat observations, or devices with one action for each, not "
+            f"{env.observation_space}"
+        )
+    centre, spread = tables[""].scaling()
+    return {
+        "features_extractor_class": ScaledFeatures,
+        "features_extractor_kwargs": {"centre": centre, "spread": spread},
+        "net_arch": list(recipe.network.hidden),
+        "activation_fn": ACTIVATIONS[recipe.network.activation],
+    }
+
+
+def _device_policy(recipe: Recipe, env: LaneVecEnv) -> tuple[type[Any], dict[str, Any]]:
+    if recipe.action_bias is not None:
+        raise ValueError("action_bias is for flat observations: here all actions are scored alike")
+    tables, network = env.env.tables, recipe.network
+    shape = DeviceArchitecture(
+        widths={part: len(table) for part, table in tables.items()},
+        actions_per=str(env.env.actions_per),
+        hidden=network.hidden,
+        activation=network.activation,
+        context=network.context,
+    )
+    samples = tables.get("samples") or ObservationTable()
+    arguments = {
+        "features_extractor_class": ScaledParts,
+        "features_extractor_kwargs": {
+            "scaling": {part: table.scaling() for part, table in tables.items()},
+            "present": samples.index("present") if "present" in samples else None,
+        },
+        "net_arch": [],
+        "shape": shape,
+    }
+    return {"ppo": DeviceActorCriticPolicy, "dqn": DeviceDQNPolicy}[recipe.algorithm], arguments
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -39,6 +43,7 @@ from edge_gym.agents import (
     checkpoint,
     files,
     find_recipe,
+    imitation,
     load_agent,
     load_recipe,
     networks,
@@ -49,9 +54,19 @@ from edge_gym.agents import (
     train,
     training,
 )
+from edge_gym.agents.device_policies import PartsReplayBuffer
 from edge_gym.agents.imitation import imitate
-from edge_gym.agents.recipe import HYPERPARAMETERS, parse_recipe
+from edge_gym.agents.networks import (
+    DeviceArchitecture,
+    DeviceScores,
+    DeviceSummary,
+    JointLinear,
+    ScaledParts,
+)
+from edge_gym.agents.recipe import HYPERPARAMETERS, Imitation, parse_recipe
 from edge_gym.baselines import make_baseline
+from edge_gym.envs.core import EdgeVectorEnv, Problem, Step
+from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.evaluation import Policy, make_lanes, run_episodes
 from edge_gym.seeds import SELECTION, TRAINING
 
@@ -317,7 +332,8 @@ def test_imitation_precedes_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("algorithm", "change", "message"),
     [
-        ("dqn", {}, "imitation is for ppo"),
+        ("ppo", {"margin": 0.5}, "imitation.margin is for dqn, not for ppo"),
+        ("dqn", {"margin": -1.0}, "imitation.margin must be a finite number in"),
         ("ppo", {"policy": "channel-aware"}, "imitation.policy must be a mapping with name"),
         ("ppo", {"noise": 0.7}, "imitation.noise must be a finite number in"),
         ("ppo", {"passes": 3}, "imitation: unknown 'passes'"),
@@ -379,6 +395,8 @@ def _hyper(**values: Any) -> Any:
         (_with(network={"hidden": 64}), "network.hidden must be a list"),
         (_with(network={"activation": "sine"}), "network.activation must be one of"),
         (_with(network={"layers": []}), "network: unknown 'layers'"),
+        (_with(network={"kind": "gnn"}), "network.kind must be one of mlp, device, got 'gnn'"),
+        (_with(network={"context": None}), "network.context must be one of none, mean, mean-max"),
         (_with(evaluation={}), "evaluation: every missing"),
         (_with(evaluation={"every": 1, "episodes": 1}), "evaluation.episodes must be"),
         (_hyper(gamma=1.5), r"hyperparameters.gamma must be a finite number in \[0, 1\]"),
@@ -957,6 +975,859 @@ def test_checkpoint_codec() -> None:
     assert back["empty"].shape == (0, 4)
     with pytest.raises(TypeError, match="no safe way to save a object"):
         checkpoint.pack([object()])
+
+
+# Devices
+
+
+@dataclass(frozen=True)
+class MarketConfig:
+    """Settings of a toy: choose the device of the best quality, or the best sample."""
+
+    n_devices: int = 4
+    n_samples: int = 3
+    actions: str = "sample"
+    horizon: int = 5
+    spread: int = 0
+
+
+class Market(Problem):
+    """Qualities and samples' values are drawn anew at every step; some samples are absent."""
+
+    config_type = MarketConfig
+    lane_arrays = ("_quality", "_value", "_present", "_time", "_end")
+
+    def __init__(self, config: MarketConfig, n_lanes: int) -> None:
+        super().__init__(config, n_lanes)
+        k, n = config.n_devices, config.n_samples
+        self.tables = {
+            "devices": ObservationTable(
+                Column("quality", "1", -9, 9, "", 0.5, 2.0), Column("noise", "dB", -9, 9, "")
+            ),
+            "system": ObservationTable(Column("time", "step", 0, 9, "", 2.0, 2.0)),
+        }
+        shapes: dict[str, tuple[int, ...]] = {"devices": (k,), "system": ()}
+        if n:
+            self.tables["samples"] = ObservationTable(
+                Column("value", "1", -9, 9, "", 0.1, 1.5), Column("present", "1", 0, 1, "")
+            )
+            shapes["samples"] = (k, n)
+        self.observation_space = spaces.Dict(
+            {part: self.tables[part].space(*shape) for part, shape in shapes.items()}
+        )
+        self.action_space = (
+            spaces.Box(-1, 1, (k,), np.float32)
+            if config.actions == "scores"
+            else spaces.Discrete(k * n if config.actions == "sample" else k)
+        )
+        self.actions_per = "sample" if config.actions == "sample" else "device"
+        self._quality = np.zeros((n_lanes, k, 2), np.float32)
+        self._value = np.zeros((n_lanes, k, n), np.float32)
+        self._present = np.ones((n_lanes, k, n), np.bool_)
+        self._time = np.zeros(n_lanes, np.int64)
+        self._end = np.zeros(n_lanes, np.int64)
+
+    def _draw(self, lanes: NDArray[np.int64]) -> None:
+        for lane in lanes:
+            rng = self.generators[lane]
+            self._quality[lane] = rng.normal(size=self._quality.shape[1:])
+            self._present[lane] = rng.random(self._present.shape[1:]) < 0.7
+            self._present[lane, :, :1] = True
+            self._value[lane] = rng.normal(size=self._value.shape[1:]) * self._present[lane]
+
+    def reset_lanes(self, lanes: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        self._time[lanes] = 0
+        for lane in lanes:
+            drawn = self.generators[lane].integers(self.config.spread + 1)
+            self._end[lane] = self.config.horizon + drawn
+        self._draw(lanes)
+        return {"time": self._time[lanes].copy()}
+
+    def step_lanes(self, lanes: NDArray[np.int64], actions: NDArray[Any]) -> Step:
+        if self.config.actions == "sample":
+            device, sample = np.divmod(actions, self.config.n_samples)
+            reward = self._value[lanes, device, sample] + 0.5 * self._quality[lanes, device, 0]
+        else:
+            device = actions.argmax(axis=1) if self.config.actions == "scores" else actions
+            reward = self._quality[lanes, device, 0]
+        self._time[lanes] += 1
+        self._draw(lanes)
+        over = self._time[lanes] == self._end[lanes]
+        return Step(reward.astype(float), over, np.zeros_like(over), {}, {})
+
+    def observe(self) -> Any:
+        parts = {"devices": self._quality.copy(), "system": np.float32(self._time[:, None])}
+        if self.config.n_samples:
+            parts["samples"] = np.stack([self._value, np.float32(self._present)], axis=-1)
+        return parts
+
+    def action_masks(self) -> NDArray[np.bool_] | None:
+        if self.config.actions != "sample":
+            return None
+        return self._present.reshape(self.n_lanes, -1).copy()
+
+    def scene(self, lane: int) -> Any:
+        raise NotImplementedError
+
+
+class MarketVectorEnv(EdgeVectorEnv):
+    problem_type = Market
+
+
+def market(lanes: int = 6, *, mode: AutoresetMode | str = "SameStep", **fields: Any) -> Any:
+    return MarketVectorEnv(lanes, autoreset_mode=mode, **fields)
+
+
+def device_recipe(algorithm: str, **changes: Any) -> Recipe:
+    network = {"hidden": [8, 8], "activation": "relu", **changes.pop("network", {})}
+    return tiny_recipe(algorithm, environment=None, network=network, **changes)
+
+
+def shuffled_weights(model: Any, scale: float) -> Any:
+    """Give a model weights for which inputs matter."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.copy_(scale * torch.randn_like(parameter))
+    return model
+
+
+WIDTHS = {"devices": 3, "samples": 4, "system": 2}
+SHAPES = [
+    DeviceArchitecture({**WIDTHS}, "sample", (6, 5), "tanh", "none"),
+    DeviceArchitecture({**WIDTHS}, "sample", (6, 5), "relu", "mean"),
+    DeviceArchitecture({**WIDTHS}, "sample", (6, 5, 4), "elu", "mean-max"),
+    DeviceArchitecture({**WIDTHS}, "device", (6, 5), "tanh", "none"),
+    DeviceArchitecture({**WIDTHS}, "device", (6, 5), "tanh", "mean-max"),
+    DeviceArchitecture({"devices": 3, "system": 2}, "device", (6, 5), "tanh", "none"),
+    DeviceArchitecture({"devices": 3, "system": 2}, "device", (6, 5), "tanh", "mean"),
+    DeviceArchitecture({"devices": 3, "system": 2}, "device", (6, 5, 3), "relu", "mean-max"),
+]
+
+
+def shape_name(shape: DeviceArchitecture) -> str:
+    return f"{shape.actions_per}-{shape.finest}-{shape.context}"
+
+
+def draw_parts(shape: DeviceArchitecture, rows: int, k: int, n: int) -> dict[str, torch.Tensor]:
+    """Scaled parts in double precision; some samples are absent, all of device 1 in row 0."""
+    rng = np.random.default_rng(rows + 10 * k + 100 * n)
+    parts = {
+        "devices": torch.tensor(rng.normal(size=(rows, k, 3))),
+        "system": torch.tensor(rng.normal(size=(rows, 2))),
+    }
+    if shape.finest == "samples":
+        parts["samples"] = torch.tensor(rng.normal(size=(rows, k, n, 4)))
+        parts["present"] = torch.tensor(rng.random((rows, k, n)) < 0.7)
+        parts["present"][0, 1] = False
+    return parts
+
+
+def networks_of(shape: DeviceArchitecture) -> tuple[DeviceScores, DeviceSummary]:
+    torch.manual_seed(3)
+    return DeviceScores(shape).double(), DeviceSummary(shape).double()
+
+
+def test_joint_linear_is_a_layer_on_inputs_side_by_side() -> None:
+    torch.manual_seed(0)
+    layer = JointLinear([4, 3, 2], 5)
+    fine, middle, coarse = torch.randn(6, 7, 4), torch.randn(6, 1, 3), torch.randn(1, 1, 2)
+    wide = torch.cat([fine, middle.expand(6, 7, 3), coarse.expand(6, 7, 2)], dim=-1)
+    expected = torch.nn.functional.linear(wide, layer.weight, layer.bias)
+    torch.testing.assert_close(layer(fine, middle, coarse), expected)
+
+
+def plain_scores(network: DeviceScores, parts: Mapping[str, Any]) -> tuple[list[float], Any]:
+    """What the network says of one state, by loops; and the pools of all."""
+    shape, weights = network.shape, {k: v.numpy() for k, v in network.state_dict().items()}
+    functions: dict[str, Any] = {
+        "tanh": np.tanh,
+        "relu": lambda x: np.maximum(x, 0),
+        "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    }
+    act = functions[shape.activation]
+
+    def dense(name: str, *inputs: Any) -> Any:
+        return weights[f"{name}.weight"] @ np.concatenate(inputs) + weights[f"{name}.bias"]
+
+    def pool(rows: list[Any]) -> Any:
+        if not rows:
+            return np.zeros(network.encoder.pooled)
+        pools = [np.mean(rows, axis=0), np.max(rows, axis=0)]
+        return np.concatenate(pools[: 1 + network.encoder.largest])
+
+    def pool_pools(pools: list[Any]) -> Any:
+        units = shape.hidden[0]
+        if not pools:
+            return np.zeros(network.encoder.pooled)
+        mean, largest = np.mean(pools, axis=0)[:units], np.max(pools, axis=0)[units:]
+        return np.concatenate([mean, largest])
+
+    devices, system = parts["devices"].numpy(), parts["system"].numpy()
+    scores = []
+    if shape.finest == "devices":
+        own = [act(dense("encoder.layer", device, system)) for device in devices]
+        everything = pool(own)
+        context = [] if shape.context == "none" else [everything]
+        inputs = [(embedding, *context) for embedding in own]
+    else:
+        samples, present = parts["samples"].numpy(), parts["present"].numpy()
+        embeddings = [
+            [act(dense("encoder.layer", s, devices[k], system)) for s in samples[k]]
+            for k in range(len(devices))
+        ]
+        held = [
+            [e for e, there in zip(*row, strict=True) if there]
+            for row in zip(embeddings, present, strict=True)
+        ]
+        pools = [pool(rows) for rows in held]
+        everything = pool_pools([p for p, rows in zip(pools, held, strict=True) if rows])
+        if shape.actions_per == "device":
+            context = [] if shape.context == "none" else [everything]
+            inputs = [(own, *context) for own in pools]
+        else:
+            inputs = [
+                (e,) if shape.context == "none" else (e, pools[k], everything)
+                for k, row in enumerate(embeddings)
+                for e in row
+            ]
+    for given in inputs:
+        hidden = act(dense("joint", *given))
+        for layer in range(len(shape.hidden) - 2):
+            hidden = act(dense(f"trunk.{2 * layer}", hidden))
+        scores.append(dense("score", hidden)[0])
+    return scores, everything
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=shape_name)
+def test_device_networks_equal_plain_loops(shape: DeviceArchitecture) -> None:
+    scores, summary = networks_of(shape)
+    parts = draw_parts(shape, 4, 5, 3)
+    with torch.no_grad():
+        found, features = scores(parts), summary(parts)
+        for row in range(4):
+            one = {part: values[row] for part, values in parts.items()}
+            expected, _ = plain_scores(scores, one)
+            np.testing.assert_allclose(found[row], expected, rtol=1e-10)
+            assert np.std(expected) > 1e-3
+            torch.testing.assert_close(scores(one), found[row])
+            reference = DeviceScores(replace(shape, context="mean-max")).double()
+            reference.encoder.load_state_dict(summary.encoder.state_dict())
+            _, everything = plain_scores(reference, one)
+            hidden = summary.joint(torch.tensor(everything), one["system"])
+            expected_features = summary.trunk(networks._IN_PLACE[shape.activation](hidden))
+            torch.testing.assert_close(features[row], expected_features)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=shape_name)
+def test_device_networks_are_equivariant(shape: DeviceArchitecture) -> None:
+    scores, summary = networks_of(shape)
+    for rows, k, n in ((3, 5, 4), (2, 2, 1), (2, 9, 6)):
+        parts = draw_parts(shape, rows, k, n)
+        rng = np.random.default_rng(5)
+        devices = rng.permutation(k)
+        permuted = {**parts, "devices": parts["devices"][:, devices]}
+        order = devices
+        if shape.finest == "samples":
+            slots = np.stack([rng.permutation(n) for _ in range(k)])
+            for part in ("samples", "present"):
+                permuted[part] = parts[part][:, devices[:, None], slots]
+            if shape.actions_per == "sample":
+                order = (devices[:, None] * n + slots).ravel()
+        assert scores(parts).shape == (rows, len(order))
+        torch.testing.assert_close(scores(permuted), scores(parts)[:, order])
+        torch.testing.assert_close(summary(permuted), summary(parts))
+        if k > 2:
+            assert not torch.allclose(scores(permuted), scores(parts))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=shape_name)
+def test_context_is_what_scores_know_of_others(shape: DeviceArchitecture) -> None:
+    scores, _ = networks_of(shape)
+    parts = draw_parts(shape, 3, 4, 2)
+    changed = {**parts, "devices": parts["devices"].clone()}
+    changed["devices"][:, 3] += 1
+    before, after = scores(parts).reshape(3, 4, -1), scores(changed).reshape(3, 4, -1)
+    assert torch.equal(before[:, :3], after[:, :3]) == (shape.context == "none")
+    if shape.actions_per == "sample":
+        assert not torch.equal(before[:, 3], after[:, 3])
+
+
+@pytest.mark.parametrize("shape", SHAPES[:5], ids=shape_name)
+def test_absent_samples_do_not_count(shape: DeviceArchitecture) -> None:
+    """Empty slots, full of anything, and devices without samples change nothing for the others."""
+    scores, summary = networks_of(shape)
+    parts = draw_parts(shape, 3, 4, 2)
+    parts["present"][:] = True
+    padded = {
+        "devices": torch.cat([parts["devices"], torch.randn(3, 2, 3)], dim=1).double(),
+        "system": parts["system"],
+        "samples": 9 * torch.randn(3, 6, 5, 4).double(),
+        "present": torch.zeros(3, 6, 5, dtype=torch.bool),
+    }
+    padded["samples"][:, :4, :2] = parts["samples"]
+    padded["present"][:, :4, :2] = True
+    found, expected = scores(padded), scores(parts)
+    if shape.actions_per == "sample":
+        found = found.reshape(3, 6, 5)[:, :4, :2].flatten(1)
+    torch.testing.assert_close(found[:, : expected.shape[1]], expected)
+    torch.testing.assert_close(summary(padded), summary(parts))
+    without_mask = {part: values for part, values in parts.items() if part != "present"}
+    torch.testing.assert_close(scores(without_mask), expected)
+    nothing = {**parts, "present": torch.zeros_like(parts["present"])}
+    for network in (scores, summary):
+        network.zero_grad()
+        network(nothing).sum().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+        assert network(nothing).isfinite().all()
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for network in networks_of(SHAPES[2]):
+        parts = draw_parts(SHAPES[2], 7, 3, 2)
+        results = []
+        for size in (2**19, 1, 3 * 3 * 2 * 6):
+            monkeypatch.setattr(networks, "_CHUNK", size)
+            network.zero_grad()
+            output = network(parts)
+            output.square().sum().backward()
+            gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+            results.append([output.detach(), *gradients])
+        for other in results[1:]:
+            for ours, theirs in zip(results[0], other, strict=True):
+                torch.testing.assert_close(ours, theirs)
+
+
+def test_impossible_architectures() -> None:
+    with pytest.raises(ValueError, match="no way to score each sample of devices, system"):
+        DeviceArchitecture({"devices": 1, "system": 1}, "sample", (4, 4), "tanh", "mean")
+    with pytest.raises(ValueError, match="no way to score each server"):
+        DeviceArchitecture(WIDTHS, "server", (4, 4), "tanh", "mean")
+    with pytest.raises(ValueError, match="sees devices, system and perhaps samples, not devices"):
+        DeviceArchitecture({"devices": 1}, "device", (4, 4), "tanh", "mean")
+    with pytest.raises(ValueError, match=r"two layers at least.*got \[4\]"):
+        DeviceArchitecture(WIDTHS, "device", (4,), "tanh", "mean")
+
+
+def test_parts_are_scaled_by_their_tables() -> None:
+    tables = market().tables
+    extractor = ScaledParts(None, {part: table.scaling() for part, table in tables.items()}, 1)
+    observation = {
+        "devices": torch.tensor([[2.5, 7.0]]),
+        "samples": torch.tensor([[[1.6, 1.0], [0.1, 0.0]]]),
+        "system": torch.tensor([0.0]),
+    }
+    before = copy.deepcopy(observation)
+    parts = extractor(observation)
+    torch.testing.assert_close(parts["devices"], torch.tensor([[1.0, 5.0]]))
+    torch.testing.assert_close(parts["samples"], torch.tensor([[[1.0, 1.0], [0.0, 0.0]]]))
+    torch.testing.assert_close(parts["system"], torch.tensor([-1.0]))
+    assert parts["present"].tolist() == [[True, False]]
+    for part, values in before.items():
+        assert torch.equal(values, observation[part])
+
+
+DEVICE_CASES = [
+    ("ppo", "sample", 3),
+    ("ppo", "device", 3),
+    ("ppo", "device", 0),
+    ("ppo", "scores", 3),
+    ("ppo", "scores", 0),
+    ("dqn", "sample", 3),
+    ("dqn", "device", 0),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "actions", "n_samples"), DEVICE_CASES)
+def test_saved_device_agents_act_as_their_models(
+    tmp_path: Path, algorithm: str, actions: str, n_samples: int
+) -> None:
+    fields = {"actions": actions, "n_samples": n_samples}
+    adapter = LaneVecEnv(market(**fields))
+    recipe = device_recipe(algorithm, network={"context": "mean-max", "hidden": [8, 6, 4]})
+    model = shuffled_weights(training.make_model(recipe, adapter), 0.5)
+    path = save_agent(model, tmp_path / "agent")
+    agent = load_agent(path, adapter)
+    seen = []
+    observation = adapter.reset()
+    for _ in range(20):
+        expected, _ = model.predict(observation, deterministic=True)
+        acted = agent.act(observation)
+        np.testing.assert_array_equal(acted, expected)
+        assert acted.dtype == expected.dtype
+        one = {part: values[2] for part, values in observation.items()}
+        np.testing.assert_allclose(agent.act(one), acted[2], rtol=1e-5)
+        seen.append(acted)
+        observation, *_ = adapter.step(acted)
+    if actions == "scores":
+        assert np.abs(seen).max() == 1
+        assert np.mean(np.abs(seen) < 1) > 0.2
+    else:
+        assert len(np.unique(seen)) > 2
+    larger = market(mode="Disabled", **fields, n_devices=9) if n_samples == 0 else None
+    larger = larger or market(mode="Disabled", actions=actions, n_devices=9, n_samples=5)
+    agent = load_agent(path, larger)
+    assert run_episodes(larger, agent, range(4)).lengths.tolist() == [5] * 4
+    if actions == "sample":
+        observation, _ = larger.reset(seed=0)
+        masks = np.zeros((6, 45), np.bool_)
+        masks[:, [7, 30]] = True
+        assert set(agent.act(observation, masks).tolist()) <= {7, 30}
+
+
+def test_scores_share_one_standard_deviation() -> None:
+    model = training.make_model(device_recipe("ppo"), LaneVecEnv(market(actions="scores")))
+    assert model.policy.log_std.shape == (1,)
+    with torch.no_grad():
+        model.policy.log_std.fill_(math.log(0.25))
+    observation = {p: torch.as_tensor(v) for p, v in model.env.reset().items()}
+    distribution = model.policy.get_distribution(observation).distribution
+    assert distribution.mean.shape == (6, 4)
+    torch.testing.assert_close(distribution.stddev, torch.full((6, 4), 0.25))
+    actions, values, log_prob = model.policy(observation)
+    expected = torch.distributions.Normal(distribution.mean, 0.25).log_prob(actions).sum(dim=1)
+    torch.testing.assert_close(log_prob, expected)
+    assert values.shape == (6, 1)
+
+
+def test_values_and_q_values_are_device_networks() -> None:
+    ppo = training.make_model(device_recipe("ppo"), LaneVecEnv(market()))
+    observation = {p: torch.as_tensor(v) for p, v in ppo.env.reset().items()}
+    # Actor and critic share nothing that is learned.
+    actor = {id(p) for p in ppo.policy.mlp_extractor.policy_net.parameters()}
+    assert not actor & {id(p) for p in ppo.policy.mlp_extractor.value_net.parameters()}
+    optimised = {id(p) for group in ppo.policy.optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in ppo.policy.parameters()}
+    probabilities = ppo.policy.get_distribution(observation).distribution.probs
+    assert (probabilities - 1 / 12).abs().max() < 0.01
+    dqn = training.make_model(device_recipe("dqn"), LaneVecEnv(market()))
+    assert dqn.q_net(observation).shape == (6, 12)
+    torch.testing.assert_close(dqn.q_net(observation), dqn.q_net_target(observation))
+    assert dqn.q_net.q_net[0] is not dqn.q_net_target.q_net[0]
+    assert (dqn.replay_buffer.n_steps, dqn.replay_buffer.gamma) == (3, dqn.gamma)
+    # What an absent sample is like does not matter to the others.
+    changed = {**observation, "samples": observation["samples"].clone()}
+    absent = changed["samples"][..., 1] == 0
+    changed["samples"][..., 0] += 3.0 * absent
+    there = ~absent.flatten(1)
+    assert absent.any()
+    assert not torch.equal(dqn.q_net(observation)[~there], dqn.q_net(changed)[~there])
+    torch.testing.assert_close(dqn.q_net(observation)[there], dqn.q_net(changed)[there])
+    values = (ppo.policy.predict_values(seen) for seen in (observation, changed))
+    torch.testing.assert_close(*values)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_default_recipes_are_for_devices_too(algorithm: str) -> None:
+    recipe = find_recipe(algorithm, "Nothing-v0")
+    env = LaneVecEnv(market(recipe.lanes))
+    flat = training.make_model(recipe, make(recipe.lanes))
+    assert type(flat.policy).__name__ in ("ActorCriticPolicy", "DQNPolicy")
+    devices = training.make_model(recipe, env)
+    assert type(devices.policy).__name__ in ("DeviceActorCriticPolicy", "DeviceDQNPolicy")
+    with pytest.raises(ValueError, match=r"network.kind is mlp, but .* one per sample"):
+        training.make_model(device_recipe(algorithm, network={"kind": "mlp"}), env)
+    with pytest.raises(ValueError, match=r"network.kind is device, but .* of another kind"):
+        training.make_model(device_recipe(algorithm, network={"kind": "device"}), make(4))
+    with pytest.raises(ValueError, match="action_bias is for flat observations"):
+        training.make_model(device_recipe(algorithm, action_bias=[0.0] * 12), env)
+    with pytest.raises(ValueError, match="two layers at least"):
+        training.make_model(device_recipe(algorithm, network={"hidden": [8]}), env)
+
+
+def test_dqn_refuses_scores() -> None:
+    with pytest.raises(ValueError, match=r"dqn is trained here with discrete actions.*twin"):
+        training.make_model(device_recipe("dqn"), LaneVecEnv(market(actions="scores")))
+
+
+def test_ppo_learns_the_market() -> None:
+    """The best sample earns 1.2 a step and a random one 0: PPO finds most of it."""
+    recipe = device_recipe("ppo", network={"hidden": [16, 16]}, lanes=32)
+    changes = {"learning_rate": 1e-2, "n_steps": 20, "batch_size": 160, "n_epochs": 4}
+    recipe = replace(recipe, hyperparameters={**recipe.hyperparameters, **changes})
+    env = LaneVecEnv(market(32))
+    env.seed(0)
+    model = training.make_model(recipe, env)
+    model.learn(32 * 20 * 12)
+    lanes = market(32, mode="Disabled", n_devices=6)
+    shape = model.policy.mlp_extractor.policy_net.shape
+    agent = networks.AgentPolicy(
+        _as_network(model, shape), {"action_space": {"kind": "discrete"}}, "ppo"
+    )
+    assert run_episodes(lanes, agent, range(100)).returns.mean() / 5 > 1.2
+
+
+def _as_network(model: Any, shape: DeviceArchitecture) -> networks.DeviceNetwork:
+    features = model.policy.features_extractor
+    scaling = {
+        part: (
+            getattr(features, f"{part}_centre").numpy(),
+            getattr(features, f"{part}_spread").numpy(),
+        )
+        for part in features.parts
+    }
+    weights = model.policy.mlp_extractor.policy_net.state_dict()
+    arrays = {name: array.numpy() for name, array in weights.items()}
+    return networks.DeviceNetwork(shape, scaling, arrays, features.present)
+
+
+SCHEDULING = {
+    "n_devices": 3,
+    "buffer_size": 2,
+    "budget": 8,
+    "initial_samples": 4,
+    "validation_size": 60,
+    "test_size": 40,
+}
+DEVICE_RUNS = [
+    ("ppo", "DataScheduling-v0", {}),
+    ("ppo", "DataSchedulingBatch-v0", {"uploads_per_block": 2}),
+    ("dqn", "DataScheduling-v0", {}),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "env_id", "fields"), DEVICE_RUNS)
+def test_device_runs_resume_as_if_never_stopped(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    algorithm: str,
+    env_id: str,
+    fields: dict[str, Any],
+) -> None:
+    """Die before the fourth checkpoint, go on, and leave the same files and the same state."""
+    recipe = device_recipe(algorithm, steps=320, imitation={**DEVICE_LESSON, "episodes": 8})
+    overrides = {**SCHEDULING, **fields}
+
+    def run(out: Path, **kwargs: Any) -> Path:
+        kwargs.update(recipe=recipe, overrides=overrides, progress=False)
+        return train(algorithm, env_id, out=out, **kwargs)
+
+    best = run(tmp_path / "whole")
+    saves, replace_file = 0, Path.replace
+
+    def dying_replace(self: Path, target: Any) -> Path:
+        nonlocal saves
+        saves += Path(target).name == "checkpoint.safetensors"
+        if saves == 4:
+            raise KilledError
+        return replace_file(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dying_replace)
+        with pytest.raises(KilledError):
+            run(tmp_path / "cut")
+    run(tmp_path / "cut", resume=True)
+    assert run_files(tmp_path / "cut") == run_files(tmp_path / "whole")
+    states = [final_state(tmp_path / name) for name in ("cut", "whole")]
+    assert states[0] == states[1]
+    other = make_lanes(env_id, 2, {**overrides, "n_devices": 5, "buffer_size": 3})
+    agent = load_agent(best, other)
+    assert np.isfinite(run_episodes(other, agent, range(2)).returns).all()
+
+
+def test_recipes_of_earlier_checkpoints_are_resumed(tmp_path: Path) -> None:
+    """What they did not name yet has its default."""
+    recipe = tiny_recipe("ppo", imitation=LESSON, steps=64)
+    tiny_train("ppo", tmp_path, recipe=recipe)
+    file = tmp_path / "checkpoint.safetensors"
+    arrays, header = files.read_tensors(file, "checkpoint")
+    for part, names in (("network", ("kind", "context")), ("imitation", ("margin",))):
+        for name in names:
+            del header["recipe"][part][name]
+    files.write_tensors(file, arrays, header)
+    tiny_train("ppo", tmp_path, recipe=recipe, resume=True, steps=128)
+    assert read_agent_metadata(tmp_path / "last.safetensors")["steps"] == 128
+
+
+def test_replay_looks_several_steps_ahead() -> None:
+    """Against loops over the transitions, once the buffer has gone round."""
+    lanes, size, steps, gamma = 2, 10, 3, 0.9
+    space = spaces.Dict(
+        {
+            "devices": spaces.Box(-np.inf, np.inf, (2, 2), np.float32),
+            "samples": spaces.Box(-np.inf, np.inf, (2, 3, 1), np.float32),
+            "system": spaces.Box(-np.inf, np.inf, (1,), np.float32),
+        }
+    )
+    buffer = PartsReplayBuffer(
+        size * lanes, space, spaces.Discrete(6), n_envs=lanes, n_steps=steps, gamma=gamma
+    )
+    rng = np.random.default_rng(0)
+
+    def draw() -> dict[str, NDArray[np.float32]]:
+        return {
+            part: np.float32(rng.normal(size=(lanes, *box.shape))) for part, box in space.items()
+        }
+
+    rounds = []
+    for _ in range(size + 4):
+        done, cut = rng.random(lanes) < 0.3, rng.random(lanes) < 0.5
+        step = (draw(), draw(), rng.integers(0, 6, lanes), np.float32(rng.normal(size=lanes)))
+        infos = [{"TimeLimit.truncated": bool(d and c)} for d, c in zip(done, cut, strict=True)]
+        buffer.add(*step, done, infos)
+        rounds.append((*step, done, done & cut))
+    rounds = rounds[-size:]
+    np.random.seed(0)  # noqa: NPY002 - the buffer draws from it
+    batch = buffer.sample(200)
+    found = set()
+    for row in range(200):
+        system = batch.observations["system"][row].item()
+        ((t, lane),) = [
+            (t, lane)
+            for t in range(size)
+            for lane in range(lanes)
+            if rounds[t][0]["system"][lane, 0] == system
+        ]
+        found.add((t, lane))
+        total, discount = 0.0, 1.0
+        for last in range(t, min(t + steps, size)):
+            total += discount * rounds[last][3][lane]
+            discount *= gamma
+            if rounds[last][4][lane]:
+                break
+        assert batch.actions[row].item() == rounds[t][2][lane]
+        assert batch.rewards[row].item() == pytest.approx(total, rel=1e-5)
+        assert batch.discounts[row].item() == pytest.approx(discount, rel=1e-5)
+        ended = rounds[last][4][lane] and not rounds[last][5][lane]
+        assert batch.dones[row].item() == ended
+        for part in space:
+            np.testing.assert_array_equal(batch.observations[part][row], rounds[t][0][part][lane])
+            following = rounds[last][1][part][lane]
+            np.testing.assert_array_equal(batch.next_observations[part][row], following)
+    assert len(found) > 15
+
+
+DEVICE_LESSON = {"policy": {"name": "random"}, "noise": 0.1, "epochs": 2, "batch_size": 64}
+
+
+class Greedy:
+    """The market's best choice."""
+
+    def __init__(self, env: Any) -> None:
+        self.actions = env.config.actions
+
+    def begin(self, lanes: Any, seeds: Any) -> None:
+        """Nothing to forget."""
+
+    def act(self, observations: Any, masks: Any = None) -> Any:
+        quality = observations["devices"][..., 0]
+        if self.actions == "scores":
+            return np.tanh(quality)
+        if self.actions == "device":
+            return quality.argmax(axis=1)
+        value = observations["samples"][..., 0] + 0.5 * quality[..., None]
+        return np.where(masks, value.reshape(len(value), -1), -np.inf).argmax(axis=1)
+
+
+def lesson_of(**changes: Any) -> Imitation:
+    values = {"episodes": 400, "epochs": 12, "batch_size": 256, "learning_rate": 0.01, **changes}
+    return Imitation(policy={"name": "greedy"}, **values)
+
+
+def taught(
+    monkeypatch: pytest.MonkeyPatch, algorithm: str, actions: str, lesson: Imitation
+) -> tuple[Any, LaneVecEnv]:
+    monkeypatch.setattr(imitation, "make_baseline", lambda name, env: Greedy(env))
+    env = LaneVecEnv(market(20, actions=actions))
+    env.seed(0)
+    recipe = device_recipe(algorithm, lanes=20, network={"hidden": [16, 16]})
+    sizes = {"ppo": {}, "dqn": {"buffer_size": 4000, "gamma": 0.9}}[algorithm]
+    recipe = replace(recipe, hyperparameters={**recipe.hyperparameters, **sizes})
+    model = training.make_model(recipe, env)
+    imitate(model, env, lesson)
+    return model, env
+
+
+def agreement(model: Any, env: LaneVecEnv) -> tuple[float, float]:
+    """How often the model does as the teacher, and how far their scores are apart."""
+    teacher, observation = Greedy(env.env), env.reset()
+    masked = env.env.config.actions != "scores"
+    same, apart = [], []
+    for _ in range(20):
+        wanted = teacher.act(observation, env.action_masks() if masked else None)
+        action, _ = model.predict(observation, deterministic=True)
+        same.append(np.mean(action == wanted))
+        apart.append(np.mean(np.square(action - wanted)))
+        observation, *_ = env.step(action)
+    return float(np.mean(same)), float(np.mean(apart))
+
+
+@pytest.mark.parametrize("actions", ["sample", "device"])
+def test_ppo_imitates_on_devices(monkeypatch: pytest.MonkeyPatch, actions: str) -> None:
+    model, env = taught(monkeypatch, "ppo", actions, lesson_of())
+    untaught = training.make_model(device_recipe("ppo"), env)
+    assert agreement(untaught, env)[0] < 0.5
+    assert agreement(model, env)[0] > 0.8
+
+
+def test_ppo_imitates_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, env = taught(monkeypatch, "ppo", "scores", lesson_of())
+    untaught = training.make_model(device_recipe("ppo"), env)
+    assert agreement(untaught, env)[1] > 0.2
+    assert agreement(model, env)[1] < 0.02
+    torch.testing.assert_close(model.policy.log_std.detach(), torch.tensor([-0.7]))
+
+
+def test_dqn_imitates(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, env = taught(monkeypatch, "dqn", "device", lesson_of(noise=0.3))
+    observation = {part: torch.as_tensor(values) for part, values in env.reset().items()}
+    for name, weight in plain.q_net.state_dict().items():
+        assert torch.equal(weight, plain.q_net_target.state_dict()[name])
+    # Returns of the teacher from what it does: its own reward, and the future's in the first step.
+    values = plain.q_net(observation).detach().numpy()
+    quality = observation["devices"][..., 0].numpy()
+    # Errors are too rare to teach all values, but good ones are told from others.
+    assert np.corrcoef(values.ravel(), quality.ravel())[0, 1] > 0.5
+    replayed = plain.replay_buffer.rewards[: plain.replay_buffer.size()]
+    assert values.max(axis=1).mean() == pytest.approx(
+        replayed.mean() * sum(0.9**t for t in range(5)), rel=0.25
+    )
+    margin, env = taught(monkeypatch, "dqn", "device", lesson_of(noise=0.3, margin=3.0))
+    assert agreement(margin, env)[0] > 0.9
+    gaps = []
+    for model in (plain, margin):
+        ordered = model.q_net(observation).sort(dim=1).values
+        gaps.append((ordered[:, -1] - ordered[:, -2]).mean())
+    assert gaps[1] > 1.3 * gaps[0]
+    assert agreement(margin, env)[0] > agreement(plain, env)[0]
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_dqn_replays_its_teacher(monkeypatch: pytest.MonkeyPatch, flat: bool) -> None:
+    """The buffer holds what was played, terminal observations, and a cut where it ends."""
+    played: list[Any] = []
+    if flat:
+        env = make(4)
+        model = training.make_model(tiny_recipe("dqn"), env)
+        lesson = Imitation(**{**LESSON, "episodes": 5, "noise": 0.5})
+    else:
+        monkeypatch.setattr(imitation, "make_baseline", lambda name, env: Greedy(env))
+        env = LaneVecEnv(market(4, horizon=6, spread=5))
+        model = training.make_model(device_recipe("dqn"), env)
+        lesson = lesson_of(episodes=5, epochs=1, noise=0.5)
+    step_wait = LaneVecEnv.step_wait
+
+    def noted(self: LaneVecEnv) -> Any:
+        result = step_wait(self)
+        played.append((self._actions.copy(), copy.deepcopy(result)))
+        return result
+
+    monkeypatch.setattr(LaneVecEnv, "step_wait", noted)
+    first = copy.deepcopy(env.reset())
+    env.reset = lambda: copy.deepcopy(first)  # type: ignore[method-assign]
+    imitate(model, env, lesson)
+    buffer = model.replay_buffer
+    size = min(len(played), buffer.buffer_size)
+    assert buffer.size() == size
+    observation = first
+    for t, (actions, (following, rewards, dones, infos)) in enumerate(played):
+        row = t % buffer.buffer_size
+        last = t == len(played) - 1
+        if t >= len(played) - size:
+            np.testing.assert_array_equal(buffer.actions[row, :, 0], actions)
+            np.testing.assert_array_equal(buffer.rewards[row], rewards)
+            np.testing.assert_array_equal(buffer.dones[row], np.ones(4) if last else dones)
+            np.testing.assert_array_equal(buffer.timeouts[row], ~dones if last else np.zeros(4))
+            for lane in range(4):
+                seen = [buffer.observations[row, lane], buffer.next_observations[row, lane]]
+                after = infos[lane].get("terminal_observation")
+                if after is None:
+                    after = _lane(following, lane)
+                elif not flat:
+                    after = np.concatenate([after[part].ravel() for part in sorted(after)])
+                expected = [_lane(observation, lane), after]
+                np.testing.assert_array_equal(seen, expected)
+        observation = following
+    # The flat buffer is smaller than what was played; on devices, some episodes were cut.
+    assert len(played) > size or not flat
+    assert flat or not dones.all()
+    assert any(dones.any() for _, (_, _, dones, _) in played[:-1])
+
+
+def _lane(observation: Any, lane: int) -> Any:
+    if isinstance(observation, dict):
+        parts = ("devices", "samples", "system")
+        return np.concatenate([observation[part][lane].ravel() for part in parts])
+    return observation[lane]
+
+
+def test_device_interfaces_are_checked(tmp_path: Path, agent_file: Path) -> None:
+    env = LaneVecEnv(market())
+    model = training.make_model(device_recipe("ppo"), env)
+    path = save_agent(model, tmp_path / "devices")
+    assert read_agent_metadata(path)["action_space"] == {"kind": "discrete", "per": "sample"}
+    load_agent(path, market(2, n_devices=11, n_samples=1))
+    with pytest.raises(ValueError, match=r"'per': 'sample'.*here they are .*'per': 'device'"):
+        load_agent(path, market(actions="device"))
+    with pytest.raises(ValueError, match=r"has devices, samples, system; here it has devices, sys"):
+        load_agent(path, market(actions="device", n_samples=0))
+    with pytest.raises(ValueError, match="has no observation of devices"):
+        load_agent(path, gym.make(ID, config=TINY))
+    with pytest.raises(ValueError, match="has no flat observation"):
+        load_agent(agent_file, market())
+    other = market()
+    other.problem.tables["samples"] = ObservationTable(
+        Column("value", "nat", -9, 9, ""), Column("present", "1", 0, 1, "")
+    )
+    with pytest.raises(ValueError, match=r"samples column 0 is value \[1\]; .* value \[nat"):
+        load_agent(path, other)
+    other.problem.tables["samples"] = ObservationTable(*market().tables["samples"].columns[:1])
+    with pytest.raises(ValueError, match=r"samples column 1 is present \[1\]; here it is nothing"):
+        load_agent(path, other)
+    scores = LaneVecEnv(market(actions="scores"))
+    path = save_agent(training.make_model(device_recipe("ppo"), scores), tmp_path / "scores")
+    with pytest.raises(ValueError, match=r"'kind': 'box'.*here they are .*'kind': 'discrete'"):
+        load_agent(path, market(actions="device"))
+
+
+def test_damaged_device_agents(tmp_path: Path) -> None:
+    env = market()
+    model = training.make_model(device_recipe("dqn"), LaneVecEnv(env))
+    path = save_agent(model, tmp_path / "agent")
+    arrays, header = files.read_tensors(path, "agent")
+
+    def refused(message: str, change: Any) -> None:
+        changed_arrays = {name: array.copy() for name, array in arrays.items()}
+        changed_header = json.loads(json.dumps(header))
+        change(changed_arrays, changed_header)
+        files.write_tensors(path, changed_arrays, changed_header)
+        with pytest.raises(AgentError, match=message):
+            load_agent(path, env)
+
+    refused("does not fit its columns", lambda a, h: h["columns"]["devices"].append("more [1]"))
+    refused("does not fit its columns", lambda a, h: h["columns"].pop("samples"))
+    refused("scaling does not fit", lambda a, h: a.update({"scaling.system_spread": np.ones(3)}))
+    refused("damaged or no agent", lambda a, h: a.pop("scaling.system_spread"))
+    refused("damaged or no agent", lambda a, h: h["network"].update(hidden=[8, 9]))
+    refused("damaged or no agent", lambda a, h: h["network"].update(layers=3))
+    refused("damaged or no agent", lambda a, h: h["network"].update(activation="sine"))
+    refused("two layers at least", lambda a, h: h["network"].update(hidden=[8]))
+    refused("damaged or no agent", lambda a, h: a.pop("scores.score.bias"))
+    refused("must be finite", lambda a, h: a["scores.score.bias"].fill(np.nan))
+    refused("damaged or no agent", lambda a, h: h.pop("present"))
+    refused("of another kind", lambda a, h: h.update(format="edge_gym device agent 9"))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_agents_of_the_package_load(name: str) -> None:
+    """Their files are as they were written, and act as a plain perceptron says."""
+    env = make_lanes(ID, 8)
+    agent = load_agent(name, env)
+    file = Path(training.__file__).parent / "trained" / "Retransmission-v0" / f"{name}.safetensors"
+    arrays, header = files.read_tensors(file, "agent")
+    assert header["format"] == "edge_gym agent 1"
+    observations, _ = env.reset(seed=0)
+    x = np.clip(
+        (observations - arrays["centre"]) / arrays["spread"], -header["clip"], header["clip"]
+    )
+    act = {"tanh": np.tanh, "relu": lambda v: np.maximum(v, 0)}[header["activation"]]
+    x = act(x @ arrays["0.weight"].T + arrays["0.bias"])
+    x = act(x @ arrays["1.weight"].T + arrays["1.bias"])
+    scores = x @ arrays["2.weight"].T + arrays["2.bias"]
+    np.testing.assert_array_equal(agent.act(observations), scores.argmax(axis=1))
+
+
+# Imports
 
 
 def _python(code: str) -> subprocess.CompletedProcess[str]:

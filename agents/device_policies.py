@@ -1,0 +1,147 @@
+"""Networks on devices as stable-baselines3's own PPO and DQN use them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edge_gym.agents.networks import DeviceArchitecture, DeviceScores, DeviceSummary, Parts
+from edge_gym.agents.sb3 import (
+    ActorCriticPolicy,
+    DictReplayBufferSamples,
+    DQNPolicy,
+    NStepReplayBuffer,
+    QNetwork,
+)
+
+_INITIAL_LOG_STD = -0.7
+"""Standard deviation 0.5: early scores seldom reach the bounds, where all are alike."""
+
+
+class DeviceActorCriticPolicy(ActorCriticPolicy):
+    """PPO's policy on devices: logits of discrete actions, or the mean of a score per device.
+
+    Scores have one standard deviation, the same for all devices and states.
+
+    Args:
+        *args: As for ``ActorCriticPolicy``.
+        shape: The shape of the policy's network, and of the value's but for its context.
+        **kwargs: As for ``ActorCriticPolicy``.
+    """
+
+    def __init__(self, *args: Any, shape: DeviceArchitecture, **kwargs: Any) -> None:
+        self.shape = shape
+        super().__init__(*args, **kwargs)
+
+    def _build(self, lr_schedule: Any) -> None:
+        extractor: Any = _ActorCritic(self.shape)
+        self.mlp_extractor = extractor
+        self.value_net = nn.Linear(extractor.latent_dim_vf, 1)
+        # As stable-baselines3 begins: features of unit variance, and hardly any preference.
+        self.apply(lambda module: self.init_weights(module, gain=2**0.5))
+        self.init_weights(extractor.policy_net.score, gain=0.01)
+        self.init_weights(self.value_net, gain=1)
+        self.action_net = nn.Identity()
+        if isinstance(self.action_space, spaces.Box):
+            self.log_std = nn.Parameter(torch.full((1,), _INITIAL_LOG_STD))
+        optimizer: Any = self.optimizer_class
+        self.optimizer = optimizer(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+
+class _ActorCritic(nn.Module):
+    """What ``ActorCriticPolicy`` expects between the observation and its two heads."""
+
+    def __init__(self, shape: DeviceArchitecture) -> None:
+        super().__init__()
+        self.policy_net = DeviceScores(shape)
+        self.value_net = DeviceSummary(shape)
+        self.latent_dim_vf = shape.hidden[-1]
+
+    def forward(self, parts: Parts) -> tuple[Tensor, Tensor]:
+        return self.forward_actor(parts), self.forward_critic(parts)
+
+    def forward_actor(self, parts: Parts) -> Tensor:
+        scores: Tensor = self.policy_net(parts)
+        return scores
+
+    def forward_critic(self, parts: Parts) -> Tensor:
+        features: Tensor = self.value_net(parts)
+        return features
+
+
+class DeviceDQNPolicy(DQNPolicy):
+    """DQN's policy on devices: the Q-value of each action.
+
+    Args:
+        *args: As for ``DQNPolicy``.
+        shape: The network's shape.
+        **kwargs: As for ``DQNPolicy``.
+    """
+
+    def __init__(self, *args: Any, shape: DeviceArchitecture, **kwargs: Any) -> None:
+        self.shape = shape
+        super().__init__(*args, **kwargs)
+
+    def make_q_net(self) -> QNetwork:
+        """Return a Q-network on devices."""
+        network = super().make_q_net()
+        network.q_net = nn.Sequential(DeviceScores(self.shape)).to(self.device)
+        return network
+
+
+class PartsReplayBuffer(NStepReplayBuffer):
+    """Replay of observations in parts, which are kept side by side, with n-step returns.
+
+    stable-baselines3's own buffer for such observations looks one step ahead only. Either buffer
+    keeps each observation twice, as the next one too.
+
+    Args:
+        buffer_size: Transitions of all lanes together.
+        observation_space: A ``Dict`` of boxes.
+        action_space: The discrete actions.
+        *args: As for ``NStepReplayBuffer``.
+        **kwargs: As for ``NStepReplayBuffer``.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Dict,
+        action_space: spaces.Space[Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        self.shapes = {part: space.shape or () for part, space in observation_space.items()}
+        flat = spaces.Box(-np.inf, np.inf, (spaces.flatdim(observation_space),), np.float32)
+        super().__init__(buffer_size, flat, action_space, *args, **kwargs)
+
+    def add(self, obs: Any, next_obs: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep one transition of each lane."""
+        super().add(self._flat(obs), self._flat(next_obs), *args, **kwargs)
+
+    def _get_samples(self, *args: Any, **kwargs: Any) -> Any:
+        samples = super()._get_samples(*args, **kwargs)
+        return DictReplayBufferSamples(
+            self._parts(samples.observations),
+            samples.actions,
+            self._parts(samples.next_observations),
+            samples.dones,
+            samples.rewards,
+            samples.discounts,
+        )
+
+    def _flat(self, parts: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        return np.concatenate(
+            [parts[part].reshape(self.n_envs, -1) for part in self.shapes], axis=1, dtype=np.float32
+        )
+
+    def _parts(self, flat: Tensor) -> Parts:
+        sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
+        pieces = zip(self.shapes.items(), torch.split(flat, sizes, dim=1), strict=True)
+        return {part: piece.reshape(len(flat), *shape) for (part, shape), piece in pieces}
