@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
+from edge_gym.baselines import data_scheduling, retransmission
 from edge_gym.baselines.base import Baseline, RandomPolicy
-from edge_gym.baselines.retransmission import (
-    ChannelAware,
-    ImportanceAware,
-    ImportanceAwareEntropy,
-    ImportanceAwareMulticlass,
-    NoRetransmission,
-    SupportVectorAware,
-)
 
-__all__ = ["BASELINES", "Baseline", "applicable_baselines", "make_baseline"]
+__all__ = ["BASELINES", "Baseline", "applicable_baselines", "find_baseline", "make_baseline"]
 
-BASELINES: dict[str, type[Baseline]] = {
-    baseline.name: baseline
-    for baseline in (
-        RandomPolicy,
-        NoRetransmission,
-        ChannelAware,
-        ImportanceAware,
-        ImportanceAwareMulticlass,
-        ImportanceAwareEntropy,
-        SupportVectorAware,
-    )
-}
+
+def _by_name(*rules: type[Baseline]) -> dict[str, tuple[type[Baseline], ...]]:
+    names = dict.fromkeys(rule.name for rule in rules)
+    return {name: tuple(rule for rule in rules if rule.name == name) for name in names}
+
+
+BASELINES = _by_name(RandomPolicy, *retransmission.RULES, *data_scheduling.RULES)
+"""The rules of each name. A name may stand for another rule in another environment, as in the
+documents; in none for two."""
+
+
+def find_baseline(name: str, config: Any) -> type[Baseline]:
+    """Return the baseline of this name that applies under an environment's configuration.
+
+    Raises:
+        ValueError: If the name is unknown, or no rule of this name applies.
+    """
+    if name not in BASELINES:
+        raise ValueError(f"unknown baseline {name!r}; known are {', '.join(BASELINES)}")
+    for baseline in BASELINES[name]:
+        if baseline.applies_to(config):
+            return baseline
+    here = ", ".join(_applicable(config))
+    raise ValueError(f"policy {name!r} does not apply to this environment; here are {here}")
 
 
 def make_baseline(name: str, env: Any, **parameters: Any) -> Baseline:
@@ -37,12 +42,17 @@ def make_baseline(name: str, env: Any, **parameters: Any) -> Baseline:
         ValueError: If the name is unknown, the rule does not apply, or a value is out of range.
         TypeError: If a parameter is unknown.
     """
-    if name not in BASELINES:
-        raise ValueError(f"unknown baseline {name!r}; known are {', '.join(BASELINES)}")
-    return BASELINES[name](env, **parameters)
+    return find_baseline(name, env.unwrapped.config)(env, **parameters)
 
 
 def applicable_baselines(env: Any) -> list[str]:
     """Return the names of the baselines that apply to an environment."""
-    config = env.unwrapped.config
-    return [name for name, baseline in BASELINES.items() if baseline.applies_to(config)]
+    return _applicable(env.unwrapped.config)
+
+
+def _applicable(config: Any) -> list[str]:
+    return [
+        name
+        for name, rules in BASELINES.items()
+        if any(baseline.applies_to(config) for baseline in rules)
+    ]

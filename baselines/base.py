@@ -33,7 +33,8 @@ class Baseline(ABC):
         **parameters: Fields of ``Parameters``.
 
     Attributes:
-        name: Kebab-case name for the command line.
+        name: Kebab-case name for the command line; of the rules of one name, at most one applies
+            to an environment.
         source: Document and equation, or ``edge_gym`` where the rule is ours.
         Parameters: Dataclass of the parameters, with the documents' symbols.
         grid: Values that tuning tries, by parameter.
@@ -85,25 +86,29 @@ class Baseline(ABC):
         """Return actions for observations with any leading axes."""
 
 
-class RandomPolicy(Baseline):
-    """Uniform over the possible actions; each episode's draws follow from its seed."""
-
-    name = "random"
-    source = OURS
+class DrawingBaseline(Baseline):
+    """A baseline that draws random numbers; each episode's draws follow from its seed."""
 
     def __init__(self, env: Any, **parameters: Any) -> None:
         super().__init__(env, **parameters)
         self._generators = [np.random.default_rng() for _ in range(self.n_lanes)]
 
-    @classmethod
-    def applies_to(cls, config: Any) -> bool:
-        """Everything can be done at random."""
-        return True
-
     def begin(self, lanes: NDArray[np.int64], seeds: Sequence[int]) -> None:
         """Seed the draws of ``lanes``, apart from the environment's own stream."""
         for lane, seed in zip(lanes, seeds, strict=True):
             self._generators[lane] = np.random.default_rng([1, seed])
+
+
+class RandomPolicy(DrawingBaseline):
+    """Uniform over the possible actions."""
+
+    name = "random"
+    source = OURS
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Everything can be done at random."""
+        return True
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Draw one action per lane."""

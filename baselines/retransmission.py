@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline
+from edge_gym.envs.centralized import SNR_DB_BOUNDS
 from edge_gym.envs.checks import check_number
 from edge_gym.envs.retransmission import (
     ACCEPT,
     RETRANSMIT,
-    SNR_DB_BOUNDS,
     RetransmissionConfig,
     check_alignment_probability,
     required_snr,
@@ -162,3 +162,13 @@ class SupportVectorAware(_RetransmissionRule):
         snr_db = self.read(observations, "effective_snr_db")
         loss = self.read(observations, "margin") < 1
         return np.where(loss & (snr_db <= self.parameters.max_snr_db), RETRANSMIT, ACCEPT)
+
+
+RULES: tuple[type[Baseline], ...] = (
+    NoRetransmission,
+    ChannelAware,
+    ImportanceAware,
+    ImportanceAwareMulticlass,
+    ImportanceAwareEntropy,
+    SupportVectorAware,
+)

@@ -14,7 +14,7 @@ import yaml
 from numpy.typing import NDArray
 
 import edge_gym
-from edge_gym.baselines import BASELINES, make_baseline
+from edge_gym.baselines import applicable_baselines, find_baseline, make_baseline
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import (
     TaskProgress,
@@ -67,16 +67,22 @@ class Tuning:
     trials: tuple[Trial, ...]
 
 
-def grid_points(policy: str) -> list[dict[str, Any]]:
-    """Return every combination of a baseline's grid.
+def tunable_baselines(env: Any) -> list[str]:
+    """Return the names of the baselines that apply to an environment and can be tuned."""
+    config = env.unwrapped.config
+    return [name for name in applicable_baselines(env) if find_baseline(name, config).grid]
+
+
+def grid_points(policy: str, env: Any) -> list[dict[str, Any]]:
+    """Return every combination of the grid of the baseline of this name for an environment.
 
     Raises:
-        ValueError: If it has nothing to tune.
+        ValueError: If the name is unknown, the rule does not apply, or it has nothing to tune.
     """
-    grid = BASELINES[policy].grid
+    grid = find_baseline(policy, env.unwrapped.config).grid
     if not grid:
-        tunable = [name for name, baseline in BASELINES.items() if baseline.grid]
-        raise ValueError(f"policy {policy!r} has nothing to tune; {', '.join(tunable)} have")
+        tunable = ", ".join(tunable_baselines(env)) or "none"
+        raise ValueError(f"policy {policy!r} has nothing to tune here; what has: {tunable}")
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
@@ -103,7 +109,7 @@ def tune(
     """
     if not 8 <= episodes <= len(TUNING):
         raise ValueError(f"episodes must be in [8, {len(TUNING)}] for tuning, got {episodes}")
-    points = grid_points(policy)
+    points = grid_points(policy, env)
     first = episodes // _FIRST_SHARE
     total = len(points) * first + min(_SURVIVORS, len(points)) * (episodes - first)
     finished = 0
@@ -198,7 +204,7 @@ def tuned_parameters(
         ValueError: If there is nothing to tune, the shipped entry is stale, or the environment
             was not made by an id.
     """
-    grid_points(policy)
+    grid_points(policy, env)
     shipped = shipped_parameters(policy, env)
     if shipped is not None:
         return shipped

@@ -235,8 +235,8 @@ def tune(
     """Search the parameters of baselines, on tuning seeds."""
     from dataclasses import asdict
 
-    from edge_gym.baselines import BASELINES, applicable_baselines
-    from edge_gym.baselines.tuning import grid_points, write_tunings
+    from edge_gym.baselines import applicable_baselines
+    from edge_gym.baselines.tuning import grid_points, tunable_baselines, write_tunings
     from edge_gym.baselines.tuning import tune as search
     from edge_gym.evaluation import make_lanes, own_config, plain_config
 
@@ -244,11 +244,11 @@ def tune(
     if write and plain_config(env.config) != plain_config(own_config(env_id)):
         raise ValueError("--write ships searches of the id's own configuration: leave out --set")
     applicable = applicable_baselines(env)
-    names = policy or [name for name in applicable if BASELINES[name].grid]
+    names = policy or tunable_baselines(env)
     for name in names:
         if name not in applicable:
             raise ValueError(f"no baseline {name!r} here; there are {', '.join(applicable)}")
-        grid_points(name)
+        grid_points(name, env)
     with _progress() as progress:
         tunings = [search(env, name, episodes, progress) for name in names]
     if as_json:

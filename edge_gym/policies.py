@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from edge_gym.baselines import BASELINES, applicable_baselines, make_baseline
-from edge_gym.baselines.tuning import tuned_parameters
+from edge_gym.baselines.tuning import tunable_baselines, tuned_parameters
 from edge_gym.evaluation import ActingFunction, Policy, TaskProgress, as_policy
 from edge_gym.registration import find_environment
 
@@ -111,8 +111,9 @@ def resolve(
         from edge_gym.agents import load_agent
 
         return Contender(spec, load_agent(spec, env), "learned", "trained agent", {})
-    known = [*applicable_baselines(env), *AGENTS]
-    close = difflib.get_close_matches(name, BASELINES, 2) if len(name) > 2 else []
+    here = applicable_baselines(env)
+    known = [*here, *AGENTS]
+    close = difflib.get_close_matches(name, here, 2) if len(name) > 2 else []
     raise ValueError(
         f"unknown policy {spec!r}"
         + (f", did you mean {' or '.join(close)}?" if close else "")
@@ -133,9 +134,10 @@ def custom(name: str, policy: Policy | ActingFunction) -> Contender:
 def default_specs(env_id: str, env: Any) -> list[str]:
     """Return every policy that applies: baselines, their tuned versions, shipped agents."""
     specs: list[str] = []
+    tunable = tunable_baselines(env)
     for name in applicable_baselines(env):
         specs.append(name)
-        if BASELINES[name].grid:
+        if name in tunable:
             specs.append(TUNED + name)
     from edge_gym.agents import shipped_agents
 

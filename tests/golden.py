@@ -16,11 +16,17 @@ FOLDER = Path(__file__).resolve().parent / "golden"
 SEED = 7
 
 
+def listed(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {part: values.tolist() for part, values in observation.items()}
+    return observation.tolist()
+
+
 def record(name: str) -> dict[str, Any]:
     (observation, reset_info), *steps = rollouts.episode(name, SEED)
-    observations = {"0": observation.tolist()}
+    observations = {"0": listed(observation)}
     for step in (1, len(steps) // 2, len(steps)):
-        observations[str(step)] = steps[step - 1][0].tolist()
+        observations[str(step)] = listed(steps[step - 1][0])
     return {
         "reset_info": reset_info,
         "observations": observations,

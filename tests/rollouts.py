@@ -9,18 +9,33 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 
 from edge_gym import ENVIRONMENTS
 
-# What makes an id small enough for a test; retraining stays frequent.
+# Few and short buffers keep the golden files small.
+FEW_DEVICES = {"n_devices": 3, "buffer_size": 2, "budget": 40, "validation_size": 100}
+# What makes an id small enough for a test; retraining stays frequent, and episodes last 40 steps.
 SMALL: dict[str, dict[str, Any]] = {
     "Retransmission-v0": {"budget": 40, "validation_size": 100},
     "RetransmissionMulticlass-v0": {"budget": 40, "validation_size": 100, "retrain_every": 10},
     "RetransmissionCNN-v0": {"budget": 40, "validation_size": 100, "retrain_every": 10},
     "Retransmission-Document-v0": {"budget": 40, "validation_size": 100, "retrain_every": 10},
+    "DataScheduling-v0": FEW_DEVICES,
+    "DataSchedulingDevice-v0": FEW_DEVICES,
+    "DataSchedulingBatch-v0": {**FEW_DEVICES, "budget": 80},
+    "DataSchedulingBatchDiscrete-v0": FEW_DEVICES,
+    "DataSchedulingMulticlass-v0": {**FEW_DEVICES, "retrain_every": 10},
+    "DataSchedulingCNN-v0": {**FEW_DEVICES, "image_size": 7, "train_steps": 3, "test_size": 100},
+    "DataScheduling-Document-v0": FEW_DEVICES,
 }
-NEEDS_DATA = {"Retransmission-Document-v0"}
-NETWORKS = {"RetransmissionCNN-v0"}
+NEEDS_DATA = {"Retransmission-Document-v0", "DataScheduling-Document-v0"}
+NETWORKS = {"RetransmissionCNN-v0", "DataSchedulingCNN-v0"}
+# Ids under which an action may be impossible, so that masks hide some.
+MASKED = {
+    *(row.name for row in ENVIRONMENTS if row.name.startswith("Retransmission")),
+    "DataSchedulingBatchDiscrete-v0",
+}
 NAMES = [row.name for row in ENVIRONMENTS]
 
 
@@ -37,12 +52,57 @@ def make_vec(name: str, num_envs: int, **overrides: Any) -> gym.vector.VectorEnv
     return gym.make_vec(f"edge_gym/{name}", num_envs, **{**SMALL[name], **overrides})
 
 
+def budget_of(name: str, steps: int) -> int:
+    """Return the budget of an episode of so many steps."""
+    return steps * SMALL[name]["budget"] // 40
+
+
 def random_actions(space: gym.Space[Any], seed: int = 0) -> Iterator[Any]:
     """Yield random actions that do not depend on Gymnasium's way of sampling."""
-    assert isinstance(space, gym.spaces.Discrete)
     rng = np.random.default_rng(seed)
     while True:
-        yield int(rng.integers(space.n))
+        if isinstance(space, gym.spaces.Discrete):
+            yield int(rng.integers(space.n))
+        else:
+            assert isinstance(space, gym.spaces.Box)
+            yield rng.uniform(space.low, space.high).astype(space.dtype)
+
+
+def parts_of(observation: Any) -> dict[str, Any]:
+    """Return an observation's parts, named as ``tables`` names them."""
+    return observation if isinstance(observation, dict) else {"": observation}
+
+
+def lane_of(observations: Any, lane: int) -> Any:
+    """Return one lane's observation out of those of all."""
+    if isinstance(observations, dict):
+        return {part: values[lane] for part, values in observations.items()}
+    return observations[lane]
+
+
+def assert_same(ours: Any, theirs: Any, tolerance: float = 0.0) -> None:
+    """Compare results, nested dictionaries of arrays included: structure, types and values."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_same(ours[key], theirs[key], tolerance)
+    elif isinstance(ours, (tuple, list)):
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            assert_same(a, b, tolerance)
+    elif isinstance(ours, np.ndarray) and ours.dtype == object:
+        assert theirs.dtype == object
+        assert_same(list(ours), list(theirs), tolerance)
+    elif isinstance(ours, np.ndarray):
+        assert ours.dtype == theirs.dtype
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+    elif isinstance(ours, float):
+        assert type(ours) is type(theirs)
+        assert ours == pytest.approx(theirs, rel=tolerance, abs=tolerance)
+    else:
+        assert type(ours) is type(theirs)
+        assert ours == theirs
 
 
 def episode(name: str, seed: int = 0) -> list[tuple[Any, ...]]:
@@ -61,6 +121,7 @@ def digest(name: str) -> str:
     """Return a hash of every bit of an episode."""
     content = hashlib.sha256()
     for observation, *rest in episode(name):
-        content.update(observation.tobytes())
+        for part in parts_of(observation).values():
+            content.update(part.tobytes())
         content.update(repr(rest).encode())
     return content.hexdigest()

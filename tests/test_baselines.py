@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -10,7 +11,15 @@ import pytest
 import yaml
 from scipy.stats import norm
 
-from edge_gym.baselines import BASELINES, applicable_baselines, make_baseline, tuning
+from edge_gym.baselines import (
+    BASELINES,
+    Baseline,
+    applicable_baselines,
+    find_baseline,
+    make_baseline,
+    tuning,
+)
+from edge_gym.envs.data_scheduling import DataSchedulingConfig
 from edge_gym.envs.retransmission import RetransmissionConfig, observation_table
 from edge_gym.evaluation import Episodes, make_lanes, own_config, plain_config, run_episodes
 from edge_gym.learning.svm import coding_matrix
@@ -158,8 +167,34 @@ def test_rules_know_where_they_apply(fields: dict[str, Any], names: list[str]) -
     env = Seen(**fields)
     assert applicable_baselines(env) == names
     for name in set(BASELINES) - set(names):
-        with pytest.raises(ValueError, match="does not apply"):
+        with pytest.raises(ValueError, match=f"'{name}' does not apply.*here are random, no-retr"):
             make_baseline(name, env)
+        for rule in BASELINES[name]:
+            with pytest.raises(ValueError, match="does not apply"):
+                rule(env)
+
+
+def test_a_name_means_one_rule_in_every_environment() -> None:
+    several = [name for name, rules in BASELINES.items() if len(rules) > 1]
+    assert {"channel-aware", "importance-aware"} <= set(several)
+    scheduling = itertools.product(
+        ("sample", "device", "scores"), ("svm", "svm-ovo", "mlp"), ("device", "server"), (1, 2)
+    )
+    configs = [own_config(row.name) for row in ENVIRONMENTS]
+    configs += [RetransmissionConfig(learner=learner) for learner in ("svm", "svm-ovo", "mlp")]
+    configs += [
+        DataSchedulingConfig(actions=actions, learner=learner, labels=labels, uploads_per_block=m)
+        for actions, learner, labels, m in scheduling
+    ]
+    met: set[type[Baseline]] = set()
+    for config in configs:
+        for name, rules in BASELINES.items():
+            applying = [rule for rule in rules if rule.applies_to(config)]
+            assert len(applying) <= 1, (name, config)
+            met.update(applying)
+            if applying:
+                assert find_baseline(name, config) is applying[0]
+    assert met == {rule for rules in BASELINES.values() for rule in rules}
 
 
 @pytest.mark.parametrize(
@@ -181,11 +216,17 @@ def test_bad_parameters_are_explained(name: str, parameters: dict[str, Any], mes
 
 
 def test_every_grid_is_of_valid_parameters() -> None:
-    for name, baseline in BASELINES.items():
-        points = tuning.grid_points(name) if baseline.grid else []
-        assert len(points) == math.prod(map(len, baseline.grid.values())) * bool(baseline.grid)
-        for point in points:
-            baseline.Parameters(**point)
+    for row in ENVIRONMENTS:
+        env = Seen()
+        env.config = own_config(row.name)
+        tunable = tuning.tunable_baselines(env)
+        for name in applicable_baselines(env):
+            baseline = find_baseline(name, env.config)
+            assert (name in tunable) == bool(baseline.grid)
+            points = tuning.grid_points(name, env) if baseline.grid else []
+            assert len(points) == math.prod(map(len, baseline.grid.values())) * bool(baseline.grid)
+            for point in points:
+                baseline.Parameters(**point)
 
 
 class Landscape:
@@ -213,7 +254,7 @@ def test_tuning_finds_the_best_point(top: float, monkeypatch: pytest.MonkeyPatch
     assert found.best.parameters == {"max_snr_db": top}
     assert found.best.episodes == 40
     assert landscape.played[top] == list(TUNING[:40])
-    weak = len(BASELINES["channel-aware"].grid["max_snr_db"]) - 4
+    weak = len(find_baseline("channel-aware", RetransmissionConfig()).grid["max_snr_db"]) - 4
     assert sorted(map(len, landscape.played.values())) == [10] * weak + [40] * 4
     # Common seeds: the same episodes for every point, none of them for evaluation.
     assert all(seeds == list(TUNING[: len(seeds)]) for seeds in landscape.played.values())
@@ -229,7 +270,7 @@ def test_tuning_on_the_environment() -> None:
     assert found.best.mean_return == again.returns.mean()
     full = [trial for trial in found.trials if trial.episodes == 8]
     assert found.best.mean_return == max(trial.mean_return for trial in full)
-    with pytest.raises(ValueError, match="nothing to tune"):
+    with pytest.raises(ValueError, match="nothing to tune here; what has: channel-aware, import"):
         tuning.tune(env, "random", 8)
     with pytest.raises(ValueError, match=r"episodes must be in \[8"):
         tuning.tune(env, "channel-aware", 2)
@@ -292,5 +333,5 @@ def test_what_is_shipped_is_not_stale() -> None:
         assert name in names
         assert tuning.changed_fields(entry["config"], plain_config(own_config(name))) == []
         for policy, record in entry["policies"].items():
-            BASELINES[policy].Parameters(**record["parameters"])
+            find_baseline(policy, own_config(name)).Parameters(**record["parameters"])
             assert all(seed in TUNING for seed in record["seeds"])

@@ -23,40 +23,33 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from rollouts import make, make_vec, random_actions
+from rollouts import assert_same, lane_of, make, make_vec, parts_of, random_actions
 from stable_baselines3.common import env_checker
 
 from edge_gym import ENVIRONMENTS
 from edge_gym.envs.core import validate_actions
+from edge_gym.envs.data_scheduling import DataSchedulingConfig
 from edge_gym.envs.retransmission import RetransmissionConfig
 from edge_gym.registration import find_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAIN = "Retransmission-v0"
+SCHEDULING = "DataScheduling-v0"
+SCORES = "DataSchedulingBatch-v0"
+# Stable-baselines3 takes any (K, N, F) for an image and advises against every (K, F).
+SHAPE_ADVICE = (
+    r"Your observation devices has an unconventional shape \(neither an image",
+    r"It seems that your observation (space )?samples is an image but",
+    r"The minimal resolution for an image is 36x36",
+    r"Treating image space as channels-last, while",
+)
 
 
-def assert_same(ours: Any, theirs: Any, tolerance: float = 0.0) -> None:
-    """Compare results, nested dictionaries of arrays included: structure, types and values."""
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            assert_same(ours[key], theirs[key], tolerance)
-    elif isinstance(ours, (tuple, list)):
-        assert len(ours) == len(theirs)
-        for a, b in zip(ours, theirs, strict=True):
-            assert_same(a, b, tolerance)
-    elif isinstance(ours, np.ndarray) and ours.dtype == object:
-        assert theirs.dtype == object
-        assert_same(list(ours), list(theirs), tolerance)
-    elif isinstance(ours, np.ndarray):
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
-    elif isinstance(ours, float):
-        assert type(ours) is type(theirs)
-        assert ours == pytest.approx(theirs, rel=tolerance, abs=tolerance)
-    else:
-        assert type(ours) is type(theirs)
-        assert ours == theirs
+def same(first: Any, second: Any) -> bool:
+    """Return whether two observations are equal in all parts."""
+    return all(
+        np.array_equal(values, parts_of(second)[part]) for part, values in parts_of(first).items()
+    )
 
 
 def lane_tolerance(name: str) -> float:
@@ -64,7 +57,7 @@ def lane_tolerance(name: str) -> float:
     return 1e-5 if name in rollouts.NETWORKS else 0.0
 
 
-def lane_of(infos: dict[str, Any], lane: int) -> dict[str, Any]:
+def info_of(infos: dict[str, Any], lane: int) -> dict[str, Any]:
     """Return one lane's info from a vector environment's."""
     return {
         key: value[lane].item()
@@ -80,6 +73,8 @@ def test_gymnasium_and_stable_baselines3_find_no_fault(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(make(name), skip_render_check=True)
+        for shape_advice in SHAPE_ADVICE:
+            warnings.filterwarnings("ignore", shape_advice)
         env_checker.check_env(make(name), skip_render_check=True)
 
 
@@ -87,7 +82,7 @@ def test_observations_and_infos_keep_their_promises(name: str) -> None:
     env = make(name)
     (observation, info), *steps = rollouts.episode(name, seed=3)
     for observed, told in [(observation, info), *((step[0], step[4]) for step in steps)]:
-        assert observed.dtype == np.float32
+        assert all(part.dtype == np.float32 for part in parts_of(observed).values())
         assert env.observation_space.contains(observed)
         assert all(type(value) is float and np.isfinite(value) for value in told.values())
     assert all(type(step[1]) is float for step in steps)
@@ -103,8 +98,9 @@ def test_rewards_telescope_to_the_gain_in_validation_accuracy(name: str) -> None
     assert total == pytest.approx(gain, abs=1e-12)
 
 
-def test_tracking_the_test_accuracy_changes_nothing_else() -> None:
-    plain, tracked = make(PLAIN), make(PLAIN, track_test=True)
+@pytest.mark.parametrize("plain_name", [PLAIN, SCHEDULING])
+def test_tracking_the_test_accuracy_changes_nothing_else(plain_name: str) -> None:
+    plain, tracked = make(plain_name), make(plain_name, track_test=True)
     assert tracked.reset(seed=0)[1].keys() - plain.reset(seed=0)[1].keys() == {"test_accuracy"}
     over = False
     while not over:
@@ -131,11 +127,14 @@ def test_golden_rollout(name: str) -> None:
         assert ours == pytest.approx(theirs, rel=1e-4, abs=loose), message
 
     assert found["observations"].keys() == wanted["observations"].keys()
-    for step, values in wanted["observations"].items():
-        for column, ours, theirs in zip(
-            env.tables[""], found["observations"][step], values, strict=True
-        ):
-            compare(column.name, ours, theirs)
+    for step, observation in wanted["observations"].items():
+        theirs, ours = parts_of(observation), parts_of(found["observations"][step])
+        assert ours.keys() == theirs.keys() == env.tables.keys()
+        for part, table in env.tables.items():
+            assert np.shape(ours[part]) == np.shape(theirs[part])
+            for index, column in enumerate(table):
+                pair = [np.array(values[part])[..., index] for values in (ours, theirs)]
+                compare(column.name, *pair)
     for part in ("reset_info", "final_info"):
         assert found[part].keys() == wanted[part].keys()
         for key, value in wanted[part].items():
@@ -145,12 +144,14 @@ def test_golden_rollout(name: str) -> None:
         compare("gain", ours, theirs)
 
 
-def test_docstring_holds_the_observation_table(name: str) -> None:
-    cls = type(make(name))
-    doc = cls.__doc__ or ""
-    assert "{observation_table}" not in doc
-    for column in cls.problem_type.documented_table:
-        assert f"`{column.name}`" in doc
+def test_docstring_holds_the_observation_tables(name: str) -> None:
+    env = make(name)
+    doc = type(env).__doc__ or ""
+    assert env.tables.keys() == env.problem_type.documented_tables.keys()
+    for part, table in env.problem_type.documented_tables.items():
+        assert f"{{{part or 'observation'}_table}}" not in doc
+        assert table.markdown("    ") in doc
+    assert "_table}" not in doc
     for section in ("Description", "Action Space", "Observation Space", "Rewards", "References"):
         assert section in doc
 
@@ -206,27 +207,33 @@ def test_seeds_differ_and_none_goes_on(name: str) -> None:
     env = make(name)
     first, _ = env.reset(seed=1)
     second, _ = env.reset()
-    assert not np.array_equal(first, second)
-    assert not np.array_equal(first, env.reset(seed=2)[0])
+    assert not same(first, second)
+    assert not same(first, env.reset(seed=2)[0])
     assert_same(env.reset(seed=1)[0], first)
     assert_same(env.reset()[0], second)
 
 
-@pytest.mark.parametrize(("num_envs", "budget"), [(3, 40), (64, 12)])
+def many_lanes(name: str) -> int:
+    """Return enough lanes for several threads: networks go to them in blocks of 8."""
+    return 10 if name in rollouts.NETWORKS else 64
+
+
+@pytest.mark.parametrize(("few", "steps"), [(True, 20), (False, 12)], ids=["few", "many"])
 def test_lanes_equal_scalar_environments_over_two_episodes(
-    name: str, num_envs: int, budget: int
+    name: str, few: bool, steps: int
 ) -> None:
+    num_envs = 3 if few else many_lanes(name)
     tolerance = lane_tolerance(name)
     lanes = [0, num_envs - 1]
     seed = 20
-    size = {"budget": budget, "test_size": 100}
+    size = {"budget": rollouts.budget_of(name, steps), "test_size": 100}
     vector = make_vec(name, num_envs, **size)
     scalars = {lane: make(name, **size) for lane in lanes}
     observations, infos = vector.reset(seed=seed)
     for lane, env in scalars.items():
         observation, info = env.reset(seed=seed + lane)
-        assert_same(observations[lane], observation, tolerance)
-        assert_same(lane_of(infos, lane), info, tolerance)
+        assert_same(lane_of(observations, lane), observation, tolerance)
+        assert_same(info_of(infos, lane), info, tolerance)
     streams = [random_actions(vector.single_action_space, i) for i in range(num_envs)]
     resets, over = 0, False
     while resets < 2:
@@ -234,13 +241,13 @@ def test_lanes_equal_scalar_environments_over_two_episodes(
         observations, rewards, terminated, truncated, infos = vector.step(np.array(actions))
         for lane, env in scalars.items():
             if over:
-                ours = (observations[lane], float(rewards[lane]), lane_of(infos, lane))
+                ours = (lane_of(observations, lane), float(rewards[lane]), info_of(infos, lane))
                 assert_same(ours, (*env.reset()[:1], 0.0, ours[2]), tolerance)
                 continue
-            ours = (observations[lane], float(rewards[lane]), bool(terminated[lane]))
+            ours = (lane_of(observations, lane), float(rewards[lane]), bool(terminated[lane]))
             step = env.step(actions[lane])
             assert_same((*ours, bool(truncated[lane])), step[:4], tolerance)
-            assert_same(lane_of(infos, lane), step[4], tolerance)
+            assert_same(info_of(infos, lane), step[4], tolerance)
         resets += over
         over = bool(terminated[0] or truncated[0])
 
@@ -257,8 +264,9 @@ def test_seeds_may_be_a_list() -> None:
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_autoreset_is_that_of_sync_vector_env(name: str, mode: AutoresetMode) -> None:
     tolerance = lane_tolerance(name)
-    ours = make_vec(name, 3, autoreset_mode=mode)
-    theirs = SyncVectorEnv([lambda: make(name)] * 3, autoreset_mode=mode)
+    size = {"budget": rollouts.budget_of(name, 20), "test_size": 100}
+    ours = make_vec(name, 3, autoreset_mode=mode, **size)
+    theirs = SyncVectorEnv([lambda: make(name, **size)] * 3, autoreset_mode=mode)
     assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"] == mode
     assert ours.observation_space == theirs.observation_space
     assert ours.action_space == theirs.action_space
@@ -270,7 +278,7 @@ def test_autoreset_is_that_of_sync_vector_env(name: str, mode: AutoresetMode) ->
 
     actions = random_actions(ours.single_action_space)
     ends = 0
-    for step in range(100):
+    for step in range(52):
         if step in (5, 9):
             # Episodes have one length: lanes that begin anew end at other times.
             reset(np.arange(3) == step % 4)
@@ -304,17 +312,22 @@ def play(env: Any, actions: list[Any]) -> list[Any]:
     return [env.step(action) for action in actions]
 
 
+def make_short(name: str, num_envs: int | None) -> Any:
+    """Make an environment, scalar without ``num_envs``, whose episodes have 20 steps."""
+    size = {"budget": rollouts.budget_of(name, 20), "test_size": 100}
+    return make(name, **size) if num_envs is None else make_vec(name, num_envs, **size)
+
+
 def mid_episode(name: str, num_envs: int | None) -> tuple[Any, list[Any]]:
-    """Return an environment after 13 steps, and actions that reach into its next episode."""
-    env: Any = make(name) if num_envs is None else make_vec(name, num_envs)
-    space = env.action_space if num_envs is None else env.single_action_space
-    stream = random_actions(space, 5)
+    """Return an environment after 13 steps, and actions to its end or into its next episode."""
+    env = make_short(name, num_envs)
+    stream = random_actions(env.action_space if num_envs is None else env.single_action_space, 5)
     lanes = num_envs or 1
-    actions = [[next(stream) for _ in range(lanes)] for _ in range(60)]
+    actions = [[next(stream) for _ in range(lanes)] for _ in range(35)]
     chosen = [row[0] if num_envs is None else np.array(row) for row in actions]
     env.reset(seed=8)
     play(env, chosen[:13])
-    return env, chosen[13 : 30 if num_envs is None else 60]
+    return env, chosen[13 : 20 if num_envs is None else 35]
 
 
 @pytest.mark.parametrize("num_envs", [None, 3], ids=["scalar", "vector"])
@@ -338,7 +351,7 @@ def test_states_move_to_another_instance(name: str, num_envs: int | None) -> Non
     env, actions = mid_episode(name, num_envs)
     state = pickle.loads(pickle.dumps(env.get_state()))
     expected = play(env, actions)
-    other: Any = make(name) if num_envs is None else make_vec(name, num_envs)
+    other = make_short(name, num_envs)
     for _ in range(2):
         other.set_state(state)
         assert_same(play(other, actions), expected)
@@ -356,12 +369,16 @@ def test_states_of_other_settings_are_refused() -> None:
         vector.set_state(make_vec(PLAIN, 3).get_state())
 
 
+def zeros(vector: gym.vector.VectorEnv[Any, Any, Any]) -> np.ndarray:
+    return np.zeros(vector.action_space.shape, vector.action_space.dtype)
+
+
 def run_async(name: str, context: str) -> None:
     """Compare an AsyncVectorEnv with a SyncVectorEnv, after this process has used its threads."""
-    wide = make_vec(name, 64, budget=2, test_size=100)
+    wide = make_vec(name, many_lanes(name), budget=2, test_size=100)
     wide.reset(seed=0)
-    wide.step(np.zeros(64, np.int64))
-    wide.step(np.zeros(64, np.int64))
+    wide.step(zeros(wide))
+    wide.step(zeros(wide))
     torch.randn(500, 500) @ torch.randn(500, 500)
     makers = [lambda: make(name)] * 2
     theirs = SyncVectorEnv(makers)
@@ -369,8 +386,8 @@ def run_async(name: str, context: str) -> None:
     try:
         assert_same(ours.reset(seed=1), theirs.reset(seed=1), lane_tolerance(name))
         for _ in range(25):
-            ours.step_async(np.zeros(2, np.int64))
-            results = ours.step_wait(timeout=60), theirs.step(np.zeros(2, np.int64))
+            ours.step_async(zeros(theirs))
+            results = ours.step_wait(timeout=60), theirs.step(zeros(theirs))
             assert_same(*results, lane_tolerance(name))
     finally:
         ours.close(terminate=True)
@@ -439,6 +456,34 @@ def test_vector_actions_of_the_wrong_shape(actions: Any) -> None:
         vector.step(actions)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, "is nan, but must be in"),
+        (-np.inf, "is -inf, but must be in"),
+        (1.5, r"is 1.5, but must be in \[-1, 1\]"),
+    ],
+)
+def test_malformed_scores(value: float, message: str) -> None:
+    env, vector = make(SCORES), make_vec(SCORES, 3)
+    env.reset(seed=0)
+    vector.reset(seed=0)
+    before = pickle.dumps(env.get_state()), pickle.dumps(vector.get_state())
+    actions = np.zeros((3, 3))
+    actions[1, 2] = value
+    with pytest.raises(ValueError, match=rf"lane 0, component \(2,\) {message}"):
+        env.step(actions[1])
+    with pytest.raises(ValueError, match=rf"lane 1, component \(2,\) {message}"):
+        vector.step(actions)
+    for shape in ((), (2,), (1, 3)):
+        with pytest.raises(ValueError, match=r"actions must have shape \(1, 3\), got shape"):
+            env.step(np.zeros(shape))
+        with pytest.raises(ValueError, match=r"actions must have shape \(3, 3\), got shape"):
+            vector.step(np.zeros((3, *shape)) if shape != (1, 3) else np.zeros(3))
+    assert (pickle.dumps(env.get_state()), pickle.dumps(vector.get_state())) == before
+    env.step(list(actions[0]))
+
+
 @pytest.mark.parametrize("action", [1, 1.0, True, np.uint8(1), np.float32(1), np.array(1)])
 def test_well_formed_actions_of_any_number_type(action: Any) -> None:
     env = make(PLAIN)
@@ -483,7 +528,12 @@ def test_action_masks_agree_and_say_what_is_projected(name: str) -> None:
     env, vector = make(name), make_vec(name, 2)
     env.reset(seed=0)
     vector.reset(seed=0)
-    over = False
+    if not isinstance(env.action_space, gym.spaces.Discrete):
+        for either in (env, vector):
+            with pytest.raises(AttributeError, match="has no discrete actions to mask"):
+                either.action_masks()
+        return
+    over = hidden = False
     while not over:
         mask = env.action_masks()
         assert mask.dtype == np.bool_
@@ -495,23 +545,26 @@ def test_action_masks_agree_and_say_what_is_projected(name: str) -> None:
         *_, over, _, info = env.step(action)
         vector.step([action, action])
         assert info["projected"] == (not mask[action])
-    assert not mask.all()
+        hidden |= not mask.all()
+    assert hidden == (name in rollouts.MASKED)
 
 
 def test_steps_without_an_episode_need_a_reset(name: str) -> None:
-    env = make(name, budget=2)
-    vector = make_vec(name, 2, budget=2, autoreset_mode=AutoresetMode.DISABLED)
+    budget = rollouts.budget_of(name, 2)
+    env = make(name, budget=budget)
+    vector = make_vec(name, 2, budget=budget, autoreset_mode=AutoresetMode.DISABLED)
+    actions = zeros(vector)
     for _ in range(2):
         with pytest.raises(gym.error.ResetNeeded, match="no episode is running"):
-            env.step(0)
+            env.step(actions[0])
         with pytest.raises(gym.error.ResetNeeded, match="lane 0 has no running episode"):
-            vector.step([0, 0])
+            vector.step(actions)
         env.reset(seed=0)
         vector.reset(seed=0)
-        assert not env.step(0)[2]
-        assert env.step(0)[2]
-        vector.step([0, 0])
-        vector.step([0, 0])
+        assert not env.step(actions[0])[2]
+        assert env.step(actions[0])[2]
+        vector.step(actions)
+        vector.step(actions)
     vector.reset(seed=0)
     assert make_vec(name, 1).reset(options={"reset_mask": np.array([True])})
 
@@ -528,30 +581,43 @@ def test_a_lane_that_never_began_is_named() -> None:
 NOT_COUNTS = (0, -1, 1.5, None, "3", True)
 NOT_OPTIONAL_COUNTS = (0, -1, 1.5, "3", True)
 NOT_POSITIVE = (0, -1.0, np.nan, np.inf, None, "1", True)
+BAD_CENTRALIZED: dict[str, tuple[Any, ...]] = {
+    "dataset": ("imagenet", None),
+    "classes": ((3,), (), (3, 3), (1, 2, 3)),
+    "image_size": NOT_OPTIONAL_COUNTS,
+    "learner": ("forest", None, "svm-ova"),
+    "budget": NOT_COUNTS,
+    "mean_snr_db": (-30.1, 60.1, np.nan, np.inf, None, "10"),
+    "initial_samples": (*NOT_COUNTS, 1),
+    "retrain_every": NOT_COUNTS,
+    "n_devices": NOT_COUNTS,
+    "partition": ("sorted", None),
+    "validation_size": NOT_COUNTS,
+    "test_size": NOT_OPTIONAL_COUNTS,
+    "C": NOT_POSITIVE,
+    "reward": ("entropy", "", None),
+    "tolerance": (1e-7, 0.11, 0, np.nan, None),
+    "hidden_size": NOT_COUNTS,
+    "learning_rate": NOT_POSITIVE,
+    "batch_size": NOT_COUNTS,
+    "train_steps": NOT_COUNTS,
+    "track_test": (1, 0, None, "yes"),
+}
 BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
     RetransmissionConfig: {
-        "dataset": ("imagenet", None),
-        "classes": ((3,), (), (3, 3), (1, 2, 3)),
-        "image_size": NOT_OPTIONAL_COUNTS,
-        "learner": ("forest", None, "svm-ova"),
-        "budget": NOT_COUNTS,
-        "mean_snr_db": (-30.1, 60.1, np.nan, np.inf, None, "10"),
-        "initial_samples": (*NOT_COUNTS, 1),
-        "retrain_every": NOT_COUNTS,
-        "n_devices": NOT_COUNTS,
+        **BAD_CENTRALIZED,
         "buffer_size": NOT_OPTIONAL_COUNTS,
-        "partition": ("sorted", None),
-        "validation_size": NOT_COUNTS,
-        "test_size": NOT_OPTIONAL_COUNTS,
         "alignment_probability": (0.5, 1, 0.1, np.nan, None),
-        "C": NOT_POSITIVE,
-        "reward": ("entropy", "", None),
-        "tolerance": (1e-7, 0.11, 0, np.nan, None),
-        "hidden_size": NOT_COUNTS,
-        "learning_rate": NOT_POSITIVE,
-        "batch_size": NOT_COUNTS,
-        "train_steps": NOT_COUNTS,
-        "track_test": (1, 0, None, "yes"),
+    },
+    DataSchedulingConfig: {
+        **BAD_CENTRALIZED,
+        "buffer_size": NOT_COUNTS,
+        "refill": (1, 0, None, "no"),
+        # More than there are devices, and none of the budget's divisors.
+        "uploads_per_block": (*NOT_COUNTS, 11, 3),
+        "actions": ("devices", "", None),
+        "labels": ("both", "", None),
+        "path_loss_exponent": (-0.1, 6.1, np.nan, np.inf, None, "2"),
     },
 }
 

@@ -440,6 +440,63 @@ def test_assessment_is_as_defined(n_classes: int) -> None:
     np.testing.assert_allclose(loss[0], norm.cdf(-nearest[rows[0]] / 0.1).mean(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_rows_of_a_shared_data_set_are_judged_as_copies_are(
+    threads: str, n_classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_GYM_THREADS", threads)
+    learner = SVMLearner(7, 6, n_classes)
+    for lane in range(7):
+        x, labels = draw_classes(30, 6, n_classes, seed=lane)
+        for row, label in zip(x, labels, strict=True):
+            learner.append(np.array([lane]), row[None], label[None])
+    learner.fit(np.arange(7), [])
+    features, truth = draw_classes(90, 6, n_classes, seed=20)
+    lanes = np.array([5, 0, 3, 6])
+    # Few and many rows of a lane are split differently between threads.
+    for size in (1, 300):
+        rows = np.random.default_rng(size).integers(90, size=(4, size))
+        ours = learner.assess_rows(lanes, features, truth, rows)
+        theirs = learner.assess(lanes, features[rows], truth[rows])
+        for mine, other in zip(ours, theirs, strict=True):
+            assert mine.shape == (4, size)
+            assert np.array_equal(mine, other)
+        doubled = learner.assess_rows(lanes, features.astype(np.float64), truth, rows)
+        assert np.array_equal(doubled.margin, ours.margin)
+    # Lane by lane: another lane's classifier would say something else.
+    for place, lane in enumerate(lanes):
+        alone = learner.assess_rows(lanes[place : place + 1], features, truth, rows[[place]])
+        assert np.array_equal(alone.uncertainty[0], ours.uncertainty[place])
+        other = learner.assess_rows(np.array([(lane + 1) % 7]), features, truth, rows[[place]])
+        assert not np.array_equal(other.uncertainty[0], ours.uncertainty[place])
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_weight_norm_is_the_mean_over_machines_without_the_bias(n_classes: int) -> None:
+    learner = SVMLearner(3, 6, n_classes)
+    assert np.array_equal(learner.weight_norm(), np.zeros(3))
+    for lane in (0, 2):
+        x, labels = draw_classes(40, 6, n_classes, seed=lane)
+        for row, label in zip(x + 3, labels, strict=True):
+            learner.append(np.array([lane]), row[None], label[None])
+    learner.fit(np.arange(3), [])
+    found = learner.weight_norm()
+    assert found.dtype == np.float64
+    assert found.shape == (3,)
+    length = n_classes * (n_classes - 1) // 2
+    for lane in range(3):
+        machines = learner.machines.weights[lane * length : (lane + 1) * length]
+        norms = [np.sqrt(sum(float(v) ** 2 for v in w[:-1])) for w in machines]
+        assert found[lane] == pytest.approx(sum(norms) / length, rel=1e-6)
+    assert found[1] == 0
+    assert found[0] != found[2] > 0
+    if n_classes == 2:
+        query, truth = draw_classes(20, 6, 2, seed=9)
+        seen = learner.assess(np.array([2]), query[None], truth[None])
+        np.testing.assert_allclose(np.abs(seen.margin), seen.uncertainty * found[2], rtol=1e-5)
+
+
 def test_untrained_learner_is_defined_and_finite() -> None:
     learner = SVMLearner(1, 4, 3)
     x, labels = draw_classes(5, 4, 3)

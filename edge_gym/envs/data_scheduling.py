@@ -73,8 +73,10 @@ class DataSchedulingConfig(CentralizedConfig):
                 f"budget must be a multiple of uploads_per_block = {self.uploads_per_block}, "
                 f"got {self.budget}"
             )
-        # A block needs samples at M different devices, whatever was chosen before.
-        most = (self.n_devices - self.uploads_per_block + 1) * self.buffer_size
+        # A block needs samples at M different devices, whatever was chosen before: to empty the
+        # K - M + 1 devices that leave too few takes this many blocks at least.
+        k, n, m = self.n_devices, self.buffer_size, self.uploads_per_block
+        most = m * max(n, -(-(k - m + 1) * n // m))
         if not self.refill and self.budget > most:
             raise ValueError(
                 f"budget must be at most {most} without refill, with {self.n_devices} devices of "
@@ -417,7 +419,8 @@ class DataScheduling(CentralizedLearning):
         shown = min(config.n_devices, _SHOWN_DEVICES)
         # At the end there is no further block; the last one's channels are shown.
         channels_db = wireless.linear_to_db(self._snr(np.array([lane]))[0])[:shown]
-        last = np.arange(shown) == (int(device) if uploads else -1)
+        last = (self._last_upload[lane, :shown] == self._block[lane]) & (uploads > 0)
+        chosen = self._is_chosen()[lane, :shown]
         low, high = config.mean_snr_db - 20, config.mean_snr_db + 25
         bars = np.clip(channels_db, low + 0.5, high)
         names = load_dataset(config.dataset).class_names
@@ -428,25 +431,29 @@ class DataScheduling(CentralizedLearning):
         nearest = np.where(present, uncertainty, np.inf if kind == "distance" else -np.inf)
         extreme = nearest.min(axis=1) if kind == "distance" else nearest.max(axis=1)
         labels = [str(k) if config.n_devices <= 12 or k % 5 == 0 else "" for k in range(shown)]
+        axis = "device" if shown == config.n_devices else f"device, the first {shown}"
+        series = {
+            "others": np.where(last | chosen, np.nan, bars),
+            "uploaded last": np.where(last & ~chosen, bars, np.nan),
+        }
+        if config.in_turns:
+            series["chosen"] = np.where(chosen, bars, np.nan)
         panels = (
             ImagePanel(
                 title="Received",
-                image=features.image(self._received[lane]),
+                image=features.image(self._received[lane]) * bool(uploads),
                 caption=f"SNR {snr_db:.1f} dB" if uploads else "nothing yet",
             ),
             ImagePanel(
                 title="Sent",
-                image=features.image(features.train[int(row)] * bool(uploads)),
+                image=features.image(features.train[int(row)]) * bool(uploads),
                 caption=f"label {label}, device {int(device)}" if uploads else "nothing yet",
             ),
             BarPanel(
                 title="Channels of this block",
                 labels=labels,
-                series={
-                    "others": np.where(last, np.nan, bars),
-                    "uploaded last": np.where(last, bars, np.nan),
-                },
-                x_label="device",
+                series=series,
+                x_label=axis,
                 y_label="SNR, dB",
                 y_limits=(low, high),
             ),
@@ -454,7 +461,7 @@ class DataScheduling(CentralizedLearning):
                 title=f"Most uncertain sample: {kind}",
                 labels=labels,
                 series={kind: np.where(np.isfinite(extreme), extreme, np.nan)},
-                x_label="device",
+                x_label=axis,
                 y_label=kind if kind == "distance" else "entropy, nat",
             ),
         )
