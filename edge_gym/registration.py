@@ -95,8 +95,13 @@ ENVIRONMENTS: tuple[EnvironmentId, ...] = (
         "choose the device and the sample that it uploads, for a linear SVM, 3 against 5",
     ),
     _data_scheduling(
+        "DataSchedulingUnlabelled-v0",
+        "the same where nobody knows labels before the upload",
+        labels="server",
+    ),
+    _data_scheduling(
         "DataSchedulingDevice-v0",
-        "the same, choosing the device alone",
+        "choose the device alone, which uploads by the document's rule",
         actions="device",
     ),
     _data_scheduling(

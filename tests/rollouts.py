@@ -22,6 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "RetransmissionCNN-v0": {"budget": 40, "validation_size": 100, "retrain_every": 10},
     "Retransmission-Document-v0": {"budget": 40, "validation_size": 100, "retrain_every": 10},
     "DataScheduling-v0": FEW_DEVICES,
+    "DataSchedulingUnlabelled-v0": FEW_DEVICES,
     "DataSchedulingDevice-v0": FEW_DEVICES,
     "DataSchedulingBatch-v0": {**FEW_DEVICES, "budget": 80},
     "DataSchedulingBatchDiscrete-v0": FEW_DEVICES,

@@ -443,6 +443,31 @@ def test_embeddings_are_of_the_sample_that_would_be_uploaded() -> None:
         observation = env.step(action)[0]
 
 
+@pytest.mark.parametrize("labels", ["device", "server"])
+@pytest.mark.parametrize("name", [SAMPLE, NETWORK])
+def test_content_is_of_the_sample_and_signed_by_a_known_label_of_two(
+    name: str, labels: str
+) -> None:
+    env = make(name, labels=labels, budget=12)
+    observation, _ = env.reset(seed=1)
+    problem = env.problem
+    rows = problem._buffer[0]
+    wanted = problem.features.train[rows] @ axes(env)
+    if name == SAMPLE and labels == "device":
+        wanted *= np.where(problem.features.train_labels[rows] == 0, 1, -1)[..., None]
+    for i in range(EMBEDDING_SIZE):
+        shown = column(env, observation, "samples", f"content_{i}")
+        np.testing.assert_allclose(shown, wanted[..., i], atol=1e-4)
+    meaning = env.tables["samples"].columns[-1].meaning
+    assert ("times c" in meaning) == (name == SAMPLE and labels == "device")
+    hidden = make(name, labels=labels, budget=12, content=False)
+    assert "content_0" not in hidden.tables["samples"]
+    kept = hidden.tables["samples"]
+    np.testing.assert_array_equal(
+        hidden.reset(seed=1)[0]["samples"], observation["samples"][..., : len(kept)]
+    )
+
+
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_lanes_in_the_middle_of_a_block_reset_as_sync_vector_env_does(mode: AutoresetMode) -> None:
     fields = {**SMALL, "uploads_per_block": 3, "budget": 9, "retrain_every": 2}
@@ -693,7 +718,9 @@ def test_labels_at_the_server_hide_columns_and_change_nothing_else(name: str) ->
     actions = random_actions(knowing.action_space)
     while True:
         seen = {**ours[0], "samples": ours[0]["samples"][:, :, kept]}
-        assert_same(seen, theirs[0])
+        # With two classes the content is times the label where that is known.
+        both = [{**part, "samples": np.abs(part["samples"])} for part in (seen, theirs[0])]
+        assert_same(*both)
         assert_same(ours[1:], theirs[1:])
         if over:
             break

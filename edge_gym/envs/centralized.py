@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +123,7 @@ class CentralizedLearning(Problem):
     """
 
     config: CentralizedConfig
-    lane_arrays = (
+    lane_arrays: ClassVar[tuple[str, ...]] = (
         "_validation",
         "_test",
         "_counts",

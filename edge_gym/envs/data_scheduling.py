@@ -49,6 +49,8 @@ class DataSchedulingConfig(CentralizedConfig):
         path_loss_exponent: Devices lie anywhere in a disc, each as likely, and their mean SNR falls
             with this power of their distance: ``mean_snr_db`` is that of the median distance. 0
             gives all devices the same, as the document has it.
+        content: Whether a sample's principal components are observed, so that an agent can find out
+            over many episodes which samples are worth learning.
     """
 
     buffer_size: int = 10
@@ -58,6 +60,7 @@ class DataSchedulingConfig(CentralizedConfig):
     actions: str = "sample"
     labels: str = "device"
     path_loss_exponent: float = 0.0
+    content: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,6 +71,7 @@ class DataSchedulingConfig(CentralizedConfig):
         check_choice("actions", self.actions, ACTIONS)
         check_choice("labels", self.labels, ("device", "server"))
         check_number("path_loss_exponent", self.path_loss_exponent, 0, 6)
+        check_flag("content", self.content)
         if self.budget % self.uploads_per_block:
             raise ValueError(
                 f"budget must be a multiple of uploads_per_block = {self.uploads_per_block}, "
@@ -82,6 +86,11 @@ class DataSchedulingConfig(CentralizedConfig):
                 f"budget must be at most {most} without refill, with {self.n_devices} devices of "
                 f"{self.buffer_size} samples each, got {self.budget}"
             )
+
+    @property
+    def signed_content(self) -> bool:
+        """Whether observed components are times the label c = ±1, as margins are."""
+        return self.labels == "device" and self.classes is not None and len(self.classes) == 2
 
     @property
     def blocks(self) -> int:
@@ -164,6 +173,12 @@ def observation_tables(config: DataSchedulingConfig) -> dict[str, ObservationTab
             0.2,
         )
     )
+    if config.content:
+        times = " times c, +1 for the first class" if config.signed_content else ""
+        samples += [
+            Column(f"content_{i}", "1", -30, 30, f"principal component {i}{times}", 0, 0.3)
+            for i in range(EMBEDDING_SIZE)
+        ]
     system = [
         Column("budget_left", "sample", 0, 1e6, "uploads left", budget / 2, budget / 4),
         Column("samples", "sample", 0, 1e6, "samples acquired", budget / 2, budget / 4),
@@ -362,7 +377,7 @@ class DataScheduling(CentralizedLearning):
         """Return the observations of all lanes by part."""
         present = self._buffer != _ABSENT
         rows = np.where(present, self._buffer, 0)
-        devices = {
+        devices: dict[str, NDArray[Any]] = {
             "snr_db": wireless.linear_to_db(self._snr(np.arange(self.n_lanes))),
             "mean_snr_db": wireless.linear_to_db(self._mean_snr),
             "staleness": self._block[:, None] - self._last_upload,
@@ -389,6 +404,11 @@ class DataScheduling(CentralizedLearning):
             share = self._label_share()[lanes, labels] * self.n_classes
             samples["label_share"] = share * present
             samples["label_recall"] = self._recall[lanes, labels] * present
+        if self.config.content:
+            content = self._components[rows] * present[..., None]
+            if self.config.signed_content:
+                content *= (1 - 2 * self.features.train_labels[rows])[..., None]
+            samples |= {f"content_{i}": content[..., i] for i in range(EMBEDDING_SIZE)}
         system = {
             "budget_left": self.config.budget - self._device_uploads.sum(axis=1),
             "samples": self._acquired(),
@@ -409,7 +429,7 @@ class DataScheduling(CentralizedLearning):
         possible = (self._buffer != _ABSENT) & ~self._is_chosen()[:, :, None]
         if self.config.actions == "device":
             return np.asarray(possible.any(axis=2))
-        return possible.reshape(self.n_lanes, -1)
+        return np.asarray(possible.reshape(self.n_lanes, -1))
 
     def scene(self, lane: int) -> Scene:
         """Show the last upload, this block's channels, the buffers and the accuracy."""
@@ -525,7 +545,7 @@ class DataScheduling(CentralizedLearning):
         turn = self._n_chosen[lanes]
         self._chosen_device[lanes, turn], self._chosen_sample[lanes, turn] = device, sample
         self._n_chosen[lanes] += 1
-        return projected
+        return np.asarray(projected)
 
     def _choose_by_scores(self, lanes: IntArray, scores: NDArray[Any]) -> BoolArray:
         """Note the M devices of the largest scores; return where an empty one was among them."""
