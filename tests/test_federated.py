@@ -524,6 +524,26 @@ def test_batch_normalised_networks_equal_sequential_sgd(name: str) -> None:
     assert learner.norms(gradients)[0, 0] == pytest.approx(norm)
 
 
+def test_statistics_of_large_batches_are_averaged_over_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edge_gym.learning.federated._SAMPLES_AT_ONCE", 4)
+    net = make_network("mobilenet-v2", LARGE.image_shape, 10)
+    learner = FederatedLearner(1, net, LARGE, dtype=torch.float64)
+    learner.reset(np.arange(1), generators(1))
+    rows = draw_rows(1, 1, 6)
+    gradients, _ = learner.gradients(np.arange(1), rows)
+    model = torchvision_model("mobilenet-v2", 1).double().train()
+    images = torch.tensor(LARGE.train, dtype=torch.float64).view(-1, 1, 28, 28) * 28
+    expected = torch.zeros(net.n_statistics, dtype=torch.float64)
+    for part in (rows[0, 0, :4], rows[0, 0, 4:]):
+        load(model, learner.weights[0])
+        with torch.no_grad():
+            model(images[part])
+        expected += len(part) / 6 * (learner.weights[0] - vector_of(model))[net.n_parameters :]
+    torch.testing.assert_close(gradients[0, 0, net.n_parameters :], expected)
+
+
 @pytest.mark.parametrize("name", ["resnet-18", "mobilenet-v2", "densenet-121"])
 def test_torchvision_networks_count_and_draw_as_torchvision(name: str) -> None:
     net = make_network(name, (3, 32, 32), 10)
