@@ -151,6 +151,40 @@ def ergodic_rate(bandwidth_hz: ArrayLike, mean_snr: ArrayLike) -> Float64Array:
     return bandwidth / math.log(2) * nats
 
 
+def common_finish(
+    ready_s: ArrayLike, upload_s: ArrayLike, taking_part: NDArray[np.bool_]
+) -> Float64Array:
+    """Return when all finish if the band is shared so that they finish at the same time.
+
+    With the share u/(T - r) of the band, a device that is ready at r and needs u seconds of the
+    whole band finishes at T; the shares sum to one. Newton's method from below, where the sum of
+    the shares, convex and falling in T, is at least one: it never overshoots.
+
+    Args:
+        ready_s: When each device can begin, r, ``(..., K)``.
+        upload_s: Seconds that each needs of the whole band, u > 0, ``(..., K)``.
+        taking_part: Who shares the band, ``(..., K)``.
+
+    Returns:
+        T in seconds, ``(...)``; 0 where nobody takes part.
+
+    Source: RRM §5.1, opportunity 1 (more bandwidth for slow devices).
+    """
+    ready = np.where(taking_part, _checked("ready_s", ready_s), 0.0)
+    needs = np.where(taking_part, _checked("upload_s", upload_s, positive=True), 0.0)
+    finish = (ready + needs).max(axis=-1, keepdims=True)
+    for _ in range(50):
+        left = np.where(taking_part, finish - ready, 1.0)
+        share = needs / np.maximum(left, 1e-300)
+        slope = (share / np.maximum(left, 1e-300)).sum(axis=-1, keepdims=True)
+        excess = share.sum(axis=-1, keepdims=True) - 1
+        step = np.divide(excess, slope, out=np.zeros_like(excess), where=slope > 0)
+        finish = finish + np.maximum(step, 0)
+        if (excess <= 1e-12).all():
+            break
+    return np.asarray(finish[..., 0])
+
+
 def mrc_accumulate(
     weighted_sum: FloatArray,
     effective_snr: FloatArray,

@@ -726,7 +726,8 @@ class DataSchedulingEnv(EdgeEnv):
     ``label_share`` and ``label_recall`` are absent. Networks observe ``entropy`` in the place of
     ``distance`` and ``cross_entropy`` in that of ``hinge_loss``, and no ``weight_norm``. With
     M > 1, ``devices`` adds 16 columns ``embedding_0``.. of the sample that each would upload, and
-    ``chosen`` where devices are chosen in turns. Bounds are those of the default configuration.
+    ``chosen`` where devices are chosen in turns. ``content=False`` hides what a sample shows.
+    Bounds are those of the default configuration.
 
     ``devices``:
 

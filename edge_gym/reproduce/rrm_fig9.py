@@ -43,7 +43,7 @@ _LEARNERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "svm": ("DataScheduling-Document-v0", {}, tuple(_COLOURS)),
     "cnn": (
         "DataSchedulingCNN-v0",
-        {"dataset": "mnist", "test_size": 1000},
+        {"dataset": "mnist", "validation_size": 100, "test_size": 500},
         ("data-aware", "channel-aware", "importance-aware"),
     ),
 }
