@@ -198,3 +198,24 @@ def test_mrc_errors_leave_buffers_alone() -> None:
         wireless.mrc_accumulate(weighted_sum, effective_snr, x, snr, np.ones((2, 4)))
     assert not weighted_sum.any()
     assert not effective_snr.any()
+
+
+def test_common_finish_shares_the_whole_band_and_nobody_waits() -> None:
+    rng = np.random.default_rng(0)
+    ready = rng.exponential(0.1, (200, 6)) * 10.0 ** rng.integers(-3, 3, (200, 1))
+    upload = rng.exponential(0.05, (200, 6)) + 1e-6
+    taking_part = rng.random((200, 6)) < 0.6
+    finish = wireless.common_finish(ready, upload, taking_part)
+    for lane in range(200):
+        there = taking_part[lane]
+        if not there.any():
+            assert finish[lane] == 0
+            continue
+        shares = upload[lane, there] / (finish[lane] - ready[lane, there])
+        assert (shares > 0).all()
+        assert shares.sum() == pytest.approx(1, rel=1e-6)
+
+
+def test_common_finish_of_one_device_is_its_own() -> None:
+    finish = wireless.common_finish([0.3, 9.0], [0.2, 1.0], np.array([True, False]))
+    assert finish == pytest.approx(0.5)

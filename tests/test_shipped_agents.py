@@ -1,0 +1,61 @@
+"""The trained agents that come with the package: complete, loadable, and better than chance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edge_gym.agents
+from edge_gym.agents import find_recipe, load_agent, read_agent_metadata, shipped_agents
+from edge_gym.agents.recipe import parse_recipe
+from edge_gym.baselines import make_baseline
+from edge_gym.evaluation import make_lanes, run_episodes
+from edge_gym.seeds import EVALUATION, SELECTION, TRAINING
+
+FOLDER = Path(edge_gym.agents.__path__[0])
+SHIPPED = sorted(path.relative_to(FOLDER) for path in FOLDER.glob("trained/*/*.safetensors"))
+
+
+def test_there_are_some_and_they_are_small() -> None:
+    assert SHIPPED
+    assert sum((FOLDER / path).stat().st_size for path in SHIPPED) < 10e6
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=str)
+def test_a_shipped_agent_says_where_it_comes_from(path: Path) -> None:
+    env_id, name = path.parent.name, path.stem
+    assert name in shipped_agents(env_id)
+    told = read_agent_metadata(FOLDER / path)
+    assert told["environment"] == f"edge_gym/{env_id}"
+    assert told["algorithm"] == name
+    # Training it again by the packaged recipe is training it by its own.
+    assert parse_recipe(told["recipe"], "the agent") == find_recipe(name, env_id)
+    first, last = told["training_seeds"]
+    assert first in TRAINING
+    assert last in TRAINING
+    assert told["evaluation"]["first_seed"] in SELECTION
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=str)
+def test_a_shipped_agent_beats_chance(path: Path) -> None:
+    env = make_lanes(path.parent.name, 64)
+    seeds = EVALUATION[:64]
+    agent = run_episodes(env, load_agent(path.stem, env), seeds).returns
+    chance = run_episodes(env, make_baseline("random", env), seeds).returns
+    gain = agent - chance
+    assert gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(len(gain))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SHIPPED if path.parent.name.startswith("DataScheduling")], ids=str
+)
+@pytest.mark.parametrize(("n_devices", "buffer_size"), [(3, 4), (25, 6)])
+def test_agents_on_devices_act_for_any_number(path: Path, n_devices: int, buffer_size: int) -> None:
+    fields = {"n_devices": n_devices, "buffer_size": buffer_size, "budget": 30}
+    env = make_lanes(path.parent.name, 32, fields)
+    seeds = EVALUATION[:32]
+    agent = run_episodes(env, load_agent(path.stem, env), seeds).returns
+    chance = run_episodes(env, make_baseline("random", env), seeds).returns
+    assert agent.mean() > chance.mean()
