@@ -11,6 +11,7 @@ from scipy.stats import trim_mean
 
 RESAMPLES = 10_000
 _BLOCK = 2_000_000
+_ROUNDING = 1e-12
 
 
 def interquartile_mean(values: ArrayLike) -> float:
@@ -47,11 +48,14 @@ def mean_intervals(
     deviations = rows - rows.mean(axis=1, keepdims=True)
     means = _resampled_means(deviations, resamples)
     spread = np.sum(deviations**2, axis=1)
-    usable = np.isfinite(spread) & (spread > 0)
+    # Equal values whose mean was rounded have deviations too.
+    rounding = n * (_ROUNDING * np.abs(rows).max(axis=1)) ** 2
+    usable = np.isfinite(spread) & (spread > rounding)
     intervals = np.repeat(rows.mean(axis=1)[:, None], 2, axis=1)
     for row in np.flatnonzero(usable):
         below = np.mean(means[row] < 0) + np.mean(means[row] == 0) / 2
-        bias = ndtri(below)
+        # All resampled means on one side would be an infinite bias.
+        bias = ndtri(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
         acceleration = np.sum(deviations[row] ** 3) / (6 * spread[row] ** 1.5)
         tails = bias + ndtri(np.array([1 - confidence, 1 + confidence]) / 2)
         levels = ndtr(bias + tails / (1 - acceleration * tails))

@@ -441,3 +441,20 @@ def test_policies_by_name() -> None:
     assert (given.kind, given.analytical) == ("document", True)
     assert resolve("support-vector-aware", env).kind == "ours"
     assert resolve("random", env).analytical is False
+
+
+@pytest.mark.parametrize("value", [1.0 + 2**-52, 0.1, 1e6 / 3, -7.3])
+@pytest.mark.parametrize("n", [7, 100, 1024])
+def test_equal_values_have_an_interval_of_no_width(value: float, n: int) -> None:
+    """Their mean may be rounded, so that all of them lie on one side of it."""
+    for row in (np.full(n, value), np.full(n, value) * (1 + 1e-15 * np.arange(n) % 2)):
+        low, high = mean_intervals(row)
+        assert low == pytest.approx(value, rel=1e-12)
+        assert high == pytest.approx(value, rel=1e-12)
+
+
+def test_intervals_are_finite_where_one_value_is_far_off() -> None:
+    row = np.zeros(1024)
+    row[0] = 1.0
+    low, high = mean_intervals(row)
+    assert 0 <= low < 1 / 1024 < high < 0.01
