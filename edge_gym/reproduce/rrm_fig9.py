@@ -37,13 +37,13 @@ _COLOURS = {
     "importance-aware": "#D55E00",
     "hinge-loss": "#009E73",
 }
-# The document's network, data and number of uploads are not in the text: full MNIST, ten classes,
-# in a size that hundreds of episodes can be trained in.
+# The document's network is not in the text: ten classes of full MNIST, in a size that hundreds of
+# episodes can be trained in.
 _LEARNERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "svm": ("DataScheduling-Document-v0", {}, tuple(_COLOURS)),
     "cnn": (
         "DataSchedulingCNN-v0",
-        {"dataset": "mnist", "validation_size": 100, "test_size": 500},
+        {"dataset": "mnist", "budget": 100, "validation_size": 100, "test_size": 500},
         ("data-aware", "channel-aware", "importance-aware"),
     ),
 }
