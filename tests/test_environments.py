@@ -613,6 +613,7 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         **BAD_CENTRALIZED,
         "buffer_size": NOT_COUNTS,
         "refill": (1, 0, None, "no"),
+        "content": (1, 0, None, "no"),
         # More than there are devices, and none of the budget's divisors.
         "uploads_per_block": (*NOT_COUNTS, 11, 3),
         "actions": ("devices", "", None),
