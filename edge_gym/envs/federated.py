@@ -1,0 +1,289 @@
+"""Federated edge learning: devices train on their own data, the server averages what arrives.
+
+What the federated problems share: the data and where they lie, one global model per lane and how
+good it is, the cell with its radio, and the devices' processors. What is decided in a round is the
+business of the problems built on it.
+
+Source: RRM §2.2.2; FEEL §II and Table I.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_gym import wireless
+from edge_gym.data import DATASETS, SCHEMES, draw_split, load_features, partition
+from edge_gym.envs.checks import check_choice, check_flag, check_integer, check_number
+from edge_gym.envs.core import IntArray, Problem
+from edge_gym.learning.federated import FederatedLearner
+from edge_gym.learning.models import NETWORKS, make_network
+
+_LEAST_DISTANCE_M = 10.0
+_NOISE_DBM_HZ = -174.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederatedConfig:
+    """Settings that the problems of federated edge learning share.
+
+    Attributes:
+        dataset: Name of the data set.
+        classes: The classes to tell apart; None takes all.
+        image_size: Side of the images in pixels; None keeps the original.
+        network: Architecture, one of ``learning.models.NETWORKS``.
+        hidden_sizes: Units of each hidden layer of ``"mlp"``.
+        n_devices: Devices, K.
+        partition: How the data are spread, ``"iid"``, ``"shards"`` or ``"dirichlet"``.
+        shards_per_device: For ``"shards"``.
+        concentration: For ``"dirichlet"``; small ones are far from IID.
+        samples_per_device: Mean number of a device's samples; None shares all out.
+        validation_size: Samples that the reward is measured on.
+        test_size: Samples that the report is measured on; None takes the whole test set.
+        learning_rate: Step size of SGD, η.
+        reward: What a round's gain is measured in on the validation set: ``"accuracy"``, or
+            ``"loss"``, whose decrease carries less noise.
+        bandwidth_hz: The uplink's band W, Hz.
+        cell_radius_m: Devices lie anywhere in a disc of this radius, each place as likely, m.
+        transmit_power_dbm: A device's transmit power when it has the whole band, dBm; in a part
+            of the band it transmits with that part of the power.
+        bits: Bits of one parameter on the air, b.
+        cpu_hz: Slowest and fastest CPU speed f_k, cycles a second, uniform in between.
+        cycles_per_flop: CPU cycles of one FLOP of training.
+        capacitance: Effective switched capacitance κ of the processors, J·s²/cycle³.
+        compute_device: Where the models are trained, ``"cpu"`` or ``"cuda"``.
+        track_test: Whether every step's info, not the last alone, has the test accuracy.
+    """
+
+    dataset: str = "mnist-subset"
+    classes: tuple[int, ...] | None = None
+    image_size: int | None = 14
+    network: str = "mlp"
+    hidden_sizes: tuple[int, ...] = (32,)
+    n_devices: int = 10
+    partition: str = "shards"
+    shards_per_device: int = 2
+    concentration: float = 0.5
+    samples_per_device: int | None = 60
+    validation_size: int = 500
+    test_size: int | None = 1000
+    learning_rate: float = 0.1
+    reward: str = "accuracy"
+    bandwidth_hz: float = 1e6
+    cell_radius_m: float = 500.0
+    transmit_power_dbm: float = 23.0
+    bits: int = 32
+    cpu_hz: tuple[float, float] = (2e8, 2e9)
+    cycles_per_flop: float = 4.0
+    capacitance: float = 1e-28
+    compute_device: str = "cpu"
+    track_test: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("dataset", self.dataset, DATASETS)
+        for name in ("classes", "hidden_sizes", "cpu_hz"):
+            value = getattr(self, name)
+            # A specification that travelled through JSON brings a list.
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        if self.classes is not None:
+            for label in self.classes:
+                check_integer("classes", label, 0)
+        if self.image_size is not None:
+            check_integer("image_size", self.image_size, 1)
+        check_choice("network", self.network, NETWORKS)
+        for units in self.hidden_sizes:
+            check_integer("hidden_sizes", units, 1)
+        check_integer("n_devices", self.n_devices, 1)
+        check_choice("partition", self.partition, SCHEMES)
+        check_integer("shards_per_device", self.shards_per_device, 1)
+        check_number("concentration", self.concentration, 0, open_low=True)
+        if self.samples_per_device is not None:
+            check_integer("samples_per_device", self.samples_per_device, 1)
+        check_integer("validation_size", self.validation_size, 1)
+        if self.test_size is not None:
+            check_integer("test_size", self.test_size, 1)
+        check_number("learning_rate", self.learning_rate, 0, open_low=True)
+        check_choice("reward", self.reward, ("accuracy", "loss"))
+        check_number("bandwidth_hz", self.bandwidth_hz, 0, open_low=True)
+        check_number("cell_radius_m", self.cell_radius_m, _LEAST_DISTANCE_M)
+        check_number("transmit_power_dbm", self.transmit_power_dbm, -50, 60)
+        check_integer("bits", self.bits, 1, 64)
+        if len(self.cpu_hz) != 2 or self.cpu_hz[0] > self.cpu_hz[1]:
+            raise ValueError(f"cpu_hz must be the slowest and the fastest speed, got {self.cpu_hz}")
+        check_number("cpu_hz", self.cpu_hz[0], 0, open_low=True)
+        check_number("cpu_hz", self.cpu_hz[1], 0, open_low=True)
+        check_number("cycles_per_flop", self.cycles_per_flop, 0, open_low=True)
+        check_number("capacitance", self.capacitance, 0)
+        check_choice("compute_device", self.compute_device, ("cpu", "cuda"))
+        check_flag("track_test", self.track_test)
+
+
+class FederatedLearning(Problem):
+    """One global model per lane, the devices' data, places and processors.
+
+    Args:
+        config: The configuration.
+        n_lanes: Number of lanes.
+        max_rounds: Most rounds of an episode.
+    """
+
+    config: FederatedConfig
+    lane_arrays: ClassVar[tuple[str, ...]] = (
+        "_validation",
+        "_test",
+        "_rows",
+        "_sizes",
+        "_mean_snr",
+        "_cpu_hz",
+        "_round",
+        "_accuracy",
+        "_loss",
+        "_initial_accuracy",
+        "_initial_loss",
+        "_test_accuracy",
+        "_loss_slope",
+        "_history",
+    )
+
+    def __init__(self, config: FederatedConfig, n_lanes: int, max_rounds: int) -> None:
+        super().__init__(config, n_lanes)
+        self.features = load_features(config.dataset, config.classes, config.image_size)
+        self.network = make_network(
+            config.network,
+            self.features.image_shape,
+            len(self.features.classes),
+            hidden_sizes=config.hidden_sizes,
+        )
+        self.learner = FederatedLearner(
+            n_lanes, self.network, self.features, device=config.compute_device
+        )
+        self.max_rounds = max_rounds
+        k = config.n_devices
+        pool = len(self.features.train_labels) - config.validation_size
+        self._pool_size = min(pool, k * (config.samples_per_device or pool))
+        test_size = config.test_size or len(self.features.test_labels)
+        self._validation = np.zeros((n_lanes, config.validation_size), np.int64)
+        self._test = np.zeros((n_lanes, test_size), np.int64)
+        # Rows of each device's samples, padded to the largest number that occurred.
+        self._rows = np.zeros((n_lanes, k, 1), np.int64)
+        self._sizes = np.zeros((n_lanes, k), np.int64)
+        self._mean_snr = np.zeros((n_lanes, k))
+        self._cpu_hz = np.zeros((n_lanes, k))
+        self._round = np.zeros(n_lanes, np.int64)
+        self._accuracy = np.zeros(n_lanes)
+        self._loss = np.zeros(n_lanes)
+        self._initial_accuracy = np.zeros(n_lanes)
+        self._initial_loss = np.zeros(n_lanes)
+        self._test_accuracy = np.zeros(n_lanes)
+        self._loss_slope = np.zeros(n_lanes)
+        # Validation accuracy after each round, for pictures.
+        self._history = np.zeros((n_lanes, max_rounds + 1), np.float32)
+
+    def get_state(self, lanes: IntArray) -> dict[str, Any]:
+        """Return the state of ``lanes``, learner included."""
+        return {**super().get_state(lanes), "learner": self.learner.get_state(lanes)}
+
+    def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
+        """Restore what ``get_state`` returned."""
+        self._reserve(state["_rows"].shape[2])
+        padding = self._rows.shape[2] - state["_rows"].shape[2]
+        rows = np.pad(state["_rows"], ((0, 0), (0, 0), (0, padding)))
+        super().set_state(lanes, {**state, "_rows": rows})
+        self.learner.set_state(lanes, state["learner"])
+
+    def _draw_system(self, lane: int) -> None:
+        """Draw an episode's data and where they lie, the devices' places and processors."""
+        config, rng, labels = self.config, self.generators[lane], self.features.train_labels
+        split = draw_split(
+            rng, labels, self.features.test_labels, config.validation_size, config.test_size
+        )
+        self._validation[lane], self._test[lane] = split.validation, split.test
+        pool = split.pool[: self._pool_size]
+        parts = partition(
+            rng,
+            labels[pool],
+            config.n_devices,
+            config.partition,
+            shards_per_device=config.shards_per_device,
+            concentration=config.concentration,
+        )
+        self._reserve(max(map(len, parts)))
+        self._rows[lane] = 0
+        for device, part in enumerate(parts):
+            self._rows[lane, device, : len(part)] = pool[part]
+            self._sizes[lane, device] = len(part)
+        distance_m = np.maximum(
+            config.cell_radius_m * np.sqrt(rng.random(config.n_devices)), _LEAST_DISTANCE_M
+        )
+        loss_db = wireless.log_distance_path_loss_db(distance_m, 128.1, 3.76, 1000.0)
+        noise_dbm = wireless.watt_to_dbm(
+            wireless.noise_power_watt(config.bandwidth_hz, _NOISE_DBM_HZ)
+        )
+        snr_db = config.transmit_power_dbm - loss_db - noise_dbm
+        self._mean_snr[lane] = wireless.db_to_linear(snr_db)
+        self._cpu_hz[lane] = rng.uniform(*config.cpu_hz, config.n_devices)
+
+    def _begin_learning(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
+        """Draw new models and return the infos."""
+        self.learner.reset(lanes, [self.generators[lane] for lane in lanes])
+        self._round[lanes] = 0
+        self._loss_slope[lanes] = 0
+        self._validate(lanes)
+        self._initial_accuracy[lanes] = self._accuracy[lanes]
+        self._initial_loss[lanes] = self._loss[lanes]
+        self._history[lanes, 0] = self._accuracy[lanes]
+        info = {
+            "validation_accuracy": self._accuracy[lanes].copy(),
+            "validation_loss": self._loss[lanes].copy(),
+        }
+        if self.config.track_test:
+            self._test_model(lanes)
+            info["test_accuracy"] = self._test_accuracy[lanes].copy()
+        return info
+
+    def _end_round(
+        self, lanes: IntArray, over: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Measure the models after a round; return reward and infos."""
+        accuracy, loss = self._accuracy[lanes].copy(), self._loss[lanes].copy()
+        self._validate(lanes)
+        gain, decrease = self._accuracy[lanes] - accuracy, loss - self._loss[lanes]
+        self._loss_slope[lanes] = 0.7 * self._loss_slope[lanes] + 0.3 * decrease
+        self._round[lanes] += 1
+        self._history[lanes, self._round[lanes]] = self._accuracy[lanes]
+        self._test_model(lanes if self.config.track_test else lanes[over])
+        info = {
+            "validation_accuracy": self._accuracy[lanes].copy(),
+            "accuracy_gain": gain,
+            "validation_loss": self._loss[lanes].copy(),
+            "loss_decrease": decrease,
+            "rounds": self._round[lanes].astype(np.float64),
+        }
+        final_info = {
+            "test_accuracy": self._test_accuracy[lanes].copy(),
+            "total_gain": self._accuracy[lanes] - self._initial_accuracy[lanes],
+            "total_loss_decrease": self._initial_loss[lanes] - self._loss[lanes],
+        }
+        if self.config.track_test:
+            info["test_accuracy"] = final_info["test_accuracy"]
+        return gain if self.config.reward == "accuracy" else decrease, info, final_info
+
+    def _validate(self, lanes: IntArray) -> None:
+        score = self.learner.score(lanes, self._validation[lanes])
+        self._accuracy[lanes], self._loss[lanes] = score.accuracy, score.loss
+
+    def _test_model(self, lanes: IntArray) -> None:
+        if len(lanes):
+            score = self.learner.score(lanes, self._test[lanes], test=True)
+            self._test_accuracy[lanes] = score.accuracy
+
+    def _reserve(self, size: int) -> None:
+        """Make room for ``size`` samples a device."""
+        short = size - self._rows.shape[2]
+        if short > 0:
+            self._rows = np.pad(self._rows, ((0, 0), (0, 0), (0, short)))

@@ -1,0 +1,591 @@
+"""Scheduling for federated edge learning: whose update is worth its air time?
+
+Source: RRM §5; MEL on risk mitigation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from edge_gym import wireless
+from edge_gym.envs.checks import check_choice, check_integer, check_number
+from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Step
+from edge_gym.envs.federated import FederatedConfig, FederatedLearning
+from edge_gym.envs.observation import Column, ObservationTable
+from edge_gym.learning.federated import average
+from edge_gym.rendering import BarPanel, GaugePanel, LinePanel, Scene
+
+MODES = ("importance", "lazy")
+_SHOWN_DEVICES = 40
+_HISTORY_DECAY = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateSchedulingConfig(FederatedConfig):
+    """Settings of the update scheduling problem; further fields are ``FederatedConfig``'s.
+
+    Attributes:
+        mode: ``"importance"`` (RRM §5.2.1): all devices compute, the scheduled ones upload;
+            ``"lazy"`` (RRM §5.2.2): only scheduled devices compute.
+        update: What is computed: the ``"gradient"`` on all of a device's samples, or a
+            ``"model"`` trained for ``local_epochs``.
+        local_epochs: Epochs of local training, for ``update="model"``.
+        batch_size: Samples of a local mini-batch, for ``update="model"``.
+        actions: ``"scores"`` of all devices, or one ``"device"`` a round.
+        selection: Which scores are scheduled: the ``"top"`` ``uploads_per_round``, or all above
+            the ``"threshold"`` 0 (the largest one at least).
+        uploads_per_round: Devices scheduled in a round, M, for ``selection="top"``.
+        bandwidth: How the band is shared among the scheduled: ``"finish"``: so that all finish at
+            the same time (RRM §5.1, opportunity 1), ``"equal"``, or by the ``"agent"``.
+        budget_s: Simulated seconds of an episode, for ``mode="importance"``.
+        budget_j: Energy of all devices in an episode, J, for ``mode="lazy"``.
+        max_rounds: Rounds after which an episode is truncated.
+        slowdown_probability: Probability that a device computes slowly in a round (straggler).
+        slowdown: How many times longer it then takes.
+        packet_error: Largest probability that a device's upload is lost; each device has its own,
+            uniform up to this.
+        drop_out: Probability that a scheduled device does not answer in a round at all; it uses
+            neither air time nor energy.
+    """
+
+    mode: str = "importance"
+    update: str = "model"
+    local_epochs: int = 1
+    batch_size: int = 20
+    actions: str = "scores"
+    selection: str = "top"
+    uploads_per_round: int = 3
+    bandwidth: str = "finish"
+    budget_s: float = 8.0
+    budget_j: float = 1.0
+    max_rounds: int = 200
+    slowdown_probability: float = 0.1
+    slowdown: float = 4.0
+    packet_error: float = 0.0
+    drop_out: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("mode", self.mode, MODES)
+        check_choice("update", self.update, ("gradient", "model"))
+        check_integer("local_epochs", self.local_epochs, 1)
+        check_integer("batch_size", self.batch_size, 1)
+        check_choice("actions", self.actions, ("scores", "device"))
+        check_choice("selection", self.selection, ("top", "threshold"))
+        check_integer("uploads_per_round", self.uploads_per_round, 1, self.n_devices)
+        check_choice("bandwidth", self.bandwidth, ("finish", "equal", "agent"))
+        check_number("budget_s", self.budget_s, 0, open_low=True)
+        check_number("budget_j", self.budget_j, 0, open_low=True)
+        check_integer("max_rounds", self.max_rounds, 1)
+        check_number("slowdown_probability", self.slowdown_probability, 0, 1)
+        check_number("slowdown", self.slowdown, 1)
+        check_number("packet_error", self.packet_error, 0, 1)
+        check_number("drop_out", self.drop_out, 0, 1)
+        if self.bandwidth == "agent" and self.actions == "device":
+            raise ValueError("bandwidth 'agent' needs actions = 'scores': one device has all of it")
+
+    @property
+    def budget(self) -> float:
+        """Budget of an episode, in seconds or joules as the mode has it."""
+        return self.budget_s if self.mode == "importance" else self.budget_j
+
+
+def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationTable]:
+    """Return the columns of each part of the observation under ``config``."""
+    importance = config.mode == "importance"
+    if not importance:
+        meaning = "model age ‖ŵ_k - w‖ from the device's last uploaded model"
+    elif config.update == "gradient":
+        meaning = "norm of the device's gradient"
+    else:
+        meaning = "model variation ‖w_k - w‖ of the device's update"
+    unit = "s" if importance else "J"
+    budget = config.budget
+    return {
+        "devices": ObservationTable(
+            Column("indicator", "1", 0, 1e6, meaning, 1, 0.5),
+            Column(
+                "indicator_share", "1", 0, 1e3, "the indicator over its mean over devices", 1, 0.5
+            ),
+            Column("efficiency", "bit/s/Hz", 0, 40, "spectral efficiency log₂(1 + γ) now", 7, 3),
+            Column("mean_efficiency", "bit/s/Hz", 0, 40, "that of the mean SNR", 7, 3),
+            Column("upload_s", "s", 0, 1e6, "time of an upload in the whole band now", 0.05, 0.05),
+            Column("compute_s", "s", 0, 1e6, "time of computing in this round", 0.05, 0.05),
+            Column("compute_j", "J", 0, 1e6, "energy of computing", 0.005, 0.01),
+            Column("upload_j", "J", 0, 1e6, "energy of an upload in the whole band", 0.01, 0.02),
+            Column(
+                "staleness",
+                "round",
+                0,
+                1e6,
+                "rounds since its last arrival, or since the start",
+                5,
+                5,
+            ),
+            Column("uploads", "round", 0, 1e6, "rounds in which it was scheduled", 5, 5),
+            Column(
+                "arrivals",
+                "1",
+                0,
+                1,
+                "share of its uploads that arrived, 1 before the first",
+                1,
+                0.2,
+            ),
+            Column("samples", "sample", 0, 1e9, "its samples", 60, 30),
+            Column("energy_j", "J", 0, 1e9, "energy that it has used", 0.1, 0.1),
+        ),
+        "system": ObservationTable(
+            Column("budget_left", unit, 0, 1e9, f"budget left, {unit}", budget / 2, budget / 4),
+            Column("rounds", "round", 0, 1e6, "rounds so far", 20, 20),
+            Column("last_round", unit, 0, 1e9, f"what the last round took, {unit}", 0, budget / 20),
+            Column("accuracy", "1", 0, 1, "validation accuracy", 0.6, 0.2),
+            Column("loss", "nat", 0, 100, "validation loss", 1.2, 0.6),
+            Column("loss_slope", "nat/round", -100, 100, "smoothed decrease of the loss", 0, 0.05),
+        ),
+    }
+
+
+class UpdateScheduling(FederatedLearning):
+    """The update scheduling problem for many lanes; see ``UpdateSchedulingEnv``."""
+
+    config: UpdateSchedulingConfig
+    config_type = UpdateSchedulingConfig
+    documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(
+        UpdateSchedulingConfig()
+    )
+    lane_arrays = (
+        *FederatedLearning.lane_arrays,
+        "_gain",
+        "_compute_s",
+        "_indicator",
+        "_error",
+        "_spent",
+        "_last_round",
+        "_seconds",
+        "_energy",
+        "_uploads",
+        "_arrived",
+        "_last_arrival",
+        "_scheduled",
+        "_share",
+    )
+
+    def __init__(self, config: UpdateSchedulingConfig, n_lanes: int) -> None:
+        super().__init__(config, n_lanes, config.max_rounds)
+        k = config.n_devices
+        self.tables = observation_tables(config)
+        self.observation_space = spaces.Dict(
+            {
+                "devices": self.tables["devices"].space(k),
+                "system": self.tables["system"].space(),
+            }
+        )
+        self.action_space: spaces.Space[Any]
+        if config.actions == "device":
+            self.action_space = spaces.Discrete(k)
+            self.actions_per = "device"
+        elif config.bandwidth == "agent":
+            self.action_space = spaces.Box(-1, 1, (k, 2), np.float32)
+        else:
+            self.action_space = spaces.Box(-1, 1, (k,), np.float32)
+            self.actions_per = "device"
+        self.payload_bits = self.network.payload_bits(config.bits)
+        self.training_flops = self.network.forward_flops + self.network.backward_flops
+        values = self.network.n_values
+        # What all devices have computed for this round (importance), or uploaded last (lazy).
+        memory = (n_lanes, k, values)
+        self._vectors = torch.zeros(memory, dtype=torch.float32, device=config.compute_device)
+        self._gain = np.zeros((n_lanes, k))
+        self._compute_s = np.zeros((n_lanes, k))
+        self._indicator = np.zeros((n_lanes, k))
+        self._error = np.zeros((n_lanes, k))
+        self._spent = np.zeros(n_lanes)
+        self._last_round = np.zeros(n_lanes)
+        self._seconds = np.zeros(n_lanes)
+        self._energy = np.zeros((n_lanes, k))
+        self._uploads = np.zeros((n_lanes, k), np.int64)
+        self._arrived = np.zeros((n_lanes, k), np.int64)
+        self._last_arrival = np.zeros((n_lanes, k), np.int64)
+        # Whom the last round scheduled, with which part of the band, for pictures.
+        self._scheduled = np.zeros((n_lanes, k), np.bool_)
+        self._share = np.zeros((n_lanes, k))
+
+    def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
+        """Draw the system and the model; the first round begins."""
+        for lane in lanes:
+            self._draw_system(lane)
+            self._error[lane] = self.config.packet_error * self.generators[lane].random(
+                self.config.n_devices
+            )
+        for array in (
+            self._spent,
+            self._last_round,
+            self._seconds,
+            self._energy,
+            self._uploads,
+            self._arrived,
+            self._last_arrival,
+            self._scheduled,
+            self._share,
+        ):
+            array[lanes] = 0
+        info = self._begin_learning(lanes)
+        index = torch.from_numpy(lanes)
+        self._vectors[index] = self.learner.weights[index][:, None]
+        self._begin_round(lanes)
+        return info
+
+    def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
+        """Let the scheduled devices upload, average what arrives, and begin the next round."""
+        config = self.config
+        scheduled, shares = self._decide(lanes, actions)
+        draws = np.stack([self.generators[lane].random((2, config.n_devices)) for lane in lanes])
+        answering = scheduled & (draws[:, 0] >= config.drop_out)
+        lost = draws[:, 1] < self._error[lanes]
+        shares, finish_s = self._share_band(lanes, answering, shares)
+        upload_s = np.where(answering, finish_s - self._compute_s[lanes], 0)
+        computing = answering if config.mode == "lazy" else np.ones_like(answering)
+        # In a part of the band a device transmits with that part of the power.
+        energy = np.where(computing, self._compute_j(lanes), 0)
+        energy += self._transmit_w() * shares * upload_s
+        # A round in which nobody answers lasts as long as it takes to notice: the slowest one's
+        # computing.
+        waiting = np.where(scheduled, self._compute_s[lanes], 0).max(axis=1)
+        round_s = np.where(answering.any(axis=1), finish_s.max(axis=1), waiting)
+        took = round_s if config.mode == "importance" else energy.sum(axis=1)
+        in_time = self._spent[lanes] + took <= config.budget
+        arrived = answering & ~lost & in_time[:, None]
+        self._aggregate(lanes, arrived)
+
+        self._spent[lanes] = np.minimum(self._spent[lanes] + took, config.budget)
+        self._last_round[lanes] = took
+        self._seconds[lanes] += round_s
+        self._energy[lanes] += energy
+        self._uploads[lanes] += scheduled
+        self._arrived[lanes] += arrived
+        self._scheduled[lanes], self._share[lanes] = scheduled, shares
+        self._last_arrival[lanes] = np.where(
+            arrived, self._round[lanes][:, None] + 1, self._last_arrival[lanes]
+        )
+        terminated = ~in_time | (self._spent[lanes] >= config.budget)
+        truncated = ~terminated & (self._round[lanes] + 1 >= config.max_rounds)
+        over = terminated | truncated
+        reward, info, final_info = self._end_round(lanes, over)
+        going = lanes[~over]
+        if len(going):
+            self._begin_round(going)
+        info |= {
+            "seconds": self._seconds[lanes].copy(),
+            "joules": self._energy[lanes].sum(axis=1),
+            "round_s": round_s,
+            "round_j": energy.sum(axis=1),
+            "scheduled": scheduled.sum(axis=1).astype(np.float64),
+            "arrived": arrived.sum(axis=1).astype(np.float64),
+        }
+        share = self._uploads[lanes] / np.maximum(self._uploads[lanes].sum(axis=1), 1)[:, None]
+        # Jain's index: 1 if all devices took part alike, 1/K if one did alone.
+        squares = np.square(share).sum(axis=1) * config.n_devices
+        final_info["fairness"] = 1 / np.maximum(squares, 1e-12)
+        return Step(reward, terminated, truncated, info, final_info)
+
+    def observe(self) -> dict[str, NDArray[np.float32]]:
+        """Return the observations of all lanes by part."""
+        lanes = np.arange(self.n_lanes)
+        mean = np.maximum(self._indicator.mean(axis=1, keepdims=True), 1e-12)
+        upload_s = self._upload_s(lanes)
+        devices = {
+            "indicator": self._indicator,
+            "indicator_share": self._indicator / mean,
+            "efficiency": self._efficiency(lanes),
+            "mean_efficiency": np.log2(1 + self._mean_snr),
+            "upload_s": upload_s,
+            "compute_s": self._compute_s,
+            "compute_j": self._compute_j(lanes),
+            "upload_j": self._transmit_w() * upload_s,
+            "staleness": self._round[:, None] - self._last_arrival,
+            "uploads": self._uploads,
+            "arrivals": np.where(self._uploads, self._arrived / np.maximum(self._uploads, 1), 1.0),
+            "samples": self._sizes,
+            "energy_j": self._energy,
+        }
+        system = {
+            "budget_left": self.config.budget - self._spent,
+            "rounds": self._round,
+            "last_round": self._last_round,
+            "accuracy": self._accuracy,
+            "loss": self._loss,
+            "loss_slope": self._loss_slope,
+        }
+        return {
+            "devices": self.tables["devices"].fill(devices),
+            "system": self.tables["system"].fill(system),
+        }
+
+    def scene(self, lane: int) -> Scene:
+        """Show the indicators, the channels, the shares of the band and the accuracy."""
+        config, rounds = self.config, int(self._round[lane])
+        shown = min(config.n_devices, _SHOWN_DEVICES)
+        labels = [str(k) if config.n_devices <= 12 or k % 5 == 0 else "" for k in range(shown)]
+        scheduled = self._scheduled[lane, :shown]
+
+        def bars(title: str, values: NDArray[Any], label: str) -> BarPanel:
+            return BarPanel(
+                title=title,
+                labels=labels,
+                series={
+                    "others": np.where(scheduled, np.nan, values[:shown]),
+                    "scheduled last": np.where(scheduled, values[:shown], np.nan),
+                },
+                x_label="device",
+                y_label=label,
+            )
+
+        accuracy = 100 * self._history[lane, : rounds + 1]
+        seconds, energy = self._seconds[lane], self._energy[lane].sum()
+        unit = "s" if config.mode == "importance" else "J"
+        only = np.array([lane])
+        name = self.tables["devices"].columns[0].meaning.split(" ")[0]
+        return Scene(
+            title=f"Round {rounds}: {accuracy[-1]:.1f} % validation accuracy",
+            text=(
+                f"{seconds:.2f} s   ·   {energy:.3f} J   ·   {int(scheduled.sum())} of "
+                f"{config.n_devices} devices scheduled last"
+            ),
+            panels=(
+                (
+                    bars("Importance indicator", self._indicator[lane], name),
+                    bars("Channel", self._efficiency(only)[0], "bit/s/Hz"),
+                    bars("Computing", 1e3 * self._compute_s[lane], "ms"),
+                    bars("Share of the band", 100 * self._share[lane], "%"),
+                ),
+                (
+                    LinePanel(
+                        title="Validation accuracy",
+                        x=np.arange(rounds + 1),
+                        series={"accuracy": accuracy},
+                        x_label="rounds",
+                        y_label="accuracy, %",
+                        x_limits=(0, max(rounds, 10)),
+                        y_limits=(0, 100),
+                        width=3.8,
+                    ),
+                    GaugePanel(
+                        title="Budget left",
+                        value=float(config.budget - self._spent[lane]),
+                        maximum=config.budget,
+                        unit=unit,
+                    ),
+                ),
+            ),
+        )
+
+    def get_state(self, lanes: IntArray) -> dict[str, Any]:
+        """Return the state of ``lanes``, the devices' vectors included."""
+        vectors = self._vectors[torch.from_numpy(lanes)].cpu().numpy()
+        return {**super().get_state(lanes), "vectors": vectors}
+
+    def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
+        """Restore what ``get_state`` returned."""
+        super().set_state(lanes, state)
+        self._vectors[torch.from_numpy(lanes)] = torch.from_numpy(state["vectors"].copy()).to(
+            self._vectors
+        )
+
+    def _begin_round(self, lanes: IntArray) -> None:
+        """Broadcast the model; draw channels and slow-downs; let devices report indicators."""
+        config = self.config
+        for lane in lanes:
+            rng = self.generators[lane]
+            self._gain[lane] = wireless.rayleigh_gain(rng, config.n_devices)
+            slow = rng.random(config.n_devices) < config.slowdown_probability
+            compute_s = self._cycles(lane) / self._cpu_hz[lane]
+            self._compute_s[lane] = compute_s * np.where(slow, config.slowdown, 1)
+        index = torch.from_numpy(lanes)
+        if config.mode == "importance":
+            self._vectors[index] = self._compute(lanes, self._rows[lanes], self._sizes[lanes])
+            vectors = self._vectors[index]
+        else:
+            vectors = self._vectors[index] - self.learner.weights[index][:, None]
+        self._indicator[lanes] = self.learner.norms(vectors)
+
+    def _compute(self, lanes: IntArray, rows: IntArray, sizes: IntArray) -> torch.Tensor:
+        """Return what devices compute from the current model: descents that are to be added."""
+        config = self.config
+        if config.update == "gradient":
+            gradients, _ = self.learner.gradients(lanes, rows, sizes)
+            # What stands behind the parameters is the decrease of the statistics, which has no
+            # learning rate.
+            gradients[..., : self.network.n_parameters] *= config.learning_rate
+            return -gradients
+        updates, _ = self.learner.local_updates(
+            lanes,
+            rows,
+            sizes,
+            [self.generators[lane] for lane in lanes],
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            epochs=config.local_epochs,
+        )
+        return updates
+
+    def _aggregate(self, lanes: IntArray, arrived: BoolArray) -> None:
+        """Average the updates that arrived, weighted by sample counts."""
+        index = torch.from_numpy(lanes)
+        if self.config.mode == "importance":
+            updates = self._vectors[index]
+        else:
+            sizes = np.where(arrived, self._sizes[lanes], 0)
+            updates = self._compute(lanes, self._rows[lanes], sizes)
+            models = self.learner.weights[index][:, None] + updates
+            there = torch.from_numpy(arrived)[:, :, None].to(updates.device)
+            self._vectors[index] = torch.where(there, models, self._vectors[index])
+        self.learner.add(lanes, average(updates, self._sizes[lanes], arrived))
+
+    def _decide(
+        self, lanes: IntArray, actions: NDArray[Any]
+    ) -> tuple[BoolArray, NDArray[np.float64] | None]:
+        """Return who is scheduled, ``(m, K)``, and the agent's logits of the band's shares."""
+        config = self.config
+        scheduled = np.zeros((len(lanes), config.n_devices), np.bool_)
+        if config.actions == "device":
+            scheduled[np.arange(len(lanes)), actions] = True
+            return scheduled, None
+        logits = None
+        scores = actions
+        if config.bandwidth == "agent":
+            scores, logits = actions[..., 0], actions[..., 1].astype(np.float64)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        m = config.uploads_per_round if config.selection == "top" else 1
+        np.put_along_axis(scheduled, order[:, :m], True, axis=1)
+        if config.selection == "threshold":
+            scheduled |= scores > 0
+        return scheduled, logits
+
+    def _share_band(
+        self, lanes: IntArray, answering: BoolArray, logits: NDArray[np.float64] | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return shares of the band and when each answering device finishes, ``(m, K)``."""
+        # In seconds of the whole band, a device needs upload_s; with a share it takes longer.
+        upload_s, ready_s = self._upload_s(lanes), self._compute_s[lanes]
+        if self.config.bandwidth == "finish":
+            finish_s = wireless.common_finish(ready_s, upload_s, answering)[:, None]
+            shares = np.where(answering, upload_s / np.maximum(finish_s - ready_s, 1e-12), 0)
+        else:
+            weights = np.ones_like(upload_s) if logits is None else np.exp(4 * logits)
+            weights = np.where(answering, weights, 0)
+            shares = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
+        takes_s = np.divide(upload_s, shares, out=np.zeros_like(shares), where=shares > 0)
+        return shares, np.where(answering, ready_s + takes_s, 0)
+
+    def _efficiency(self, lanes: IntArray) -> NDArray[np.float64]:
+        """Return the spectral efficiency log₂(1 + γ) in bit/s/Hz, ``(m, K)``."""
+        return np.asarray(np.log2(1 + self._mean_snr[lanes] * self._gain[lanes]))
+
+    def _upload_s(self, lanes: IntArray) -> NDArray[np.float64]:
+        """Return the seconds of an upload in the whole band, ``(m, K)``."""
+        rate = self.config.bandwidth_hz * np.maximum(self._efficiency(lanes), 1e-6)
+        return np.asarray(self.payload_bits / rate)
+
+    def _cycles(self, lanes: IntArray | int) -> NDArray[np.float64]:
+        """Return the CPU cycles of computing in a round, ``(m, K)``."""
+        epochs = self.config.local_epochs if self.config.update == "model" else 1
+        flops = self.training_flops * epochs * self._sizes[lanes]
+        return np.asarray(self.config.cycles_per_flop * flops, np.float64)
+
+    def _compute_j(self, lanes: IntArray) -> NDArray[np.float64]:
+        """Return κ·cycles·f², the energy of computing in a round, ``(m, K)``.
+
+        A straggler is slow because it does other things: its energy here is what it always is.
+        """
+        return self.config.capacitance * self._cycles(lanes) * self._cpu_hz[lanes] ** 2
+
+    def _transmit_w(self) -> float:
+        return float(wireless.dbm_to_watt(self.config.transmit_power_dbm))
+
+
+class UpdateSchedulingEnv(EdgeEnv):
+    """Which devices shall upload their updates in this round, over a band that they share?
+
+    ## Description
+    In every communication round the server broadcasts the model, sees one importance indicator
+    per device, and schedules a subset, which shares the uplink's band. What arrives is averaged
+    with weights by sample counts. The round lasts until the slowest scheduled device has computed
+    and uploaded. Devices differ in CPU speed, distance, data and luck: channels fade from round
+    to round, some compute slowly now and then, uploads may be lost. Every update is really
+    computed on the device's own images.
+
+    - ``mode="importance"`` (RRM §5.2.1): all devices compute; the indicator is the norm of the
+      gradient or of the model's variation; the budget is in simulated seconds.
+    - ``mode="lazy"`` (RRM §5.2.2): only scheduled devices compute; the indicator is the model age
+      ‖ŵ_k - w‖ from the model that the device uploaded last; the budget is the devices' energy.
+
+    Computing takes ``cycles_per_flop``·FLOPs/f_k seconds and κ·cycles·f_k² joules, with the FLOPs
+    of the network that is really trained; an upload carries its parameters at ``bits`` each.
+
+    ## Action Space
+    - ``actions="scores"`` (``UpdateScheduling-v0``): ``Box(-1, 1, (K,))``; the
+      ``uploads_per_round`` devices of the largest scores are scheduled, or with
+      ``selection="threshold"`` all whose score is above 0. With ``bandwidth="agent"`` it is
+      ``Box(-1, 1, (K, 2))``, whose second column ℓ shares the band in proportion to exp(4ℓ).
+    - ``actions="device"`` (``UpdateSchedulingDiscrete-v0``): ``Discrete(K)``, one device a round.
+
+    Every action is possible. With ``selection="threshold"`` the largest score is scheduled where
+    none is above 0.
+
+    ## Observation Space
+    A ``Dict`` of ``devices`` (K, F_d) and ``system`` (G,). Bounds are those of the default
+    configuration.
+
+    ``devices``:
+
+    {devices_table}
+
+    ``system``:
+
+    {system_table}
+
+    ## Rewards
+    The gain in validation accuracy of the round, so that an episode's return is exactly the final
+    minus the initial validation accuracy; with ``reward="loss"`` the decrease of the validation
+    loss. Validation samples are never trained on; test accuracy is only reported.
+
+    ## Starting State
+    Each episode draws a split of the data and which device holds what, the devices' places, CPU
+    speeds and packet errors, and the untrained model.
+
+    ## Episode End
+    Terminates when the budget is spent; a round that would need more than is left is lost.
+    Truncated after ``max_rounds``. The last ``info`` adds ``test_accuracy``, ``total_gain``,
+    ``total_loss_decrease`` and ``fairness`` (Jain's index of the devices' scheduled rounds).
+
+    ## Information
+    ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``,
+    ``rounds``, ``seconds`` and ``joules`` so far, ``round_s`` and ``round_j`` of this round,
+    ``scheduled``, ``arrived``; with ``track_test`` also ``test_accuracy``.
+
+    ## Arguments
+    The fields of ``UpdateSchedulingConfig``, by name or as ``config=``.
+
+    ## References
+    RRM §5.2; FEEL Table I for the path loss 128.1 + 37.6·log₁₀(d in km) and the noise density;
+    MEL on risk mitigation (losses and drop-outs).
+
+    ## Version History
+    - v0: first version.
+    """
+
+    problem_type = UpdateScheduling
+
+
+class UpdateSchedulingVectorEnv(EdgeVectorEnv):
+    """Many lanes of ``UpdateSchedulingEnv`` at a time; lane i seeded s + i equals it."""
+
+    problem_type = UpdateScheduling
