@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -34,26 +35,14 @@ class EnvironmentId(NamedTuple):
         return f"{NAMESPACE}/{self.name}"
 
 
-def _retransmission(name: str, summary: str, **preset: Any) -> EnvironmentId:
+def _row(module: str, problem: str, name: str, summary: str, **preset: Any) -> EnvironmentId:
     return EnvironmentId(
-        name,
-        "edge_gym.envs.retransmission",
-        "RetransmissionEnv",
-        "RetransmissionVectorEnv",
-        preset,
-        summary,
+        name, f"edge_gym.envs.{module}", f"{problem}Env", f"{problem}VectorEnv", preset, summary
     )
 
 
-def _data_scheduling(name: str, summary: str, **preset: Any) -> EnvironmentId:
-    return EnvironmentId(
-        name,
-        "edge_gym.envs.data_scheduling",
-        "DataSchedulingEnv",
-        "DataSchedulingVectorEnv",
-        preset,
-        summary,
-    )
+_retransmission = functools.partial(_row, "retransmission", "Retransmission")
+_data_scheduling = functools.partial(_row, "data_scheduling", "DataScheduling")
 
 
 ENVIRONMENTS: tuple[EnvironmentId, ...] = (

@@ -19,6 +19,13 @@ def interquartile_mean(values: ArrayLike) -> float:
     return float(trim_mean(np.asarray(values, np.float64), 0.25))
 
 
+def jain_index(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Return Jain's fairness index of ``(m, K)`` counts: 1 if all are alike, 1/K if one has all."""
+    share = counts / np.maximum(counts.sum(axis=1), 1)[:, None]
+    squares = np.square(share).sum(axis=1) * counts.shape[1]
+    return np.asarray(1 / np.maximum(squares, 1e-12))
+
+
 def mean_intervals(
     values: ArrayLike, confidence: float = 0.95, resamples: int = RESAMPLES
 ) -> NDArray[np.float64]:

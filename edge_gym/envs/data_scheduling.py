@@ -22,6 +22,7 @@ from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning import importance
 from edge_gym.learning.svm import SVMLearner
 from edge_gym.rendering import BarPanel, GaugePanel, ImagePanel, Scene
+from edge_gym.statistics import jain_index
 
 ACTIONS = ("sample", "device", "scores")
 EMBEDDING_SIZE = 16
@@ -367,10 +368,7 @@ class DataScheduling(CentralizedLearning):
         info["uploaded_snr_db"] = np.zeros(len(lanes))
         info["uploaded_snr_db"][complete] = snr_db
         info["projected"] = projected.astype(np.float64)
-        share = self._device_uploads[lanes] / np.maximum(info["uploads"], 1)[:, None]
-        # Jain's index: 1 if all devices uploaded alike, 1/K if one did alone.
-        squares = np.square(share).sum(axis=1) * self.config.n_devices
-        final_info["fairness"] = 1 / np.maximum(squares, 1e-12)
+        final_info["fairness"] = jain_index(self._device_uploads[lanes])
         return Step(reward, over, np.zeros_like(over), info, final_info)
 
     def observe(self) -> dict[str, NDArray[np.float32]]:

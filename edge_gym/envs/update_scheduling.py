@@ -21,6 +21,7 @@ from edge_gym.envs.federated import FederatedConfig, FederatedLearning
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.federated import average
 from edge_gym.rendering import BarPanel, GaugePanel, LinePanel, Scene
+from edge_gym.statistics import jain_index
 
 MODES = ("importance", "lazy")
 _SHOWN_DEVICES = 40
@@ -290,10 +291,7 @@ class UpdateScheduling(FederatedLearning):
             "scheduled": scheduled.sum(axis=1).astype(np.float64),
             "arrived": arrived.sum(axis=1).astype(np.float64),
         }
-        share = self._uploads[lanes] / np.maximum(self._uploads[lanes].sum(axis=1), 1)[:, None]
-        # Jain's index: 1 if all devices took part alike, 1/K if one did alone.
-        squares = np.square(share).sum(axis=1) * config.n_devices
-        final_info["fairness"] = 1 / np.maximum(squares, 1e-12)
+        final_info["fairness"] = jain_index(self._uploads[lanes])
         return Step(reward, terminated, truncated, info, final_info)
 
     def observe(self) -> dict[str, NDArray[np.float32]]:
