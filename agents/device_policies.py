@@ -20,9 +20,6 @@ from edge_gym.agents.sb3 import (
     QNetwork,
 )
 
-_INITIAL_LOG_STD = -0.7
-"""Standard deviation 0.5: early scores seldom reach the bounds, where all are alike."""
-
 
 class DeviceActorCriticPolicy(ActorCriticPolicy):
     """PPO's policy on devices: logits of discrete actions, or the mean of a score per device.
@@ -49,7 +46,7 @@ class DeviceActorCriticPolicy(ActorCriticPolicy):
         self.init_weights(self.value_net, gain=1)
         self.action_net = nn.Identity()
         if isinstance(self.action_space, spaces.Box):
-            self.log_std = nn.Parameter(torch.full((1,), _INITIAL_LOG_STD))
+            self.log_std = nn.Parameter(torch.full((1,), self.log_std_init))
         optimizer: Any = self.optimizer_class
         self.optimizer = optimizer(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 

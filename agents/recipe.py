@@ -85,12 +85,15 @@ class Network:
         activation: What follows each, ``"tanh"``, ``"relu"`` or ``"elu"``.
         context: What the score of a device or sample knows of the others: ``"none"``, their
             ``"mean"`` embedding, or also its largest values, ``"mean-max"``.
+        log_std: Logarithm of the standard deviation with which PPO's scores of devices begin; at
+            -0.7 they seldom reach the bounds ±1, where all are alike.
     """
 
     kind: str | None = None
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
     context: str = "mean"
+    log_std: float = -0.7
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", _as_tuple("network.hidden", self.hidden))
@@ -98,6 +101,7 @@ class Network:
             check_integer("network.hidden", units, 1)
         check_choice("network.activation", self.activation, _ACTIVATIONS)
         check_choice("network.context", self.context, _CONTEXTS)
+        check_number("network.log_std", self.log_std, -5, 1)
         if self.kind is not None:
             check_choice("network.kind", self.kind, _KINDS)
 

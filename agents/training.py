@@ -478,7 +478,9 @@ def _device_policy(recipe: Recipe, env: LaneVecEnv) -> tuple[type[Any], dict[str
         "net_arch": [],
         "shape": shape,
     }
-    return {"ppo": DeviceActorCriticPolicy, "dqn": DeviceDQNPolicy}[recipe.algorithm], arguments
+    if recipe.algorithm == "dqn":
+        return DeviceDQNPolicy, arguments
+    return DeviceActorCriticPolicy, {**arguments, "log_std_init": network.log_std}
 
 
 @contextlib.contextmanager

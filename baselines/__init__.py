@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_gym.baselines import data_scheduling, retransmission
+from edge_gym.baselines import data_scheduling, retransmission, update_scheduling
 from edge_gym.baselines.base import Baseline, RandomPolicy
 
 __all__ = ["BASELINES", "Baseline", "applicable_baselines", "find_baseline", "make_baseline"]
@@ -15,7 +15,9 @@ def _by_name(*rules: type[Baseline]) -> dict[str, tuple[type[Baseline], ...]]:
     return {name: tuple(rule for rule in rules if rule.name == name) for name in names}
 
 
-BASELINES = _by_name(RandomPolicy, *retransmission.RULES, *data_scheduling.RULES)
+BASELINES = _by_name(
+    RandomPolicy, *retransmission.RULES, *data_scheduling.RULES, *update_scheduling.RULES
+)
 """The rules of each name. A name may stand for another rule in another environment, as in the
 documents; in none for two."""
 

@@ -73,6 +73,11 @@ class Baseline(ABC):
     def applies_to(cls, config: Any) -> bool:
         """Return whether the rule makes sense under this configuration."""
 
+    @classmethod
+    def grid_for(cls, config: Any) -> Mapping[str, Sequence[Any]]:
+        """Return the values that tuning tries under a configuration, all of ``grid``."""
+        return cls.grid
+
     @property
     def documented(self) -> bool:
         """Whether the rule is a document's, not ours."""

@@ -70,7 +70,7 @@ class Tuning:
 def tunable_baselines(env: Any) -> list[str]:
     """Return the names of the baselines that apply to an environment and can be tuned."""
     config = env.unwrapped.config
-    return [name for name in applicable_baselines(env) if find_baseline(name, config).grid]
+    return [name for name in applicable_baselines(env) if _grid(name, config)]
 
 
 def grid_points(policy: str, env: Any) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def grid_points(policy: str, env: Any) -> list[dict[str, Any]]:
     Raises:
         ValueError: If the name is unknown, the rule does not apply, or it has nothing to tune.
     """
-    grid = find_baseline(policy, env.unwrapped.config).grid
+    grid = _grid(policy, env.unwrapped.config)
     if not grid:
         tunable = ", ".join(tunable_baselines(env)) or "none"
         raise ValueError(f"policy {policy!r} has nothing to tune here; what has: {tunable}")
@@ -256,6 +256,10 @@ def write_tunings(env_id: str, config: Any, tunings: Sequence[Tuning]) -> Path:
     path = tuned_path()
     write_text(path, _HEADER + yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
     return path
+
+
+def _grid(policy: str, config: Any) -> Mapping[str, Sequence[Any]]:
+    return find_baseline(policy, config).grid_for(config)
 
 
 def _name(env_id: str) -> str:

@@ -43,6 +43,7 @@ def _row(module: str, problem: str, name: str, summary: str, **preset: Any) -> E
 
 _retransmission = functools.partial(_row, "retransmission", "Retransmission")
 _data_scheduling = functools.partial(_row, "data_scheduling", "DataScheduling")
+_update_scheduling = functools.partial(_row, "update_scheduling", "UpdateScheduling")
 
 
 ENVIRONMENTS: tuple[EnvironmentId, ...] = (
@@ -129,6 +130,51 @@ ENVIRONMENTS: tuple[EnvironmentId, ...] = (
         dataset="mnist",
         image_size=None,
         validation_size=1000,
+    ),
+    _update_scheduling(
+        "UpdateScheduling-v0",
+        "schedule uploads of ten devices' model updates, within a time budget",
+    ),
+    _update_scheduling(
+        "UpdateSchedulingIID-v0",
+        "the same with data spread evenly over the devices",
+        partition="iid",
+    ),
+    _update_scheduling(
+        "UpdateSchedulingGradient-v0",
+        "the same as the first with gradients in place of trained models",
+        update="gradient",
+        learning_rate=0.4,
+    ),
+    _update_scheduling(
+        "UpdateSchedulingRisk-v0",
+        "the same as the first where updates may be lost and devices may drop out",
+        packet_error=0.6,
+        drop_out=0.3,
+    ),
+    _update_scheduling(
+        "UpdateSchedulingDiscrete-v0",
+        "the same as the first, one device a round",
+        actions="device",
+        learning_rate=0.08,
+    ),
+    _update_scheduling(
+        "UpdateSchedulingLazy-v0",
+        "scheduled devices alone compute, within an energy budget",
+        mode="lazy",
+    ),
+    _update_scheduling(
+        "UpdateSchedulingLazyIID-v0",
+        "the same with data spread evenly over the devices",
+        mode="lazy",
+        partition="iid",
+    ),
+    _update_scheduling(
+        "UpdateSchedulingLazyDiscrete-v0",
+        "lazy, one device a round",
+        mode="lazy",
+        actions="device",
+        learning_rate=0.08,
     ),
 )
 

@@ -178,10 +178,11 @@ def common_finish(
         share = needs / np.maximum(left, 1e-300)
         slope = (share / np.maximum(left, 1e-300)).sum(axis=-1, keepdims=True)
         excess = share.sum(axis=-1, keepdims=True) - 1
-        step = np.divide(excess, slope, out=np.zeros_like(excess), where=slope > 0)
-        finish = finish + np.maximum(step, 0)
-        if (excess <= 1e-12).all():
+        # Each stops by itself, so that results do not depend on what stands beside them.
+        going = excess > 1e-12
+        if not going.any():
             break
+        finish = finish + np.divide(excess, slope, out=np.zeros_like(excess), where=going)
     return np.asarray(finish[..., 0])
 
 

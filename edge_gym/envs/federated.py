@@ -20,8 +20,12 @@ from edge_gym import wireless
 from edge_gym.data import DATASETS, SCHEMES, draw_split, load_features, partition
 from edge_gym.envs.checks import check_choice, check_flag, check_integer, check_number
 from edge_gym.envs.core import IntArray, Problem
+from edge_gym.learning.compression import FULL_BITS, MAX_QUANTISED_BITS, Compressor
 from edge_gym.learning.federated import FederatedLearner
 from edge_gym.learning.models import NETWORKS, make_network
+
+MAX_LOSS = 100.0
+"""A model that diverged counts as this loss, in nats, so that nothing told is infinite."""
 
 _LEAST_DISTANCE_M = 10.0
 _NOISE_DBM_HZ = -174.0
@@ -42,6 +46,9 @@ class FederatedConfig:
         shards_per_device: For ``"shards"``.
         concentration: For ``"dirichlet"``; small ones are far from IID.
         samples_per_device: Mean number of a device's samples; None shares all out.
+        size_spread: How much devices differ in it: of its part of a partition into parts larger
+            by this, each keeps a share such that its number is uniform within (1 ± this) times
+            the mean.
         validation_size: Samples that the reward is measured on.
         test_size: Samples that the report is measured on; None takes the whole test set.
         learning_rate: Step size of SGD, η.
@@ -51,7 +58,9 @@ class FederatedConfig:
         cell_radius_m: Devices lie anywhere in a disc of this radius, each place as likely, m.
         transmit_power_dbm: A device's transmit power when it has the whole band, dBm; in a part
             of the band it transmits with that part of the power.
-        bits: Bits of one parameter on the air, b.
+        bits: Bits of one parameter on the air, b: 32, or 2 to 24, to which updates are quantised.
+        density: Share of an update's parameters that is sent, the largest ones (with error
+            feedback: what is not sent is added the next time).
         cpu_hz: Slowest and fastest CPU speed f_k, cycles a second, uniform in between.
         cycles_per_flop: CPU cycles of one FLOP of training.
         capacitance: Effective switched capacitance κ of the processors, J·s²/cycle³.
@@ -63,20 +72,22 @@ class FederatedConfig:
     classes: tuple[int, ...] | None = None
     image_size: int | None = 14
     network: str = "mlp"
-    hidden_sizes: tuple[int, ...] = (32,)
+    hidden_sizes: tuple[int, ...] = (16,)
     n_devices: int = 10
     partition: str = "shards"
     shards_per_device: int = 2
     concentration: float = 0.5
     samples_per_device: int | None = 60
+    size_spread: float = 0.5
     validation_size: int = 500
     test_size: int | None = 1000
-    learning_rate: float = 0.1
+    learning_rate: float = 0.3
     reward: str = "accuracy"
-    bandwidth_hz: float = 1e6
+    bandwidth_hz: float = 5e6
     cell_radius_m: float = 500.0
     transmit_power_dbm: float = 23.0
     bits: int = 32
+    density: float = 1.0
     cpu_hz: tuple[float, float] = (2e8, 2e9)
     cycles_per_flop: float = 4.0
     capacitance: float = 1e-28
@@ -104,6 +115,7 @@ class FederatedConfig:
         check_number("concentration", self.concentration, 0, open_low=True)
         if self.samples_per_device is not None:
             check_integer("samples_per_device", self.samples_per_device, 1)
+        check_number("size_spread", self.size_spread, 0, 1, open_high=True)
         check_integer("validation_size", self.validation_size, 1)
         if self.test_size is not None:
             check_integer("test_size", self.test_size, 1)
@@ -112,7 +124,9 @@ class FederatedConfig:
         check_number("bandwidth_hz", self.bandwidth_hz, 0, open_low=True)
         check_number("cell_radius_m", self.cell_radius_m, _LEAST_DISTANCE_M)
         check_number("transmit_power_dbm", self.transmit_power_dbm, -50, 60)
-        check_integer("bits", self.bits, 1, 64)
+        if self.bits != FULL_BITS:
+            check_integer("bits", self.bits, 2, MAX_QUANTISED_BITS)
+        check_number("density", self.density, 0, 1, open_low=True)
         if len(self.cpu_hz) != 2 or self.cpu_hz[0] > self.cpu_hz[1]:
             raise ValueError(f"cpu_hz must be the slowest and the fastest speed, got {self.cpu_hz}")
         check_number("cpu_hz", self.cpu_hz[0], 0, open_low=True)
@@ -162,10 +176,21 @@ class FederatedLearning(Problem):
         self.learner = FederatedLearner(
             n_lanes, self.network, self.features, device=config.compute_device
         )
+        self.compressor = Compressor(
+            n_lanes,
+            config.n_devices,
+            self.network.n_parameters,
+            density=config.density,
+            bits=config.bits,
+            n_exact=self.network.n_statistics,
+            device=config.compute_device,
+        )
+        self.training_flops = self.network.forward_flops + self.network.backward_flops
         self.max_rounds = max_rounds
         k = config.n_devices
         pool = len(self.features.train_labels) - config.validation_size
-        self._pool_size = min(pool, k * (config.samples_per_device or pool))
+        wanted = round(k * (config.samples_per_device or pool) * (1 + config.size_spread))
+        self._pool_size = min(pool, wanted)
         test_size = config.test_size or len(self.features.test_labels)
         self._validation = np.zeros((n_lanes, config.validation_size), np.int64)
         self._test = np.zeros((n_lanes, test_size), np.int64)
@@ -186,7 +211,11 @@ class FederatedLearning(Problem):
 
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
         """Return the state of ``lanes``, learner included."""
-        return {**super().get_state(lanes), "learner": self.learner.get_state(lanes)}
+        return {
+            **super().get_state(lanes),
+            "learner": self.learner.get_state(lanes),
+            "compressor": self.compressor.get_state(lanes),
+        }
 
     def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
         """Restore what ``get_state`` returned."""
@@ -195,9 +224,16 @@ class FederatedLearning(Problem):
         rows = np.pad(state["_rows"], ((0, 0), (0, 0), (0, padding)))
         super().set_state(lanes, {**state, "_rows": rows})
         self.learner.set_state(lanes, state["learner"])
+        self.compressor.set_state(lanes, state["compressor"])
 
-    def _draw_system(self, lane: int) -> None:
-        """Draw an episode's data and where they lie, the devices' places and processors."""
+    def _draw_system(self, lane: int, copies: int = 1) -> None:
+        """Draw an episode's data and where they lie, the devices' places and processors.
+
+        Args:
+            lane: The lane.
+            copies: Devices that hold the same samples, neighbours by index; each then holds so
+                many times its own.
+        """
         config, rng, labels = self.config, self.generators[lane], self.features.train_labels
         split = draw_split(
             rng, labels, self.features.test_labels, config.validation_size, config.test_size
@@ -207,16 +243,23 @@ class FederatedLearning(Problem):
         parts = partition(
             rng,
             labels[pool],
-            config.n_devices,
+            config.n_devices // copies,
             config.partition,
             shards_per_device=config.shards_per_device,
             concentration=config.concentration,
         )
+        least = (1 - config.size_spread) / (1 + config.size_spread)
+        kept = rng.uniform(least, 1, len(parts))
+        parts = [
+            rng.permutation(part)[: max(1, round(share * len(part)))]
+            for part, share in zip(parts, kept, strict=True)
+        ]
         self._reserve(max(map(len, parts)))
         self._rows[lane] = 0
-        for device, part in enumerate(parts):
-            self._rows[lane, device, : len(part)] = pool[part]
-            self._sizes[lane, device] = len(part)
+        for i, part in enumerate(parts):
+            holders = slice(i * copies, (i + 1) * copies)
+            self._rows[lane, holders, : len(part)] = pool[part]
+            self._sizes[lane, holders] = len(part)
         distance_m = np.maximum(
             config.cell_radius_m * np.sqrt(rng.random(config.n_devices)), _LEAST_DISTANCE_M
         )
@@ -231,6 +274,7 @@ class FederatedLearning(Problem):
     def _begin_learning(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw new models and return the infos."""
         self.learner.reset(lanes, [self.generators[lane] for lane in lanes])
+        self.compressor.reset(lanes)
         self._round[lanes] = 0
         self._loss_slope[lanes] = 0
         self._validate(lanes)
@@ -275,7 +319,8 @@ class FederatedLearning(Problem):
 
     def _validate(self, lanes: IntArray) -> None:
         score = self.learner.score(lanes, self._validation[lanes])
-        self._accuracy[lanes], self._loss[lanes] = score.accuracy, score.loss
+        self._accuracy[lanes] = score.accuracy
+        self._loss[lanes] = np.nan_to_num(score.loss, nan=MAX_LOSS).clip(0, MAX_LOSS)
 
     def _test_model(self, lanes: IntArray) -> None:
         if len(lanes):

@@ -17,15 +17,19 @@ from numpy.typing import NDArray
 from edge_gym import wireless
 from edge_gym.envs.checks import check_choice, check_integer, check_number
 from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Step
-from edge_gym.envs.federated import FederatedConfig, FederatedLearning
+from edge_gym.envs.federated import MAX_LOSS, FederatedConfig, FederatedLearning
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.federated import average
+from edge_gym.parallel import one_torch_thread
 from edge_gym.rendering import BarPanel, GaugePanel, LinePanel, Scene
 from edge_gym.statistics import jain_index
 
 MODES = ("importance", "lazy")
+SHARE_EXPONENT = 4.0
+"""An agent that shares the band gives shares in proportion to exp(4ℓ), ℓ in [-1, 1]."""
+_MAX_NORM = 1e6
 _SHOWN_DEVICES = 40
-_HISTORY_DECAY = 0.8
+_MEMORY_ROUNDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +56,29 @@ class UpdateSchedulingConfig(FederatedConfig):
         slowdown: How many times longer it then takes.
         packet_error: Largest probability that a device's upload is lost; each device has its own,
             uniform up to this.
-        drop_out: Probability that a scheduled device does not answer in a round at all; it uses
-            neither air time nor energy.
+        drop_out: Largest probability that a scheduled device does not answer in a round at all;
+            each device has its own. It then uses neither air time nor energy.
+        redundancy: Devices that hold the same samples, r: of the K devices, r neighbours share r
+            devices' samples, each computes on all of them, and the server counts them once if any
+            of the r updates arrives (MEL, coded redundancy by repetition). r divides K.
     """
 
     mode: str = "importance"
     update: str = "model"
     local_epochs: int = 1
-    batch_size: int = 20
+    batch_size: int = 16
     actions: str = "scores"
-    selection: str = "top"
+    selection: str = "threshold"
     uploads_per_round: int = 3
     bandwidth: str = "finish"
-    budget_s: float = 8.0
-    budget_j: float = 1.0
+    budget_s: float = 0.6
+    budget_j: float = 0.1
     max_rounds: int = 200
     slowdown_probability: float = 0.1
     slowdown: float = 4.0
     packet_error: float = 0.0
     drop_out: float = 0.0
+    redundancy: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,6 +97,11 @@ class UpdateSchedulingConfig(FederatedConfig):
         check_number("slowdown", self.slowdown, 1)
         check_number("packet_error", self.packet_error, 0, 1)
         check_number("drop_out", self.drop_out, 0, 1)
+        check_integer("redundancy", self.redundancy, 1, self.n_devices)
+        if self.n_devices % self.redundancy:
+            raise ValueError(
+                f"redundancy must divide n_devices = {self.n_devices}, got {self.redundancy}"
+            )
         if self.bandwidth == "agent" and self.actions == "device":
             raise ValueError("bandwidth 'agent' needs actions = 'scores': one device has all of it")
 
@@ -111,26 +124,37 @@ def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationT
     budget = config.budget
     return {
         "devices": ObservationTable(
-            Column("indicator", "1", 0, 1e6, meaning, 1, 0.5),
+            Column("indicator", "1", 0, _MAX_NORM, meaning, 1, 0.5),
             Column(
                 "indicator_share", "1", 0, 1e3, "the indicator over its mean over devices", 1, 0.5
             ),
             Column("efficiency", "bit/s/Hz", 0, 40, "spectral efficiency log₂(1 + γ) now", 7, 3),
-            Column("mean_efficiency", "bit/s/Hz", 0, 40, "that of the mean SNR", 7, 3),
-            Column("upload_s", "s", 0, 1e6, "time of an upload in the whole band now", 0.05, 0.05),
-            Column("compute_s", "s", 0, 1e6, "time of computing in this round", 0.05, 0.05),
-            Column("compute_j", "J", 0, 1e6, "energy of computing", 0.005, 0.01),
-            Column("upload_j", "J", 0, 1e6, "energy of an upload in the whole band", 0.01, 0.02),
+            Column("mean_efficiency", "bit/s/Hz", 0, 40, "its mean over all rounds so far", 7, 3),
+            Column(
+                "throughput",
+                "bit/s/Hz",
+                0,
+                40,
+                f"efficiency when scheduled, else 0, smoothed over {_MEMORY_ROUNDS} rounds",
+                2,
+                2,
+            ),
+            Column(
+                "upload_s", "s", 0, 1e6, "time of an upload in the whole band now", 0.004, 0.003
+            ),
+            Column("compute_s", "s", 0, 1e6, "time of computing in this round", 0.008, 0.008),
+            Column("compute_j", "J", 0, 1e6, "energy of computing", 7e-4, 6e-4),
+            Column("upload_j", "J", 0, 1e6, "energy of an upload in the whole band", 8e-4, 6e-4),
             Column(
                 "staleness",
                 "round",
                 0,
                 1e6,
                 "rounds since its last arrival, or since the start",
-                5,
-                5,
+                2,
+                3,
             ),
-            Column("uploads", "round", 0, 1e6, "rounds in which it was scheduled", 5, 5),
+            Column("uploads", "round", 0, 1e6, "rounds in which it was scheduled", 4, 4),
             Column(
                 "arrivals",
                 "1",
@@ -141,15 +165,31 @@ def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationT
                 0.2,
             ),
             Column("samples", "sample", 0, 1e9, "its samples", 60, 30),
-            Column("energy_j", "J", 0, 1e9, "energy that it has used", 0.1, 0.1),
+            Column("energy_j", "J", 0, 1e9, "energy that it has used", 0.01, 0.01),
         ),
         "system": ObservationTable(
             Column("budget_left", unit, 0, 1e9, f"budget left, {unit}", budget / 2, budget / 4),
-            Column("rounds", "round", 0, 1e6, "rounds so far", 20, 20),
-            Column("last_round", unit, 0, 1e9, f"what the last round took, {unit}", 0, budget / 20),
+            Column("rounds", "round", 0, 1e6, "rounds so far", 15, 10),
+            Column(
+                "last_round",
+                unit,
+                0,
+                1e9,
+                f"what the last round took, {unit}",
+                budget / 30,
+                budget / 30,
+            ),
             Column("accuracy", "1", 0, 1, "validation accuracy", 0.6, 0.2),
-            Column("loss", "nat", 0, 100, "validation loss", 1.2, 0.6),
-            Column("loss_slope", "nat/round", -100, 100, "smoothed decrease of the loss", 0, 0.05),
+            Column("loss", "nat", 0, MAX_LOSS, "validation loss", 1.2, 0.6),
+            Column(
+                "loss_slope",
+                "nat/round",
+                -MAX_LOSS,
+                MAX_LOSS,
+                "smoothed decrease of the loss",
+                0.1,
+                0.06,
+            ),
         ),
     }
 
@@ -168,6 +208,9 @@ class UpdateScheduling(FederatedLearning):
         "_compute_s",
         "_indicator",
         "_error",
+        "_absence",
+        "_efficiency_sum",
+        "_throughput",
         "_spent",
         "_last_round",
         "_seconds",
@@ -198,8 +241,6 @@ class UpdateScheduling(FederatedLearning):
         else:
             self.action_space = spaces.Box(-1, 1, (k,), np.float32)
             self.actions_per = "device"
-        self.payload_bits = self.network.payload_bits(config.bits)
-        self.training_flops = self.network.forward_flops + self.network.backward_flops
         values = self.network.n_values
         # What all devices have computed for this round (importance), or uploaded last (lazy).
         memory = (n_lanes, k, values)
@@ -208,6 +249,9 @@ class UpdateScheduling(FederatedLearning):
         self._compute_s = np.zeros((n_lanes, k))
         self._indicator = np.zeros((n_lanes, k))
         self._error = np.zeros((n_lanes, k))
+        self._absence = np.zeros((n_lanes, k))
+        self._efficiency_sum = np.zeros((n_lanes, k))
+        self._throughput = np.zeros((n_lanes, k))
         self._spent = np.zeros(n_lanes)
         self._last_round = np.zeros(n_lanes)
         self._seconds = np.zeros(n_lanes)
@@ -222,11 +266,13 @@ class UpdateScheduling(FederatedLearning):
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw the system and the model; the first round begins."""
         for lane in lanes:
-            self._draw_system(lane)
-            self._error[lane] = self.config.packet_error * self.generators[lane].random(
-                self.config.n_devices
-            )
+            self._draw_system(lane, self.config.redundancy)
+            draws = self.generators[lane].random((2, self.config.n_devices))
+            self._error[lane] = self.config.packet_error * draws[0]
+            self._absence[lane] = self.config.drop_out * draws[1]
         for array in (
+            self._efficiency_sum,
+            self._throughput,
             self._spent,
             self._last_round,
             self._seconds,
@@ -249,7 +295,7 @@ class UpdateScheduling(FederatedLearning):
         config = self.config
         scheduled, shares = self._decide(lanes, actions)
         draws = np.stack([self.generators[lane].random((2, config.n_devices)) for lane in lanes])
-        answering = scheduled & (draws[:, 0] >= config.drop_out)
+        answering = scheduled & (draws[:, 0] >= self._absence[lanes])
         lost = draws[:, 1] < self._error[lanes]
         shares, finish_s = self._share_band(lanes, answering, shares)
         upload_s = np.where(answering, finish_s - self._compute_s[lanes], 0)
@@ -262,14 +308,22 @@ class UpdateScheduling(FederatedLearning):
         waiting = np.where(scheduled, self._compute_s[lanes], 0).max(axis=1)
         round_s = np.where(answering.any(axis=1), finish_s.max(axis=1), waiting)
         took = round_s if config.mode == "importance" else energy.sum(axis=1)
-        in_time = self._spent[lanes] + took <= config.budget
-        arrived = answering & ~lost & in_time[:, None]
-        self._aggregate(lanes, arrived)
+        left = config.budget - self._spent[lanes]
+        in_time = took <= left
+        sent = answering & in_time[:, None]
+        arrived = sent & ~lost
+        self._aggregate(lanes, sent, arrived)
 
-        self._spent[lanes] = np.minimum(self._spent[lanes] + took, config.budget)
+        # A round that needs more than is left is broken off where nothing is left.
+        part = np.where(in_time, 1.0, left / np.maximum(took, 1e-300))
+        round_s, energy = part * round_s, part[:, None] * energy
+        took = np.where(in_time, took, left)
+        self._spent[lanes] += took
         self._last_round[lanes] = took
         self._seconds[lanes] += round_s
         self._energy[lanes] += energy
+        served = np.where(scheduled, self._efficiency(lanes), 0)
+        self._throughput[lanes] += (served - self._throughput[lanes]) / _MEMORY_ROUNDS
         self._uploads[lanes] += scheduled
         self._arrived[lanes] += arrived
         self._scheduled[lanes], self._share[lanes] = scheduled, shares
@@ -303,7 +357,8 @@ class UpdateScheduling(FederatedLearning):
             "indicator": self._indicator,
             "indicator_share": self._indicator / mean,
             "efficiency": self._efficiency(lanes),
-            "mean_efficiency": np.log2(1 + self._mean_snr),
+            "mean_efficiency": self._efficiency_sum / (self._round[:, None] + 1),
+            "throughput": self._throughput,
             "upload_s": upload_s,
             "compute_s": self._compute_s,
             "compute_j": self._compute_j(lanes),
@@ -387,7 +442,7 @@ class UpdateScheduling(FederatedLearning):
 
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
         """Return the state of ``lanes``, the devices' vectors included."""
-        vectors = self._vectors[torch.from_numpy(lanes)].cpu().numpy()
+        vectors = self._vectors[torch.tensor(lanes)].cpu().numpy()
         return {**super().get_state(lanes), "vectors": vectors}
 
     def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
@@ -397,6 +452,7 @@ class UpdateScheduling(FederatedLearning):
             self._vectors
         )
 
+    @one_torch_thread()
     def _begin_round(self, lanes: IntArray) -> None:
         """Broadcast the model; draw channels and slow-downs; let devices report indicators."""
         config = self.config
@@ -404,25 +460,32 @@ class UpdateScheduling(FederatedLearning):
             rng = self.generators[lane]
             self._gain[lane] = wireless.rayleigh_gain(rng, config.n_devices)
             slow = rng.random(config.n_devices) < config.slowdown_probability
-            compute_s = self._cycles(lane) / self._cpu_hz[lane]
-            self._compute_s[lane] = compute_s * np.where(slow, config.slowdown, 1)
-        index = torch.from_numpy(lanes)
+            self._compute_s[lane] = np.where(slow, config.slowdown, 1)
+        self._compute_s[lanes] *= self._cycles(lanes) / self._cpu_hz[lanes]
+        self._efficiency_sum[lanes] += self._efficiency(lanes)
         if config.mode == "importance":
-            self._vectors[index] = self._compute(lanes, self._rows[lanes], self._sizes[lanes])
-            vectors = self._vectors[index]
+            vectors = self._compute(lanes, self._sizes[lanes])
+            self._remember(lanes, vectors)
         else:
-            vectors = self._vectors[index] - self.learner.weights[index][:, None]
-        self._indicator[lanes] = self.learner.norms(vectors)
+            weights = self.learner.weights[torch.tensor(lanes)]
+            vectors = self._recalled(lanes) - weights[:, None]
+        norms = self.learner.norms(vectors)
+        self._indicator[lanes] = np.nan_to_num(norms, nan=_MAX_NORM).clip(0, _MAX_NORM)
 
-    def _compute(self, lanes: IntArray, rows: IntArray, sizes: IntArray) -> torch.Tensor:
-        """Return what devices compute from the current model: descents that are to be added."""
-        config = self.config
+    def _compute(self, lanes: IntArray, sizes: IntArray) -> torch.Tensor:
+        """Return what devices compute from the current model: descents that are to be added.
+
+        Args:
+            lanes: Lane indices, ``(m,)``.
+            sizes: Samples of each device, ``(m, K)``; 0 where it does not compute.
+        """
+        config, rows = self.config, self._rows[lanes]
         if config.update == "gradient":
             gradients, _ = self.learner.gradients(lanes, rows, sizes)
             # What stands behind the parameters is the decrease of the statistics, which has no
             # learning rate.
             gradients[..., : self.network.n_parameters] *= config.learning_rate
-            return -gradients
+            return gradients.neg_()
         updates, _ = self.learner.local_updates(
             lanes,
             rows,
@@ -434,18 +497,35 @@ class UpdateScheduling(FederatedLearning):
         )
         return updates
 
-    def _aggregate(self, lanes: IntArray, arrived: BoolArray) -> None:
-        """Average the updates that arrived, weighted by sample counts."""
-        index = torch.from_numpy(lanes)
-        if self.config.mode == "importance":
-            updates = self._vectors[index]
+    def _recalled(self, lanes: IntArray) -> torch.Tensor:
+        """Return what was kept; without a copy where it is of all lanes."""
+        return self._vectors if len(lanes) == self.n_lanes else self._vectors[torch.tensor(lanes)]
+
+    def _remember(self, lanes: IntArray, vectors: torch.Tensor) -> None:
+        """Keep the devices' vectors; without a copy where they are of all lanes."""
+        if len(lanes) == self.n_lanes:
+            self._vectors = vectors
         else:
-            sizes = np.where(arrived, self._sizes[lanes], 0)
-            updates = self._compute(lanes, self._rows[lanes], sizes)
-            models = self.learner.weights[index][:, None] + updates
-            there = torch.from_numpy(arrived)[:, :, None].to(updates.device)
-            self._vectors[index] = torch.where(there, models, self._vectors[index])
-        self.learner.add(lanes, average(updates, self._sizes[lanes], arrived))
+            self._vectors[torch.tensor(lanes)] = vectors
+
+    @one_torch_thread()
+    def _aggregate(self, lanes: IntArray, sent: BoolArray, arrived: BoolArray) -> None:
+        """Average the updates that arrived, weighted by sample counts, each sample once."""
+        config = self.config
+        updates = self._recalled(lanes)
+        if config.mode == "lazy":
+            known, updates = updates, self._compute(lanes, np.where(sent, self._sizes[lanes], 0))
+            models = self.learner.weights[torch.tensor(lanes)][:, None] + updates
+            of_sent = torch.from_numpy(sent)[:, :, None].to(updates.device)
+            self._remember(lanes, torch.where(of_sent, models, known))
+        received = updates
+        if self.compressor.changes:
+            received = self.compressor.compress(
+                lanes, updates, [self.generators[lane] for lane in lanes], sent=sent
+            )
+        groups = arrived.reshape(len(lanes), -1, config.redundancy).sum(axis=2)
+        copies = np.repeat(np.maximum(groups, 1), config.redundancy, axis=1)
+        self.learner.add(lanes, average(received, self._sizes[lanes] / copies, arrived))
 
     def _decide(
         self, lanes: IntArray, actions: NDArray[Any]
@@ -477,7 +557,7 @@ class UpdateScheduling(FederatedLearning):
             finish_s = wireless.common_finish(ready_s, upload_s, answering)[:, None]
             shares = np.where(answering, upload_s / np.maximum(finish_s - ready_s, 1e-12), 0)
         else:
-            weights = np.ones_like(upload_s) if logits is None else np.exp(4 * logits)
+            weights = np.ones_like(upload_s) if logits is None else np.exp(SHARE_EXPONENT * logits)
             weights = np.where(answering, weights, 0)
             shares = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
         takes_s = np.divide(upload_s, shares, out=np.zeros_like(shares), where=shares > 0)
@@ -490,9 +570,9 @@ class UpdateScheduling(FederatedLearning):
     def _upload_s(self, lanes: IntArray) -> NDArray[np.float64]:
         """Return the seconds of an upload in the whole band, ``(m, K)``."""
         rate = self.config.bandwidth_hz * np.maximum(self._efficiency(lanes), 1e-6)
-        return np.asarray(self.payload_bits / rate)
+        return np.asarray(self.compressor.payload_bits / rate)
 
-    def _cycles(self, lanes: IntArray | int) -> NDArray[np.float64]:
+    def _cycles(self, lanes: IntArray) -> NDArray[np.float64]:
         """Return the CPU cycles of computing in a round, ``(m, K)``."""
         epochs = self.config.local_epochs if self.config.update == "model" else 1
         flops = self.training_flops * epochs * self._sizes[lanes]

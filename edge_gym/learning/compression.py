@@ -144,8 +144,13 @@ class Compressor:
         self.n_exact = n_exact
         self.payload_bits = payload_bits(n_values, bits=bits, n_kept=self.n_kept, n_exact=n_exact)
         self.memory: Tensor | None = None
-        if error_feedback and (self.n_kept < n_values or bits < FULL_BITS):
+        if error_feedback and self.changes:
             self.memory = torch.zeros(n_lanes, n_devices, n_values, device=device, dtype=dtype)
+
+    @property
+    def changes(self) -> bool:
+        """Whether vectors are sparsified or quantised at all."""
+        return self.n_kept < self.n_values or self.bits < FULL_BITS
 
     def reset(self, lanes: IntArray) -> None:
         """Forget what the devices of ``lanes`` have not sent."""
@@ -187,7 +192,7 @@ class Compressor:
         on = np.ones((m, d), bool) if sent is None else np.asarray(sent, bool)
         if on.shape != (m, d):
             raise ValueError(f"sent must have shape {(m, d)}, got {on.shape}")
-        if self.n_kept == self.n_values and self.bits == FULL_BITS:
+        if not self.changes:
             return vectors.masked_fill(~self._like(on, vectors)[..., None], 0)
         lane, place = np.nonzero(on)
         which = place if devices is None else np.asarray(devices)[lane, place]

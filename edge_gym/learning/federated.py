@@ -55,7 +55,7 @@ from torch import Tensor
 
 from edge_gym.data import Features
 from edge_gym.learning.base import IntArray, Score
-from edge_gym.learning.models import Network
+from edge_gym.learning.models import Network, log_probabilities
 from edge_gym.parallel import for_ranges, one_torch_thread
 
 FloatArray = NDArray[np.float64]
@@ -449,8 +449,8 @@ class FederatedLearner:
             parts = self._global_parts(jobs.lane[block])
             for batch in self._batches(jobs, block, test):
                 logits = self.network.logits(parts, batch.inputs)
-                target = batch.labels[..., None]
-                nats = torch.log_softmax(logits, -1).gather(-1, target)[..., 0] * batch.valid
+                nats = log_probabilities(logits).gather(1, batch.labels[:, None])[:, 0]
+                nats *= batch.valid
                 hits = (logits.argmax(-1) == batch.labels) * batch.valid
                 loss[block] = -nats.double().sum(-1).cpu().numpy()
                 for counters, values in ((total, batch.valid), (correct, hits)):

@@ -9,6 +9,7 @@ from edge_gym.files import prepare_folder
 from edge_gym.reproduce.findings import Claim, Findings, Options, Run
 from edge_gym.reproduce.rrm_fig5 import rrm_fig5
 from edge_gym.reproduce.rrm_fig9 import rrm_fig9
+from edge_gym.reproduce.rrm_section5 import rrm_section5
 
 __all__ = ["REPRODUCTIONS", "Claim", "Findings", "Options", "find_reproduction"]
 
@@ -40,6 +41,7 @@ class Reproduction:
 REPRODUCTIONS = (
     Reproduction("rrm-fig5", "RRM Fig. 5", rrm_fig5),
     Reproduction("rrm-fig9", "RRM Fig. 9", rrm_fig9),
+    Reproduction("rrm-section5", "RRM §5", rrm_section5),
 )
 
 

@@ -17,7 +17,7 @@ from edge_gym.baselines.tuning import shipped_parameters
 from edge_gym.data import DataError, load_dataset
 from edge_gym.envs.checks import check_integer
 from edge_gym.envs.core import EdgeVectorEnv
-from edge_gym.evaluation import Episodes, TaskProgress, plain_config, run_episodes
+from edge_gym.evaluation import Episodes, Policy, TaskProgress, plain_config, run_episodes
 from edge_gym.files import replacing, write_text
 from edge_gym.seeds import EVALUATION
 from edge_gym.statistics import mean_intervals
@@ -124,8 +124,8 @@ def rule_parameters(name: str, env: EdgeVectorEnv) -> dict[str, Any]:
 def run_or_load(
     path: Path,
     env: EdgeVectorEnv,
-    policy: str,
-    parameters: Mapping[str, Any],
+    policy: Policy,
+    identity: Mapping[str, Any],
     seeds: Sequence[int],
     record: Sequence[str],
     report: Callable[[int, int], None],
@@ -133,12 +133,20 @@ def run_or_load(
     """Run episodes and store them in ``path``, or load what an interrupted run stored there.
 
     Stored episodes are taken only if they are of the same configuration, policy, seeds and version.
+
+    Args:
+        path: Where they are stored.
+        env: As for ``run_episodes``.
+        policy: What acts.
+        identity: What tells it from others: its name, its parameters.
+        seeds: The episodes' seeds.
+        record: Names of step infos to keep along the episodes.
+        report: Told how many episodes are done.
     """
     key = json.dumps(
         {
             "config": plain_config(env.config),
-            "policy": policy,
-            "parameters": dict(parameters),
+            "policy": dict(identity),
             "seeds": [seeds[0], seeds[-1]],
             "record": list(record),
             "version": __version__,
@@ -149,7 +157,7 @@ def run_or_load(
     if stored is not None:
         report(len(seeds), len(seeds))
         return stored
-    episodes = run_episodes(env, make_baseline(policy, env, **parameters), seeds, report, record)
+    episodes = run_episodes(env, policy, seeds, report, record)
     arrays: dict[str, Any] = {
         "key": np.array(key),
         "seeds": episodes.seeds,

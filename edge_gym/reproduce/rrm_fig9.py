@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_gym.baselines import make_baseline
 from edge_gym.charts import INK, new_figure, save, tidy
 from edge_gym.envs.core import make_config
 from edge_gym.envs.data_scheduling import DataSchedulingConfig
@@ -91,7 +92,13 @@ def rrm_fig9(folder: Path, options: Options) -> Findings:
 
                 path = parts / f"{learner}-{snr_db}-{policy}.npz"
                 episodes = run_or_load(
-                    path, env, policy, values, seeds, ["test_accuracy", "uploads"], report
+                    path,
+                    env,
+                    make_baseline(policy, env, **values),
+                    {"name": policy, **values},
+                    seeds,
+                    ["test_accuracy", "uploads"],
+                    report,
                 )
                 curves[learner][snr_db][policy] = episodes.curves["test_accuracy"]
     findings = Findings(

@@ -1,0 +1,285 @@
+"""RRM §5: what scheduling of updates is worth in federated edge learning.
+
+The section sketches two designs and reports no numbers; what it claims is measured here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edge_gym.agents import load_agent, shipped_agents
+from edge_gym.baselines import applicable_baselines, make_baseline
+from edge_gym.baselines.tuning import shipped_parameters
+from edge_gym.charts import INK, new_figure, save, tidy
+from edge_gym.envs.core import EdgeVectorEnv
+from edge_gym.evaluation import Episodes, Policy, even_lanes, make_lanes, plain_config
+from edge_gym.files import prepare_folder, replacing
+from edge_gym.reproduce.findings import (
+    Claim,
+    Findings,
+    Options,
+    run_or_load,
+    summary,
+    verdict,
+    with_interval,
+    write_findings,
+)
+
+_DEVICES = (10, 20, 50)
+
+
+class _Setting(NamedTuple):
+    """What is run: an id, whose agents act in it, what differs from it, and numbers of devices."""
+
+    env_id: str
+    agents_id: str
+    overrides: dict[str, Any]
+    counts: tuple[int, ...] = _DEVICES[:1]
+
+    def cell(self, n_devices: int) -> str:
+        """Return the name of this setting with so many devices."""
+        changes = [f"{name} {value}" for name, value in self.overrides.items()]
+        return ", ".join([self.env_id.removesuffix("-v0"), *changes, f"K = {n_devices}"])
+
+
+# One agent serves both partitions and every K.
+_SETTINGS = (
+    _Setting("UpdateScheduling-v0", "UpdateScheduling-v0", {}, _DEVICES),
+    _Setting("UpdateSchedulingIID-v0", "UpdateScheduling-v0", {}, _DEVICES),
+    _Setting("UpdateSchedulingLazy-v0", "UpdateSchedulingLazy-v0", {}, _DEVICES),
+    _Setting("UpdateSchedulingLazyIID-v0", "UpdateSchedulingLazy-v0", {}, _DEVICES),
+    _Setting("UpdateSchedulingGradient-v0", "UpdateScheduling-v0", {}),
+    _Setting("UpdateSchedulingDiscrete-v0", "UpdateSchedulingDiscrete-v0", {}),
+    _Setting("UpdateSchedulingLazyDiscrete-v0", "UpdateSchedulingLazyDiscrete-v0", {}),
+    _Setting("UpdateScheduling-v0", "UpdateScheduling-v0", {"bandwidth": "equal"}),
+    _Setting("UpdateSchedulingRisk-v0", "UpdateScheduling-v0", {}),
+    _Setting("UpdateSchedulingRisk-v0", "UpdateScheduling-v0", {"redundancy": 2}),
+)
+# One policy in one setting against another in another, on the same seeds.
+_ACROSS = (
+    (
+        "more bandwidth for slow devices, so that all finish together, is better than equal shares",
+        ("everyone", "UpdateScheduling, K = 10"),
+        ("everyone", "UpdateScheduling, bandwidth equal, K = 10"),
+    ),
+    (
+        "coded redundancy is better than uncoded round robin where updates are lost",
+        ("coded-redundancy", "UpdateSchedulingRisk, redundancy 2, K = 10"),
+        ("round-robin", "UpdateSchedulingRisk, K = 10"),
+    ),
+)
+_POINTS = 60
+_SHOWN = {
+    "everyone": "#66717D",
+    "random-devices": "#56B4E9",
+    "channel-aware": "#0072B2",
+    "model-variation": "#CC79A7",
+    "gradient-norm": "#CC79A7",
+    "model-age": "#CC79A7",
+    "norm-times-rate": "#E69F00",
+    "age-times-channel": "#E69F00",
+    "importance-per-cost": "#009E73",
+    "ppo": "#D55E00",
+    "dqn": "#D55E00",
+}
+_UNITS = ("seconds", "joules")
+_METRICS = ("test_accuracy", "seconds", "joules", "rounds", "fairness")
+
+
+_INDICATORS = ("gradient-norm", "model-variation", "model-age")
+_PRODUCTS = ("norm-times-rate", "age-times-channel")
+
+
+def rrm_section5(folder: Path, options: Options) -> Findings:
+    """Measure what RRM §5 and MEL on risk claim: both modes, IID and not, 10 to 50 devices.
+
+    Rules have the parameters that were tuned under each id's own configuration, with 10 devices;
+    agents were trained there. Finished parts are kept in ``folder/parts``, so that an interrupted
+    run goes on where it was.
+
+    Raises:
+        ValueError: If a value is out of range.
+        OSError: If ``folder`` cannot be written to.
+
+    Source: RRM §5.
+    """
+    seeds = options.seeds(usual=256, quick=8)
+    n = len(seeds)
+    parts = prepare_folder(folder / "parts")
+    configs: dict[str, Any] = {}
+    parameters: dict[str, dict[str, Any]] = {}
+    cells: dict[str, dict[str, Episodes]] = {}
+    for setting in _SETTINGS:
+        own = make_lanes(setting.env_id, 1)
+        for k in setting.counts[:1] if options.quick else setting.counts:
+            overrides = {**setting.overrides, **options.overrides, "n_devices": k}
+            # Fewer lanes where each is larger keep the memory that is touched alike.
+            lanes = even_lanes(n, max(1, options.lanes * _DEVICES[0] // k))
+            env = make_lanes(setting.env_id, lanes, overrides)
+            cell = setting.cell(k)
+            configs[cell] = plain_config(env.config)
+            cells[cell] = {}
+            for name, policy, values in _policies(env, own, setting.agents_id):
+                task = f"{name}, {cell}"
+                parameters[task] = values
+
+                def report(done: int, total: int, task: str = task) -> None:
+                    if options.progress is not None:
+                        options.progress(task, done, total)
+
+                cells[cell][name] = run_or_load(
+                    parts / f"{task.replace(', ', '_').replace(' ', '-')}.npz",
+                    env,
+                    policy,
+                    {"name": name, **values},
+                    seeds,
+                    ["validation_accuracy", "seconds", "joules"],
+                    report,
+                )
+    findings = Findings(
+        title=f"RRM §5: {n} episodes each, the same for all policies",
+        config=configs,
+        seeds=seeds,
+        parameters=parameters,
+        claims=[
+            *(claim for cell, policies in cells.items() for claim in _claims(cell, policies)),
+            *_claims_across(cells),
+        ],
+        data={cell: _numbers(policies) for cell, policies in cells.items()},
+        files=[folder / "rrm-section5.json", folder / "rrm-section5.png"],
+    )
+    write_findings(findings)
+    with replacing(findings.files[1]) as scratch:
+        _draw(findings, scratch)
+    return findings
+
+
+def _policies(
+    env: EdgeVectorEnv, own: EdgeVectorEnv, agents_id: str
+) -> list[tuple[str, Policy, dict[str, Any]]]:
+    """Return the rules, tuned for the id's own configuration, and the agents."""
+    policies: list[tuple[str, Policy, dict[str, Any]]] = []
+    for name in applicable_baselines(env):
+        rule = make_baseline(name, env, **(shipped_parameters(name, own) or {}))
+        policies.append((name, rule, asdict(rule.parameters)))
+    for name in shipped_agents(agents_id):
+        agent = load_agent(name, env, env_id=agents_id)
+        weights = b"".join(value.numpy().tobytes() for value in agent.network.state_dict().values())
+        digest = hashlib.sha256(weights).hexdigest()[:16]
+        policies.append((name, agent, {"trained_in": agents_id, "weights": digest}))
+    return policies
+
+
+def _claims(cell: str, policies: Mapping[str, Episodes]) -> list[Claim]:
+    """Compare pairs of policies that the section speaks of, on the same episodes."""
+    returns = {name: episodes.returns for name, episodes in policies.items()}
+    rules = [name for name in returns if name not in ("ppo", "dqn", "random")]
+    best = max(rules, key=lambda name: float(returns[name].mean()))
+    claims = []
+
+    def duel(text: str, one: str, other: str) -> None:
+        gain = returns[one] - returns[other]
+        claims.append(Claim(f"{cell}: {text}", with_interval(gain), verdict(gain)))
+
+    indicators = [name for name in _INDICATORS if name in returns]
+    for indicator in indicators:
+        duel(f"{indicator} is better than random devices", indicator, "random-devices")
+        duel(f"{indicator} is better than the best channels", indicator, "channel-aware")
+    for product in _PRODUCTS:
+        if product in returns:
+            ahead = max((*indicators, "channel-aware"), key=lambda name: returns[name].mean())
+            duel(f"{product} is better than either factor, here {ahead}", product, ahead)
+    if "everyone" in returns:
+        duel(
+            "excluding stragglers is better than everyone taking part",
+            "straggler-exclusion",
+            "everyone",
+        )
+        duel("lazy updating is better than everyone taking part", "lazy", "everyone")
+    for agent in ("ppo", "dqn"):
+        if agent in returns:
+            duel(f"{agent} is better than the best rule, here {best}", agent, best)
+    return claims
+
+
+def _claims_across(cells: Mapping[str, Mapping[str, Episodes]]) -> list[Claim]:
+    claims = []
+    for text, (one, cell), (other, other_cell) in _ACROSS:
+        gain = cells[cell][one].returns - cells[other_cell][other].returns
+        claims.append(Claim(f"{cell}: {text}", with_interval(gain), verdict(gain)))
+    return claims
+
+
+def _numbers(policies: Mapping[str, Episodes]) -> dict[str, Any]:
+    """Return every policy's metrics with intervals, and mean accuracy against time and energy."""
+    ends = {
+        unit: max(float(episodes.infos[unit].mean()) for episodes in policies.values())
+        for unit in _UNITS
+    }
+    numbers: dict[str, Any] = {}
+    for name, episodes in policies.items():
+        values = {"return": episodes.returns, **{m: episodes.infos[m] for m in _METRICS}}
+        table = summary(np.stack(list(values.values()), axis=1))
+        numbers[name] = {
+            "metrics": {
+                metric: {"mean": mean, "ci95": ci95}
+                for metric, mean, ci95 in zip(values, table["mean"], table["ci95"], strict=True)
+            },
+            "accuracy": {unit: _accuracy_along(episodes, unit, ends[unit]) for unit in _UNITS},
+        }
+    return numbers
+
+
+def _accuracy_along(episodes: Episodes, unit: str, end: float) -> dict[str, list[float]]:
+    """Return the mean validation accuracy of all episodes when so much of ``unit`` was spent.
+
+    An episode keeps its accuracy until its next round ends, and after its last one.
+    """
+    spent, accuracy = episodes.curves[unit], episodes.curves["validation_accuracy"]
+    points = np.linspace(0, end, _POINTS)
+    reached = np.zeros((len(spent), _POINTS))
+    for i, length in enumerate(episodes.lengths):
+        initial = accuracy[i, length - 1] - episodes.infos["total_gain"][i]
+        steps = np.append(initial, accuracy[i, :length])
+        reached[i] = steps[np.searchsorted(spent[i, :length], points, side="right")]
+    return {unit: points.tolist(), "mean": reached.mean(axis=0).tolist()}
+
+
+def _draw(findings: Findings, path: Path) -> None:
+    figure, grid = new_figure(14, 3.0 * len(_SETTINGS) + 0.6, len(_SETTINGS), 3)
+    for row, setting in zip(grid, _SETTINGS, strict=True):
+        cells = {
+            k: findings.data[setting.cell(k)]
+            for k in setting.counts
+            if setting.cell(k) in findings.data
+        }
+        first = next(iter(cells.values()))
+        shown = {name: colour for name, colour in _SHOWN.items() if name in first}
+        for axes, unit in zip(row, _UNITS, strict=False):
+            for name, colour in shown.items():
+                curve = first[name]["accuracy"][unit]
+                axes.step(curve[unit], curve["mean"], where="post", color=colour, label=name)
+            axes.set_xlabel(unit, color=INK)
+            axes.set_ylabel("validation accuracy", color=INK)
+            axes.set_title(setting.cell(setting.counts[0]), fontsize=10, color=INK)
+        for i, (name, colour) in enumerate(shown.items()):
+            gains = [cell[name]["metrics"]["return"] for cell in cells.values()]
+            means = np.array([gain["mean"] for gain in gains])
+            ends = np.array([gain["ci95"] for gain in gains]).T
+            places = np.arange(len(cells)) + 0.06 * (i - len(shown) / 2)
+            row[2].errorbar(
+                places, means, yerr=np.abs(ends - means), color=colour, fmt="o", ms=4, label=name
+            )
+        row[2].set_xticks(range(len(cells)), [f"K = {k}" for k in cells])
+        row[2].set_ylabel("gain in accuracy", color=INK)
+        row[2].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        for axes in row:
+            tidy(axes)
+    figure.suptitle(f"{findings.title}; 95 % intervals", color=INK, fontsize=12)
+    save(figure, path)
