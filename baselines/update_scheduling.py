@@ -112,7 +112,7 @@ class _Rule(Baseline):
             scores = np.empty(index.shape, np.float32)
             ranks = np.linspace(1, -1, self.config.n_devices, dtype=np.float32)
             np.put_along_axis(scores, order, np.broadcast_to(ranks, scores.shape), axis=-1)
-            np.put_along_axis(chosen, order, ranks_below(self.config, scores.shape), axis=-1)
+            np.put_along_axis(chosen, order, _scheduled_ranks(self.config, scores.shape), axis=-1)
         if self.config.bandwidth == "agent":
             return np.stack([scores, self._band(seen, chosen)], axis=-1)
         return scores
@@ -127,9 +127,13 @@ class _Rule(Baseline):
         return np.asarray(np.clip(logits - largest + 1, -1, 1), np.float32)
 
 
-def ranks_below(config: UpdateSchedulingConfig, shape: tuple[int, ...]) -> BoolArray:
+def _scheduled_ranks(config: UpdateSchedulingConfig, shape: tuple[int, ...]) -> BoolArray:
     """Return which ranks the environment schedules where it fixes their number."""
     return np.broadcast_to(np.arange(config.n_devices) < config.uploads_per_round, shape)
+
+
+def _is_number_open(config: UpdateSchedulingConfig) -> bool:
+    return config.actions == "scores" and config.selection == "threshold"
 
 
 class _TopRule(_Rule):
@@ -141,7 +145,7 @@ class _TopRule(_Rule):
     @classmethod
     def grid_for(cls, config: Any) -> Mapping[str, Sequence[Any]]:
         """Leave the number out where the environment fixes it."""
-        free = config.actions == "scores" and config.selection == "threshold"
+        free = _is_number_open(config)
         return {
             name: tuple(n for n in values if n <= config.n_devices) if name == "devices" else values
             for name, values in cls.grid.items()
@@ -156,20 +160,20 @@ class _TopRule(_Rule):
         return chosen
 
 
-class Everyone(_Rule):
-    """All devices in every round."""
-
-    name = "everyone"
-    source = "RRM §5.1, without scheduling"
+class _AnyNumberRule(_Rule):
+    """A rule that says itself how many devices are scheduled."""
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
         """Update scheduling that leaves the number of devices open."""
-        return (
-            super().applies_to(config)
-            and config.actions == "scores"
-            and config.selection == "threshold"
-        )
+        return super().applies_to(config) and _is_number_open(config)
+
+
+class Everyone(_AnyNumberRule):
+    """All devices in every round."""
+
+    name = "everyone"
+    source = "RRM §5.1, without scheduling"
 
     def index(self, seen: Seen) -> Float64Array:
         """Return zeros."""
@@ -355,7 +359,7 @@ class LazyParameters:
         check_integer("period", self.period, 1)
 
 
-class Lazy(_Rule):
+class Lazy(_AnyNumberRule):
     """Each device takes part in every r-th round, one after the other."""
 
     name = "lazy"
@@ -378,10 +382,11 @@ class ReliableLinksParameters(NumberParameters):
     """Parameters of the exclusion of lossy links.
 
     Attributes:
-        max_error: Largest share of losses, as estimated by (losses + 1)/(uploads + 2).
+        max_error: Largest share of losses, as estimated by (losses + 1)/(uploads + 2): 1/2 before
+            the first upload.
     """
 
-    max_error: float = 0.4
+    max_error: float = 0.6
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -396,7 +401,7 @@ class ReliableLinks(_TopRule):
     Parameters = ReliableLinksParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "devices": _DEVICES,
-        "max_error": (0.35, 0.45, 0.55, 0.7),
+        "max_error": (0.5, 0.6, 0.7, 0.8),
     }
 
     @classmethod
@@ -424,8 +429,8 @@ class CodedRedundancy(_TopRule):
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
-        """Update scheduling where devices share samples."""
-        return super().applies_to(config) and config.redundancy > 1
+        """Update scheduling of several devices a round, which share samples."""
+        return super().applies_to(config) and config.actions == "scores" and config.redundancy > 1
 
     def index(self, seen: Seen) -> Float64Array:
         """Return minus the rounds in which a device's group was scheduled."""

@@ -15,7 +15,19 @@ from edge_gym import ENVIRONMENTS
 
 # Few and short buffers keep the golden files small.
 FEW_DEVICES = {"n_devices": 3, "buffer_size": 2, "budget": 40, "validation_size": 100}
-# What makes an id small enough for a test; retraining stays frequent, and episodes last 40 steps.
+FEW_SAMPLES = {
+    "n_devices": 3,
+    "samples_per_device": 12,
+    "batch_size": 5,
+    "validation_size": 100,
+    "test_size": 100,
+    "cell_radius_m": 200.0,
+    "budget_s": 0.1,
+    "budget_j": 0.012,
+    "max_rounds": 40,
+}
+# What makes an id small enough for a test. Retraining stays frequent, and episodes last 40 steps;
+# those with a budget of seconds or joules end when it is spent, mostly before their 40th round.
 SMALL: dict[str, dict[str, Any]] = {
     "Retransmission-v0": {"budget": 40, "validation_size": 100},
     "RetransmissionMulticlass-v0": {"budget": 40, "validation_size": 100, "retrain_every": 10},
@@ -29,6 +41,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "DataSchedulingMulticlass-v0": {**FEW_DEVICES, "retrain_every": 10},
     "DataSchedulingCNN-v0": {**FEW_DEVICES, "image_size": 7, "train_steps": 3, "test_size": 100},
     "DataScheduling-Document-v0": FEW_DEVICES,
+    "UpdateScheduling-v0": FEW_SAMPLES,
+    "UpdateSchedulingIID-v0": FEW_SAMPLES,
+    "UpdateSchedulingGradient-v0": FEW_SAMPLES,
+    "UpdateSchedulingRisk-v0": FEW_SAMPLES,
+    "UpdateSchedulingDiscrete-v0": FEW_SAMPLES,
+    "UpdateSchedulingLazy-v0": FEW_SAMPLES,
+    "UpdateSchedulingLazyIID-v0": FEW_SAMPLES,
+    "UpdateSchedulingLazyDiscrete-v0": FEW_SAMPLES,
 }
 NEEDS_DATA = {"Retransmission-Document-v0", "DataScheduling-Document-v0"}
 NETWORKS = {"RetransmissionCNN-v0", "DataSchedulingCNN-v0"}
@@ -53,9 +73,11 @@ def make_vec(name: str, num_envs: int, **overrides: Any) -> gym.vector.VectorEnv
     return gym.make_vec(f"edge_gym/{name}", num_envs, **{**SMALL[name], **overrides})
 
 
-def budget_of(name: str, steps: int) -> int:
-    """Return the budget of an episode of so many steps."""
-    return steps * SMALL[name]["budget"] // 40
+def lasting(name: str, steps: int) -> dict[str, Any]:
+    """Return the fields of an episode of exactly so many steps."""
+    if "budget" in SMALL[name]:
+        return {"budget": steps * SMALL[name]["budget"] // 40}
+    return {"max_rounds": steps, "budget_s": 1e3, "budget_j": 1e3}
 
 
 def random_actions(space: gym.Space[Any], seed: int = 0) -> Iterator[Any]:

@@ -21,6 +21,7 @@ from edge_gym.baselines import (
 )
 from edge_gym.envs.data_scheduling import DataSchedulingConfig
 from edge_gym.envs.retransmission import RetransmissionConfig, observation_table
+from edge_gym.envs.update_scheduling import UpdateSchedulingConfig
 from edge_gym.evaluation import Episodes, make_lanes, own_config, plain_config, run_episodes
 from edge_gym.learning.svm import coding_matrix
 from edge_gym.policies import resolve
@@ -182,6 +183,15 @@ def test_a_name_means_one_rule_in_every_environment() -> None:
     )
     configs = [own_config(row.name) for row in ENVIRONMENTS]
     configs += [RetransmissionConfig(learner=learner) for learner in ("svm", "svm-ovo", "mlp")]
+    federated = itertools.product(
+        ("importance", "lazy"), ("gradient", "model"), ("top", "threshold"), (0.0, 0.5), (1, 2)
+    )
+    configs += [
+        UpdateSchedulingConfig(
+            mode=mode, update=update, selection=selection, packet_error=error, redundancy=r
+        )
+        for mode, update, selection, error, r in federated
+    ]
     configs += [
         DataSchedulingConfig(actions=actions, learner=learner, labels=labels, uploads_per_block=m)
         for actions, learner, labels, m in scheduling
@@ -222,9 +232,10 @@ def test_every_grid_is_of_valid_parameters() -> None:
         tunable = tuning.tunable_baselines(env)
         for name in applicable_baselines(env):
             baseline = find_baseline(name, env.config)
-            assert (name in tunable) == bool(baseline.grid)
-            points = tuning.grid_points(name, env) if baseline.grid else []
-            assert len(points) == math.prod(map(len, baseline.grid.values())) * bool(baseline.grid)
+            grid = baseline.grid_for(env.config)
+            assert (name in tunable) == bool(grid)
+            points = tuning.grid_points(name, env) if grid else []
+            assert len(points) == math.prod(map(len, grid.values())) * bool(grid)
             for point in points:
                 baseline.Parameters(**point)
 

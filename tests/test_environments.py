@@ -30,12 +30,14 @@ from edge_gym import ENVIRONMENTS
 from edge_gym.envs.core import validate_actions
 from edge_gym.envs.data_scheduling import DataSchedulingConfig
 from edge_gym.envs.retransmission import RetransmissionConfig
+from edge_gym.envs.update_scheduling import UpdateSchedulingConfig
 from edge_gym.registration import find_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAIN = "Retransmission-v0"
 SCHEDULING = "DataScheduling-v0"
 SCORES = "DataSchedulingBatch-v0"
+UPDATES = "UpdateScheduling-v0"
 # Stable-baselines3 takes any (K, N, F) for an image and advises against every (K, F).
 SHAPE_ADVICE = (
     r"Your observation devices has an unconventional shape \(neither an image",
@@ -53,7 +55,7 @@ def same(first: Any, second: Any) -> bool:
 
 
 def lane_tolerance(name: str) -> float:
-    """Return how far a lane may be from the scalar environment: SVM lanes are equal to the bit."""
+    """Return how far a lane may be from the scalar environment: others are equal to the bit."""
     return 1e-5 if name in rollouts.NETWORKS else 0.0
 
 
@@ -98,16 +100,17 @@ def test_rewards_telescope_to_the_gain_in_validation_accuracy(name: str) -> None
     assert total == pytest.approx(gain, abs=1e-12)
 
 
-@pytest.mark.parametrize("plain_name", [PLAIN, SCHEDULING])
+@pytest.mark.parametrize("plain_name", [PLAIN, SCHEDULING, UPDATES])
 def test_tracking_the_test_accuracy_changes_nothing_else(plain_name: str) -> None:
     plain, tracked = make(plain_name), make(plain_name, track_test=True)
     assert tracked.reset(seed=0)[1].keys() - plain.reset(seed=0)[1].keys() == {"test_accuracy"}
+    action = np.zeros(plain.action_space.shape, plain.action_space.dtype)
     over = False
     while not over:
-        ours, theirs = tracked.step(0), plain.step(0)
+        ours, theirs = tracked.step(action), plain.step(action)
         accuracy = ours[4]["test_accuracy"]
         assert_same(ours, (*theirs[:4], {**ours[4], **theirs[4]}))
-        over = theirs[2]
+        over = theirs[2] or theirs[3]
         assert over == ("test_accuracy" in theirs[4])
     assert accuracy == theirs[4]["test_accuracy"]
 
@@ -119,10 +122,11 @@ def test_golden_rollout(name: str) -> None:
     env = make(name)
     samples = 2 / env.config.validation_size
 
-    def compare(key: str, ours: Any, theirs: Any) -> None:
+    def compare(key: str, ours: Any, theirs: Any, spread: float = 1.0) -> None:
         # A gain is the difference of two accuracies.
         loose = 2 * samples if "gain" in key or "slope" in key else samples
-        loose = loose if loose > samples or "accuracy" in key or "curve" in key else 1e-4
+        if loose == samples and "accuracy" not in key and "curve" not in key:
+            loose = min(1e-4, 1e-3 * spread)
         message = f"{key}: if this changed on purpose, run python tests/golden.py"
         assert ours == pytest.approx(theirs, rel=1e-4, abs=loose), message
 
@@ -134,7 +138,7 @@ def test_golden_rollout(name: str) -> None:
             assert np.shape(ours[part]) == np.shape(theirs[part])
             for index, column in enumerate(table):
                 pair = [np.array(values[part])[..., index] for values in (ours, theirs)]
-                compare(column.name, *pair)
+                compare(column.name, *pair, column.spread)
     for part in ("reset_info", "final_info"):
         assert found[part].keys() == wanted[part].keys()
         for key, value in wanted[part].items():
@@ -226,7 +230,7 @@ def test_lanes_equal_scalar_environments_over_two_episodes(
     tolerance = lane_tolerance(name)
     lanes = [0, num_envs - 1]
     seed = 20
-    size = {"budget": rollouts.budget_of(name, steps), "test_size": 100}
+    size = {**rollouts.lasting(name, steps), "test_size": 100}
     vector = make_vec(name, num_envs, **size)
     scalars = {lane: make(name, **size) for lane in lanes}
     observations, infos = vector.reset(seed=seed)
@@ -264,7 +268,7 @@ def test_seeds_may_be_a_list() -> None:
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_autoreset_is_that_of_sync_vector_env(name: str, mode: AutoresetMode) -> None:
     tolerance = lane_tolerance(name)
-    size = {"budget": rollouts.budget_of(name, 20), "test_size": 100}
+    size = {**rollouts.lasting(name, 20), "test_size": 100}
     ours = make_vec(name, 3, autoreset_mode=mode, **size)
     theirs = SyncVectorEnv([lambda: make(name, **size)] * 3, autoreset_mode=mode)
     assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"] == mode
@@ -314,7 +318,7 @@ def play(env: Any, actions: list[Any]) -> list[Any]:
 
 def make_short(name: str, num_envs: int | None) -> Any:
     """Make an environment, scalar without ``num_envs``, whose episodes have 20 steps."""
-    size = {"budget": rollouts.budget_of(name, 20), "test_size": 100}
+    size = {**rollouts.lasting(name, 20), "test_size": 100}
     return make(name, **size) if num_envs is None else make_vec(name, num_envs, **size)
 
 
@@ -375,7 +379,7 @@ def zeros(vector: gym.vector.VectorEnv[Any, Any, Any]) -> np.ndarray:
 
 def run_async(name: str, context: str) -> None:
     """Compare an AsyncVectorEnv with a SyncVectorEnv, after this process has used its threads."""
-    wide = make_vec(name, many_lanes(name), budget=2, test_size=100)
+    wide = make_vec(name, many_lanes(name), **rollouts.lasting(name, 2), test_size=100)
     wide.reset(seed=0)
     wide.step(zeros(wide))
     wide.step(zeros(wide))
@@ -542,17 +546,18 @@ def test_action_masks_agree_and_say_what_is_projected(name: str) -> None:
         assert masks.shape == (2, env.action_space.n)
         assert np.array_equal(masks[0], mask)
         action = 1
-        *_, over, _, info = env.step(action)
+        *_, terminated, truncated, info = env.step(action)
         vector.step([action, action])
-        assert info["projected"] == (not mask[action])
+        assert info.get("projected", 0) == (not mask[action])
+        over = terminated or truncated
         hidden |= not mask.all()
     assert hidden == (name in rollouts.MASKED)
 
 
 def test_steps_without_an_episode_need_a_reset(name: str) -> None:
-    budget = rollouts.budget_of(name, 2)
-    env = make(name, budget=budget)
-    vector = make_vec(name, 2, budget=budget, autoreset_mode=AutoresetMode.DISABLED)
+    size = rollouts.lasting(name, 2)
+    env = make(name, **size)
+    vector = make_vec(name, 2, **size, autoreset_mode=AutoresetMode.DISABLED)
     actions = zeros(vector)
     for _ in range(2):
         with pytest.raises(gym.error.ResetNeeded, match="no episode is running"):
@@ -561,8 +566,8 @@ def test_steps_without_an_episode_need_a_reset(name: str) -> None:
             vector.step(actions)
         env.reset(seed=0)
         vector.reset(seed=0)
-        assert not env.step(actions[0])[2]
-        assert env.step(actions[0])[2]
+        assert not any(env.step(actions[0])[2:4])
+        assert any(env.step(actions[0])[2:4])
         vector.step(actions)
         vector.step(actions)
     vector.reset(seed=0)
@@ -603,6 +608,33 @@ BAD_CENTRALIZED: dict[str, tuple[Any, ...]] = {
     "train_steps": NOT_COUNTS,
     "track_test": (1, 0, None, "yes"),
 }
+BAD_FEDERATED: dict[str, tuple[Any, ...]] = {
+    "dataset": ("imagenet", None),
+    "classes": ((3,), (), (3, 3), 3),
+    "image_size": NOT_OPTIONAL_COUNTS,
+    "network": ("forest", "MLP", None),
+    "hidden_sizes": (16, None),
+    "n_devices": NOT_COUNTS,
+    "partition": ("sorted", None),
+    "shards_per_device": NOT_COUNTS,
+    "concentration": NOT_POSITIVE,
+    "samples_per_device": NOT_OPTIONAL_COUNTS,
+    "size_spread": (-0.1, 1, np.nan, None),
+    "validation_size": NOT_COUNTS,
+    "test_size": NOT_OPTIONAL_COUNTS,
+    "learning_rate": NOT_POSITIVE,
+    "reward": ("entropy", "", None),
+    "bandwidth_hz": NOT_POSITIVE,
+    "cell_radius_m": (9.9, -500.0, np.nan, np.inf, None, "500"),
+    "transmit_power_dbm": (-50.1, 60.1, np.nan, np.inf, None, "23"),
+    "bits": (0, 1, 25, 31, 33, 16.5, None, "8", True),
+    "density": (0, -0.1, 1.01, np.nan, None, "1", True),
+    "cpu_hz": ((2e9, 2e8), (1e9,), (1e8, 1e9, 2e9), (), 1e9, None),
+    "cycles_per_flop": NOT_POSITIVE,
+    "capacitance": (-1e-30, np.nan, np.inf, None, "1"),
+    "compute_device": ("tpu", None),
+    "track_test": (1, 0, None, "yes"),
+}
 BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
     RetransmissionConfig: {
         **BAD_CENTRALIZED,
@@ -620,7 +652,44 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         "labels": ("both", "", None),
         "path_loss_exponent": (-0.1, 6.1, np.nan, np.inf, None, "2"),
     },
+    UpdateSchedulingConfig: {
+        **BAD_FEDERATED,
+        "mode": ("eager", "", None),
+        "update": ("weights", "", None),
+        "local_epochs": NOT_COUNTS,
+        "batch_size": NOT_COUNTS,
+        "actions": ("sample", "", None),
+        "selection": ("best", "", None),
+        # More than there are devices.
+        "uploads_per_round": NOT_COUNTS,
+        "bandwidth": ("all", "", None),
+        "budget_s": NOT_POSITIVE,
+        "budget_j": NOT_POSITIVE,
+        "max_rounds": NOT_COUNTS,
+        "slowdown_probability": (-0.1, 1.1, np.nan, None, "0.1"),
+        "slowdown": (0.9, -4.0, np.nan, np.inf, None, "4"),
+        "packet_error": (-0.1, 1.1, np.nan, None, "0.1"),
+        "drop_out": (-0.1, 1.1, np.nan, None, "0.1"),
+        # More than there are devices, and none of their number's divisors.
+        "redundancy": (*NOT_COUNTS, 11, 3),
+    },
 }
+DO_NOT_FIT = [
+    ("image_size", 5),
+    ("classes", (3, 10)),
+    ("test_size", 10_000),
+    ("validation_size", 10_000),
+]
+BAD_PARTS = [
+    ("classes", (3, 2.5), "2.5"),
+    ("classes", (-1, 3), "-1"),
+    ("hidden_sizes", (16, 0), "0"),
+    ("hidden_sizes", (None,), "None"),
+    ("cpu_hz", (0, 1e9), "0"),
+    ("cpu_hz", (1e8, np.inf), "inf"),
+    ("cpu_hz", (1e8, None), "None"),
+    ("cpu_hz", ("1", "2"), "'1'"),
+]
 
 
 def test_every_field_has_bad_values(name: str) -> None:
@@ -643,19 +712,23 @@ def test_bad_values_are_named(config_type: type[Any], field: str, value: Any) ->
     assert str(value) in str(error.value)
 
 
+@pytest.mark.parametrize(("field", "value", "part"), BAD_PARTS)
+def test_bad_parts_are_named(field: str, value: Any, part: str) -> None:
+    with pytest.raises(ValueError, match=rf"{field}.* got {part}"):
+        UpdateSchedulingConfig(**{field: value})
+
+
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("plain_name", "field", "value"),
     [
-        ("image_size", 5),
-        ("classes", (3, 10)),
-        ("test_size", 10_000),
-        ("validation_size", 10_000),
-        ("initial_samples", 5_000),
+        *((PLAIN, *pair) for pair in DO_NOT_FIT),
+        *((UPDATES, *pair) for pair in DO_NOT_FIT),
+        (PLAIN, "initial_samples", 5_000),
     ],
 )
-def test_values_that_do_not_fit_the_data_are_named(field: str, value: Any) -> None:
+def test_values_that_do_not_fit_the_data_are_named(plain_name: str, field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field.replace("_", ".")):
-        make(PLAIN, **{field: value}).reset(seed=0)
+        make(plain_name, **{field: value}).reset(seed=0)
 
 
 def test_configurations_come_as_dataclass_mapping_and_fields(name: str) -> None:
@@ -664,13 +737,14 @@ def test_configurations_come_as_dataclass_mapping_and_fields(name: str) -> None:
     for maker in (make, lambda name, **given: make_vec(name, 2, **given)):
         assert maker(name, config=config).config == config
         assert maker(name, config=asdict(config)).config == config
-        assert maker(name, config=config, C=3).config == replace(config, C=3)
-        assert maker(name, config={"C": 3}).config == replace(config, C=3)
-        assert maker(name, config={"C": 3}, C=4).config.C == 4
-    for field, value in row.preset.items():
-        if field not in rollouts.SMALL[name]:
-            assert getattr(config, field) == value
-    assert make(name, initial_samples=24).config.initial_samples == 24
+        changed = replace(config, test_size=30)
+        assert maker(name, config=config, test_size=30).config == changed
+        assert maker(name, config={"test_size": 20}, test_size=30).config == changed
+        assert maker(name, config={"learning_rate": 3}).config == replace(config, learning_rate=3)
+    # Single fields stand over what the id fixes.
+    for field, value in {**row.preset, **rollouts.SMALL[name]}.items():
+        assert getattr(config, field) == value
+    assert make(name, learning_rate=0.5).config.learning_rate == 0.5
 
 
 @pytest.mark.filterwarnings("ignore:.*not in the possible render_modes:UserWarning")
@@ -691,7 +765,7 @@ def test_unknown_fields_and_foreign_configurations() -> None:
 
 def test_specifications_travel_through_json(name: str) -> None:
     config = asdict(make(name).config)
-    for given in ({"config": config}, {**rollouts.SMALL[name], "C": 0.5}):
+    for given in ({"config": config}, {**rollouts.SMALL[name], "learning_rate": 0.5}):
         env = gym.make(f"edge_gym/{name}", **given)
         assert env.spec is not None
         again = gym.make(EnvSpec.from_json(env.spec.to_json()))

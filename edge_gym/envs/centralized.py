@@ -16,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.data import DATASETS, SCHEMES, draw_balanced, draw_split, load_features
-from edge_gym.envs.checks import check_choice, check_flag, check_integer, check_number
+from edge_gym.envs.checks import (
+    check_choice,
+    check_classes,
+    check_flag,
+    check_integer,
+    check_number,
+)
 from edge_gym.envs.core import BoolArray, IntArray, Problem
 from edge_gym.learning import LEARNERS, make_learner
 from edge_gym.rendering import LinePanel
@@ -76,7 +82,7 @@ class CentralizedConfig:
     def __post_init__(self) -> None:
         check_choice("dataset", self.dataset, DATASETS)
         if self.classes is not None:
-            self._check_classes(self.classes)
+            check_classes(self.classes)
             # A specification that travelled through JSON brings a list.
             object.__setattr__(self, "classes", tuple(map(int, self.classes)))
         if self.image_size is not None:
@@ -103,14 +109,6 @@ class CentralizedConfig:
         check_integer("batch_size", self.batch_size, 1)
         check_integer("train_steps", self.train_steps, 1)
         check_flag("track_test", self.track_test)
-
-    @staticmethod
-    def _check_classes(classes: Any) -> None:
-        good = isinstance(classes, (tuple, list)) and len(classes) >= 2
-        if not good or len(set(classes)) < len(classes):
-            raise ValueError(f"classes must be two or more different classes, got {classes!r}")
-        for label in classes:
-            check_integer("classes", label, 0)
 
 
 class CentralizedLearning(Problem):

@@ -43,6 +43,15 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
+def check_classes(classes: Any) -> None:
+    """Raise a ValueError unless ``classes`` are two or more different labels."""
+    good = isinstance(classes, (tuple, list)) and len(classes) >= 2
+    if not good or len(set(classes)) < len(classes):
+        raise ValueError(f"classes must be two or more different classes, got {classes!r}")
+    for label in classes:
+        check_integer("classes", label, 0)
+
+
 def check_flag(name: str, value: Any) -> None:
     """Raise a ValueError unless ``value`` is true or false."""
     if not isinstance(value, bool):

@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 
 from edge_gym import wireless
 from edge_gym.data import DATASETS, SCHEMES, draw_split, load_features, partition
-from edge_gym.envs.checks import check_choice, check_flag, check_integer, check_number
+from edge_gym.envs.checks import (
+    check_choice,
+    check_classes,
+    check_flag,
+    check_integer,
+    check_number,
+)
 from edge_gym.envs.core import IntArray, Problem
 from edge_gym.learning.compression import FULL_BITS, MAX_QUANTISED_BITS, Compressor
 from edge_gym.learning.federated import FederatedLearner
@@ -102,11 +108,12 @@ class FederatedConfig:
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
         if self.classes is not None:
-            for label in self.classes:
-                check_integer("classes", label, 0)
+            check_classes(self.classes)
         if self.image_size is not None:
             check_integer("image_size", self.image_size, 1)
         check_choice("network", self.network, NETWORKS)
+        if not isinstance(self.hidden_sizes, tuple):
+            raise ValueError(f"hidden_sizes must be a tuple, got {self.hidden_sizes!r}")
         for units in self.hidden_sizes:
             check_integer("hidden_sizes", units, 1)
         check_integer("n_devices", self.n_devices, 1)
@@ -127,10 +134,11 @@ class FederatedConfig:
         if self.bits != FULL_BITS:
             check_integer("bits", self.bits, 2, MAX_QUANTISED_BITS)
         check_number("density", self.density, 0, 1, open_low=True)
-        if len(self.cpu_hz) != 2 or self.cpu_hz[0] > self.cpu_hz[1]:
+        pair = isinstance(self.cpu_hz, tuple) and len(self.cpu_hz) == 2
+        for speed in self.cpu_hz if pair else ():
+            check_number("cpu_hz", speed, 0, open_low=True)
+        if not pair or self.cpu_hz[0] > self.cpu_hz[1]:
             raise ValueError(f"cpu_hz must be the slowest and the fastest speed, got {self.cpu_hz}")
-        check_number("cpu_hz", self.cpu_hz[0], 0, open_low=True)
-        check_number("cpu_hz", self.cpu_hz[1], 0, open_low=True)
         check_number("cycles_per_flop", self.cycles_per_flop, 0, open_low=True)
         check_number("capacitance", self.capacitance, 0)
         check_choice("compute_device", self.compute_device, ("cpu", "cuda"))

@@ -57,7 +57,7 @@ class UpdateSchedulingConfig(FederatedConfig):
         packet_error: Largest probability that a device's upload is lost; each device has its own,
             uniform up to this.
         drop_out: Largest probability that a scheduled device does not answer in a round at all;
-            each device has its own. It then uses neither air time nor energy.
+            each device has its own. It then uses no air time, and in ``mode="lazy"`` no energy.
         redundancy: Devices that hold the same samples, r: of the K devices, r neighbours share r
             devices' samples, each computes on all of them, and the server counts them once if any
             of the r updates arrives (MEL, coded redundancy by repetition). r divides K.
@@ -88,7 +88,10 @@ class UpdateSchedulingConfig(FederatedConfig):
         check_integer("batch_size", self.batch_size, 1)
         check_choice("actions", self.actions, ("scores", "device"))
         check_choice("selection", self.selection, ("top", "threshold"))
-        check_integer("uploads_per_round", self.uploads_per_round, 1, self.n_devices)
+        chosen = self.actions == "scores" and self.selection == "top"
+        check_integer(
+            "uploads_per_round", self.uploads_per_round, 1, self.n_devices if chosen else None
+        )
         check_choice("bandwidth", self.bandwidth, ("finish", "equal", "agent"))
         check_number("budget_s", self.budget_s, 0, open_low=True)
         check_number("budget_j", self.budget_j, 0, open_low=True)
@@ -263,6 +266,7 @@ class UpdateScheduling(FederatedLearning):
         self._scheduled = np.zeros((n_lanes, k), np.bool_)
         self._share = np.zeros((n_lanes, k))
 
+    @one_torch_thread()
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw the system and the model; the first round begins."""
         for lane in lanes:
@@ -290,6 +294,7 @@ class UpdateScheduling(FederatedLearning):
         self._begin_round(lanes)
         return info
 
+    @one_torch_thread()
     def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
         """Let the scheduled devices upload, average what arrives, and begin the next round."""
         config = self.config
@@ -334,9 +339,9 @@ class UpdateScheduling(FederatedLearning):
         truncated = ~terminated & (self._round[lanes] + 1 >= config.max_rounds)
         over = terminated | truncated
         reward, info, final_info = self._end_round(lanes, over)
-        going = lanes[~over]
-        if len(going):
-            self._begin_round(going)
+        # The next round begins where the episode is over too, so that what is observed there is
+        # of the model and the rounds that were.
+        self._begin_round(lanes)
         info |= {
             "seconds": self._seconds[lanes].copy(),
             "joules": self._energy[lanes].sum(axis=1),
@@ -394,8 +399,8 @@ class UpdateScheduling(FederatedLearning):
                 title=title,
                 labels=labels,
                 series={
-                    "others": np.where(scheduled, np.nan, values[:shown]),
                     "scheduled last": np.where(scheduled, values[:shown], np.nan),
+                    "others": np.where(scheduled, np.nan, values[:shown]),
                 },
                 x_label="device",
                 y_label=label,
@@ -405,7 +410,9 @@ class UpdateScheduling(FederatedLearning):
         seconds, energy = self._seconds[lane], self._energy[lane].sum()
         unit = "s" if config.mode == "importance" else "J"
         only = np.array([lane])
-        name = self.tables["devices"].columns[0].meaning.split(" ")[0]
+        indicator = {"gradient": "Gradient norm", "model": "Model variation"}[config.update]
+        if config.mode == "lazy":
+            indicator = "Model age"
         return Scene(
             title=f"Round {rounds}: {accuracy[-1]:.1f} % validation accuracy",
             text=(
@@ -414,7 +421,7 @@ class UpdateScheduling(FederatedLearning):
             ),
             panels=(
                 (
-                    bars("Importance indicator", self._indicator[lane], name),
+                    bars(indicator, self._indicator[lane], "norm"),
                     bars("Channel", self._efficiency(only)[0], "bit/s/Hz"),
                     bars("Computing", 1e3 * self._compute_s[lane], "ms"),
                     bars("Share of the band", 100 * self._share[lane], "%"),
@@ -432,7 +439,7 @@ class UpdateScheduling(FederatedLearning):
                     ),
                     GaugePanel(
                         title="Budget left",
-                        value=float(config.budget - self._spent[lane]),
+                        value=round(float(config.budget - self._spent[lane]), 3),
                         maximum=config.budget,
                         unit=unit,
                     ),
@@ -440,11 +447,13 @@ class UpdateScheduling(FederatedLearning):
             ),
         )
 
+    @one_torch_thread()
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
         """Return the state of ``lanes``, the devices' vectors included."""
         vectors = self._vectors[torch.tensor(lanes)].cpu().numpy()
         return {**super().get_state(lanes), "vectors": vectors}
 
+    @one_torch_thread()
     def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
         """Restore what ``get_state`` returned."""
         super().set_state(lanes, state)
@@ -452,7 +461,6 @@ class UpdateScheduling(FederatedLearning):
             self._vectors
         )
 
-    @one_torch_thread()
     def _begin_round(self, lanes: IntArray) -> None:
         """Broadcast the model; draw channels and slow-downs; let devices report indicators."""
         config = self.config
@@ -470,6 +478,9 @@ class UpdateScheduling(FederatedLearning):
             weights = self.learner.weights[torch.tensor(lanes)]
             vectors = self._recalled(lanes) - weights[:, None]
         norms = self.learner.norms(vectors)
+        if config.mode == "importance" and config.update == "gradient":
+            # What was kept is a step; what devices report is the gradient.
+            norms /= config.learning_rate
         self._indicator[lanes] = np.nan_to_num(norms, nan=_MAX_NORM).clip(0, _MAX_NORM)
 
     def _compute(self, lanes: IntArray, sizes: IntArray) -> torch.Tensor:
@@ -508,7 +519,6 @@ class UpdateScheduling(FederatedLearning):
         else:
             self._vectors[torch.tensor(lanes)] = vectors
 
-    @one_torch_thread()
     def _aggregate(self, lanes: IntArray, sent: BoolArray, arrived: BoolArray) -> None:
         """Average the updates that arrived, weighted by sample counts, each sample once."""
         config = self.config
