@@ -417,6 +417,11 @@ def round_batches(batch: ArrayLike, max_batch: ArrayLike) -> Float64Array:
     return np.asarray(down + (rank < missing[..., None]))
 
 
+def _sum(array: Float64Array) -> Float64Array:
+    """Return the sum over devices, ``(m,)``, in the same order for any number of instances."""
+    return np.asarray(np.add.accumulate(array, axis=0)[-1])
+
+
 def _first(array: Float64Array) -> Float64Array:
     """Return ``(..., K)`` as ``(K, m)``: sums over devices then add long rows."""
     return np.ascontiguousarray(array.reshape(-1, array.shape[-1]).T)
@@ -488,12 +493,15 @@ def _common_finish(ready: Float64Array, needs: Float64Array) -> Float64Array:
     ``wireless.common_finish`` solves the same to 1e-12. Newton's method on the reciprocal of the
     sum, concave in x and nearly linear, takes fewer passes and reaches rounding.
     """
-    total = needs.sum(axis=0)
-    x = np.maximum((ready + needs).max(axis=0), total + (needs * ready).sum(axis=0) / total)
+    total = _sum(needs)
+    x = np.maximum((ready + needs).max(axis=0), total + _sum(needs * ready) / total)
+    going = np.ones(x.shape, np.bool_)
     while True:
         step = _step_to_full_frame(x, ready, needs)
-        x = np.asarray(x + np.maximum(step, 0.0))
-        if (step <= _SMALL_STEP * x).all():
+        # Each stops by itself, so that results do not depend on what stands beside them.
+        x = np.asarray(np.where(going, x + np.maximum(step, 0.0), x))
+        going &= step > _SMALL_STEP * x
+        if not going.any():
             return x
 
 
@@ -505,13 +513,13 @@ def _share_of_frame(x: Float64Array, ready: Float64Array, needs: Float64Array) -
 def _step_to_full_frame(x: Float64Array, ready: Float64Array, needs: Float64Array) -> Float64Array:
     """Return the step of Newton's method on the reciprocal of Σ needs/(x - ready)."""
     share = _share_of_frame(x, ready, needs)
-    load = share.sum(axis=0)
-    return np.asarray(load * (load - 1) / (share * share / needs).sum(axis=0))
+    load = _sum(share)
+    return np.asarray(load * (load - 1) / _sum(share * share / needs))
 
 
 def _slots(ready: Float64Array, needs: Float64Array) -> Float64Array:
     share = _share_of_frame(_common_finish(ready, needs), ready, needs)
-    return np.asarray(share / share.sum(axis=0))
+    return np.asarray(share / _sum(share))
 
 
 class _Clipped(NamedTuple):
@@ -535,35 +543,35 @@ def _clip_to_total(
     Source: Bitran and Hax, "Disaggregation and resource allocation using convex knapsack problems
     with bounded variables" (1981).
     """
-    free, free_sum = weight, weight.sum(axis=0)
-    scale = (total - base.sum(axis=0)) / free_sum
+    free, free_sum = weight, _sum(weight)
+    scale = (total - _sum(base)) / free_sum
     while True:
         value = base + free * scale
         below, above = np.maximum(low - value, 0.0), np.maximum(value - high, 0.0)
         # Raising more than is lowered takes from the others: z can only fall, and what is at its
         # lower bound stays there.
-        falls = below.sum(axis=0) >= above.sum(axis=0)
+        falls = _sum(below) >= _sum(above)
         clipped = np.where(falls, below, above) > 0
         if not clipped.any():
             return _Clipped(value, scale, free, free_sum)
         base = np.where(clipped, np.where(falls, low, high), base)
         free = np.where(clipped, 0.0, free)
-        free_sum = free.sum(axis=0)
-        np.divide(total - base.sum(axis=0), free_sum, out=scale, where=free_sum > 0)
+        free_sum = _sum(free)
+        np.divide(total - _sum(base), free_sum, out=scale, where=free_sum > 0)
 
 
 def _fastest_optimal(terms: _Terms, total: Float64Array) -> Float64Array:
     """Return the batches of Theorem 1, ``(K, m)``, which sum to ``total``, ``(m,)``."""
     # Below the sum of GPUs' thresholds nothing is gained by taking less.
-    used = np.maximum(total, terms.low.sum(axis=0))
-    linear, speed = terms.speed * terms.offset, terms.speed.sum(axis=0)
-    unclipped = (used + linear.sum(axis=0) + terms.weight.sum(axis=0) ** 2) / speed
+    used = np.maximum(total, _sum(terms.low))
+    linear, speed = terms.speed * terms.offset, _sum(terms.speed)
+    unclipped = (used + _sum(linear) + _sum(terms.weight) ** 2) / speed
     # Computing alone takes until this x, where 1/T is zero.
     computed = _clip_to_total(-linear, terms.speed, terms.low, terms.high, used)
     lower = np.maximum(terms.offset + computed.value / terms.speed, terms.low_s).max(axis=0)
     x = np.maximum((terms.low_s + terms.upload).max(axis=0), np.maximum(unclipped, lower))
     # Its tangent there bounds x, unless some device needs longer for its smallest batch.
-    weight = np.where(computed.free > 0, terms.weight, 0.0).sum(axis=0)
+    weight = _sum(np.where(computed.free > 0, terms.weight, 0.0))
     valid = (computed.free_sum > 0) & (computed.scale >= terms.low_s.max(axis=0))
     tangent = np.divide(weight**2, computed.free_sum, out=np.zeros_like(weight), where=valid)
     x = np.where(valid, np.maximum(x, computed.scale + tangent), x)
@@ -609,15 +617,15 @@ def _summing_to(
 def _fastest_of_equal_slots(terms: _Terms, total: Float64Array) -> Float64Array:
     """Return batches that sum to ``total`` and finish together where they can, ``(K, m)``."""
     offset = terms.offset + len(terms.speed) * terms.upload
-    used = np.maximum(total, terms.low.sum(axis=0))
+    used = np.maximum(total, _sum(terms.low))
     found = _clip_to_total(-terms.speed * offset, terms.speed, terms.low, terms.high, used)
     return _summing_to(terms, found.value, used, total)
 
 
 def _best_optimal(terms: _Terms, rest: Float64Array) -> Float64Array:
-    fixed = (terms.speed * terms.offset).sum(axis=0) + terms.weight.sum(axis=0) ** 2
+    fixed = _sum(terms.speed * terms.offset) + _sum(terms.weight) ** 2
     # The best x if no batch were clipped.
-    start = rest + 2 * fixed / terms.speed.sum(axis=0)
+    start = rest + 2 * fixed / _sum(terms.speed)
     least = _common_finish(terms.low_s, terms.upload)
     most = _common_finish(terms.high_s, terms.upload)
     return _best(_largest_optimal, terms, least, most, start, rest)
@@ -655,18 +663,18 @@ def _largest_optimal(terms: _Terms, x: Float64Array) -> _Largest:
     inverse = share / terms.upload
     batch = np.clip(terms.speed * (x - terms.offset - 1 / inverse), terms.low, terms.high)
     rate = share * inverse
-    slope = rate.sum(axis=0) / scale**2
+    slope = _sum(rate) / scale**2
     rate = np.where(free > 0, 0.0, rate)
-    change = np.divide(rate.sum(axis=0), free_sum, out=np.zeros_like(free_sum), where=free_sum > 0)
-    curvature = -2 * (change**2 * free_sum / scale + (rate * inverse).sum(axis=0)) / scale**2
-    return _Largest(batch, batch.sum(axis=0), slope, curvature)
+    change = np.divide(_sum(rate), free_sum, out=np.zeros_like(free_sum), where=free_sum > 0)
+    curvature = -2 * (change**2 * free_sum / scale + _sum(rate * inverse)) / scale**2
+    return _Largest(batch, _sum(batch), slope, curvature)
 
 
 def _largest_of_equal_slots(terms: _Terms, x: Float64Array) -> _Largest:
     room = terms.speed * (x - terms.offset - len(terms.speed) * terms.upload)
     batch = np.clip(room, terms.low, terms.high)
-    slope = np.where(room <= terms.high * (1 + _SMALL_STEP), terms.speed, 0.0).sum(axis=0)
-    return _Largest(batch, batch.sum(axis=0), slope, np.zeros_like(slope))
+    slope = _sum(np.where(room <= terms.high * (1 + _SMALL_STEP), terms.speed, 0.0))
+    return _Largest(batch, _sum(batch), slope, np.zeros_like(slope))
 
 
 def _largest_equal(terms: _Terms, x: Float64Array) -> _Largest:

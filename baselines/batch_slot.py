@@ -1,0 +1,359 @@
+"""Rules of batch and slot allocation: FEEL's optimum, its benchmarks, and rules of ours.
+
+Every rule says which batches and slots it wants; where only the global batchsize can be chosen, it
+takes the one of the choices whose ratio to what it wants is nearest to 1.
+
+Source: FEEL §IV to §VI.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_gym.allocation import (
+    Allocation,
+    RoundCosts,
+    equal_allocation,
+    equal_slots,
+    optimal_allocation,
+    optimal_slots,
+)
+from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
+from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.envs.batch_slot import BatchSlotConfig, action_of, global_batches, round_costs
+from edge_gym.envs.checks import check_choice, check_integer, check_number
+
+Float64Array = NDArray[np.float64]
+
+_SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+
+
+class _Rule(Baseline):
+    """A rule for batches and slots."""
+
+    updates: ClassVar[tuple[str, ...]] = ("gradient",)
+    config: BatchSlotConfig
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Batch and slot allocation where devices compute what the rule is made for."""
+        return isinstance(config, BatchSlotConfig) and config.update in cls.updates
+
+    @abstractmethod
+    def allocation(self, seen: Seen, costs: RoundCosts) -> Allocation:
+        """Return batches, whole ones, and slots, ``(..., K)`` each."""
+
+    def total(self, seen: Seen, costs: RoundCosts) -> Float64Array:
+        """Return the global batchsize, ``(...)``."""
+        return self.allocation(seen, costs).global_batch
+
+    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Return the direct action, or the choice nearest to the global batchsize."""
+        seen = Seen(self.tables, observations)
+        columns = ("speed", "upload_s", "download_s", "update_s", "max_batch")
+        costs = round_costs(self.config, **{name: seen.device(name) for name in columns})
+        if self.config.actions == "direct":
+            return action_of(self.allocation(seen, costs), costs.max_batch)
+        choices = global_batches(costs.max_batch, self.config.choices)
+        ratio = np.log(choices / self.total(seen, costs)[..., None])
+        return np.asarray(np.abs(ratio).argmin(axis=-1))
+
+
+class _DirectRule(_Rule):
+    """A rule for slots, which makes no sense where these are optimal anyway."""
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Batch and slot allocation with slots to be chosen."""
+        return super().applies_to(config) and config.actions == "direct"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleParameters:
+    """Parameters of rules that look for the best global batchsize.
+
+    Attributes:
+        scale: What the global batchsize of the highest learning efficiency is multiplied by.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("scale", self.scale, 0, open_low=True)
+
+
+class OptimalBatchSlot(_Rule):
+    """Batches and slots of the highest learning efficiency, or those of a scaled B."""
+
+    name = "optimal-batch-slot"
+    source = "FEEL Theorems 1 and 2, eqs. (17), (30)"
+    Parameters: ClassVar[type[Any]] = ScaleParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"scale": _SCALES}
+
+    def scale(self, seen: Seen) -> Any:
+        """Return what B is multiplied by, a number or ``(...)``."""
+        return self.parameters.scale
+
+    def total(self, seen: Seen, costs: RoundCosts) -> Float64Array:
+        """Return the scaled B, as far as it is possible."""
+        best = optimal_allocation(costs).global_batch
+        most = costs.max_batch.sum(axis=-1)
+        return np.asarray(np.clip(self.scale(seen) * best, costs.max_batch.shape[-1], most))
+
+    def allocation(self, seen: Seen, costs: RoundCosts) -> Allocation:
+        """Place the global batchsize by both theorems."""
+        return optimal_allocation(costs, self.total(seen, costs), whole=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthParameters:
+    """Parameters of the rule whose batches grow.
+
+    Attributes:
+        first: What the global batchsize of the highest learning efficiency is multiplied by at
+            an episode's start.
+        last: The same at its end; in between the factor grows geometrically with time.
+    """
+
+    first: float = 0.5
+    last: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("first", self.first, 0, open_low=True)
+        check_number("last", self.last, 0, open_low=True)
+
+
+class GrowingBatchSlot(OptimalBatchSlot):
+    """The scaled optimum whose scale changes as time goes by."""
+
+    name = "growing-batch-slot"
+    source = OURS
+    Parameters = GrowthParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "first": (0.125, 0.25, 0.5, 1.0),
+        "last": (0.35, 0.7, 1.0, 1.4, 2.0),
+    }
+
+    def scale(self, seen: Seen) -> Float64Array:
+        """Return first^(share of time left)·last^(share gone)."""
+        left = np.clip(seen.system("time_left")[..., 0] / self.config.budget_s, 0, 1)
+        return np.asarray(self.parameters.first**left * self.parameters.last ** (1 - left))
+
+
+class OptimalBatch(_DirectRule):
+    """The best batches with equal slots."""
+
+    name = "optimal-batch"
+    source = "FEEL Theorem 1 with equal slots"
+    Parameters = ScaleParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"scale": _SCALES}
+
+    def allocation(self, seen: Seen, costs: RoundCosts) -> Allocation:
+        """Place the scaled B so that devices finish together as far as possible."""
+        best = equal_slots(costs).global_batch
+        n_devices, most = costs.max_batch.shape[-1], costs.max_batch.sum(axis=-1)
+        total = np.clip(self.parameters.scale * best, n_devices, most)
+        return equal_slots(costs, total, whole=True)
+
+
+class EqualAllocation(_DirectRule):
+    """Equal batches, of the highest learning efficiency, and equal slots."""
+
+    name = "equal-allocation"
+    source = "FEEL eq. (42)"
+
+    def allocation(self, seen: Seen, costs: RoundCosts) -> Allocation:
+        """Return the best equal allocation."""
+        return equal_allocation(costs, whole=True)
+
+
+class _GivenBatches(_Rule):
+    """A rule that says batches without regard to what they cost."""
+
+    @abstractmethod
+    def batches(self, costs: RoundCosts) -> Float64Array:
+        """Return whole batches, ``(..., K)``."""
+
+    def optimal(self) -> bool:
+        """Return whether slots are optimal for them, not equal."""
+        return False
+
+    def total(self, seen: Seen, costs: RoundCosts) -> Float64Array:
+        """Return the batches' sum."""
+        return np.asarray(self.batches(costs).sum(axis=-1))
+
+    def allocation(self, seen: Seen, costs: RoundCosts) -> Allocation:
+        """Return the batches with optimal or equal slots."""
+        batch = self.batches(costs)
+        if self.optimal():
+            return optimal_slots(costs, batch)
+        slots = np.full(batch.shape, 1 / batch.shape[-1])
+        return Allocation(batch, slots, slots)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchParameters:
+    """Parameters of fixed batches.
+
+    Attributes:
+        batch: Every device's batch; those that may not have as many take what they may.
+    """
+
+    batch: int = 128
+
+    def __post_init__(self) -> None:
+        check_integer("batch", self.batch, 1)
+
+
+class OptimalSlots(_GivenBatches):
+    """The same batch on all devices in all rounds, with optimal slots."""
+
+    name = "optimal-slots"
+    source = "FEEL eqs. (22), (26) with fixed batches"
+    Parameters = BatchParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"batch": (8, 16, 24, 32, 48, 64, 96, 128)}
+
+    @classmethod
+    def grid_for(cls, config: Any) -> Mapping[str, Sequence[Any]]:
+        """Return the batches that differ from the largest one, and that."""
+        most = cls.grid["batch"][-1] if config.max_batch is None else config.max_batch
+        return {"batch": (*(b for b in cls.grid["batch"] if b < most), most)}
+
+    def batches(self, costs: RoundCosts) -> Float64Array:
+        """Return the batch, or what is possible."""
+        return np.asarray(np.minimum(self.parameters.batch, costs.max_batch))
+
+    def optimal(self) -> bool:
+        """Slots are optimal."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotsParameters:
+    """Parameters of the document's batches.
+
+    Attributes:
+        slots: ``"equal"`` or ``"optimal"`` for these batches; the text does not say which. Without
+            effect where only the global batchsize can be chosen.
+    """
+
+    slots: str = "equal"
+
+    def __post_init__(self) -> None:
+        check_choice("slots", self.slots, ("equal", "optimal"))
+
+
+class _DocumentBatches(_GivenBatches):
+    Parameters: ClassVar[type[Any]] = SlotsParameters
+
+    def optimal(self) -> bool:
+        """Slots are as the parameter says."""
+        return bool(self.parameters.slots == "optimal")
+
+
+class Online(_DocumentBatches):
+    """Batches of one sample."""
+
+    name = "online"
+    source = "FEEL §VI-D, online learning"
+
+    def batches(self, costs: RoundCosts) -> Float64Array:
+        """Return ones."""
+        return np.ones(costs.max_batch.shape)
+
+
+class FullBatch(_DocumentBatches):
+    """The largest batches, B^max."""
+
+    name = "full-batch"
+    source = "FEEL §VI-D, full batchsize"
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Batch and slot allocation with a largest batch."""
+        return super().applies_to(config) and config.max_batch is not None
+
+    def batches(self, costs: RoundCosts) -> Float64Array:
+        """Return the largest ones."""
+        return np.array(costs.max_batch)
+
+
+class RandomBatches(_DocumentBatches, DrawingBaseline):
+    """Batches at random in every round, each size from 1 to the largest as likely."""
+
+    name = "random-batches"
+    source = "FEEL §VI-D, random batchsize"
+
+    def batches(self, costs: RoundCosts) -> Float64Array:
+        """Draw them."""
+        shape = costs.max_batch.shape
+        draws = np.stack([rng.random(shape[-1]) for rng in self._generators]).reshape(shape)
+        return np.asarray(1 + np.floor(draws * costs.max_batch))
+
+
+class _WholeSets(_DocumentBatches):
+    """All of a device's samples."""
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Batch and slot allocation where a batch may be all samples."""
+        return super().applies_to(config) and config.max_batch is None
+
+    def batches(self, costs: RoundCosts) -> Float64Array:
+        """Return all samples."""
+        return np.array(costs.max_batch)
+
+
+class GradientBased(_WholeSets):
+    """Gradients of the whole local sets."""
+
+    name = "gradient-based"
+    source = "FEEL §VI-C, gradient-based FEEL"
+
+
+class ModelBased(_WholeSets):
+    """Models trained on the whole local sets, averaged in every round."""
+
+    name = "model-based"
+    source = "FEEL §VI-C, model-based FEEL"
+    updates = ("model",)
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Several rounds of trained models."""
+        return super().applies_to(config) and config.max_rounds > 1
+
+
+class Individual(_WholeSets):
+    """Models trained on the whole local sets until they are done, averaged once."""
+
+    name = "individual"
+    source = "FEEL §VI-C, individual learning"
+    updates = ("model",)
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """A single round of trained models."""
+        return super().applies_to(config) and config.max_rounds == 1
+
+
+RULES: tuple[type[Baseline], ...] = (
+    OptimalBatchSlot,
+    OptimalSlots,
+    OptimalBatch,
+    EqualAllocation,
+    Online,
+    FullBatch,
+    RandomBatches,
+    GradientBased,
+    ModelBased,
+    Individual,
+    GrowingBatchSlot,
+)
+"""The rules of batch and slot allocation."""
