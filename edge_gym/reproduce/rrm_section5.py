@@ -109,7 +109,7 @@ def rrm_section5(folder: Path, options: Options) -> Findings:
 
     Source: RRM §5.
     """
-    seeds = options.seeds(usual=256, quick=8)
+    seeds = options.seeds(usual=128, quick=8)
     n = len(seeds)
     parts = prepare_folder(folder / "parts")
     configs: dict[str, Any] = {}
