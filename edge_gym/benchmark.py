@@ -31,7 +31,8 @@ _POLICIES = ("support-vector-aware", "channel-aware", "random")
 _WARM_UP = 20
 _PATIENCE = 10
 _SKLEARN = "scikit-learn refits"
-_LEARNING = ("reset", "append", "fit")
+# Methods of the learners, of samples that arrive and of federated rounds.
+_LEARNING = ("reset", "append", "fit", "gradients", "local_updates", "apply", "add", "norms")
 _SCORING = ("score", "assess", "assess_rows")
 
 
@@ -277,12 +278,12 @@ def _timed(problem: Any) -> Iterator[dict[str, float]]:
     depth = 0
 
     def timing(method: Callable[..., Any], part: str) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal depth
             begin = time.perf_counter()
             depth += 1
             try:
-                return method(*args)
+                return method(*args, **kwargs)
             finally:
                 depth -= 1
                 # A method that another one calls is timed there.
@@ -291,11 +292,12 @@ def _timed(problem: Any) -> Iterator[dict[str, float]]:
 
         return call
 
-    wrapped = [(name, "learning") for name in _LEARNING] + [(name, "scoring") for name in _SCORING]
-    for name, part in wrapped if learner is not None else ():
+    named = [(name, "learning") for name in _LEARNING] + [(name, "scoring") for name in _SCORING]
+    wrapped = [(name, part) for name, part in named if hasattr(learner, name)]
+    for name, part in wrapped:
         setattr(learner, name, timing(getattr(learner, name), part))
     try:
         yield spent
     finally:
-        for name, _ in wrapped if learner is not None else ():
+        for name, _ in wrapped:
             delattr(learner, name)

@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_gym.agents import load_agent, shipped_agents
 from edge_gym.baselines import applicable_baselines, make_baseline
-from edge_gym.baselines.tuning import shipped_parameters
+from edge_gym.baselines.tuning import shipped_parameters, tunable_baselines
 from edge_gym.charts import INK, new_figure, save, tidy
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import Episodes, Policy, even_lanes, make_lanes, plain_config
@@ -30,7 +30,11 @@ from edge_gym.reproduce.findings import (
     with_interval,
     write_findings,
 )
+from edge_gym.seeds import TUNING
 
+# What is searched again where K is another: how many, or how seldom.
+_SCALED = ("devices", "period")
+_SEARCH_EPISODES = 48
 _DEVICES = (10, 20, 50)
 
 
@@ -99,9 +103,10 @@ _PRODUCTS = ("norm-times-rate", "age-times-channel")
 def rrm_section5(folder: Path, options: Options) -> Findings:
     """Measure what RRM §5 and MEL on risk claim: both modes, IID and not, 10 to 50 devices.
 
-    Rules have the parameters that were tuned under each id's own configuration, with 10 devices;
-    agents were trained there. Finished parts are kept in ``folder/parts``, so that an interrupted
-    run goes on where it was.
+    Rules have the parameters that were tuned under each id's own configuration, with 10 devices,
+    but for the number that they schedule, which is searched again where K is another; agents are
+    as they were trained with 10. Finished parts are kept in ``folder/parts``, so that an
+    interrupted run goes on where it was.
 
     Raises:
         ValueError: If a value is out of range.
@@ -116,7 +121,6 @@ def rrm_section5(folder: Path, options: Options) -> Findings:
     parameters: dict[str, dict[str, Any]] = {}
     cells: dict[str, dict[str, Episodes]] = {}
     for setting in _SETTINGS:
-        own = make_lanes(setting.env_id, 1)
         for k in setting.counts[:1] if options.quick else setting.counts:
             overrides = {**setting.overrides, **options.overrides, "n_devices": k}
             # Fewer lanes where each is larger keep the memory that is touched alike.
@@ -125,7 +129,7 @@ def rrm_section5(folder: Path, options: Options) -> Findings:
             cell = setting.cell(k)
             configs[cell] = plain_config(env.config)
             cells[cell] = {}
-            for name, policy, values in _policies(env, own, setting.agents_id):
+            for name, policy, values in _policies(setting, env, parts):
                 task = f"{name}, {cell}"
                 parameters[task] = values
 
@@ -134,7 +138,7 @@ def rrm_section5(folder: Path, options: Options) -> Findings:
                         options.progress(task, done, total)
 
                 cells[cell][name] = run_or_load(
-                    parts / f"{task.replace(', ', '_').replace(' ', '-')}.npz",
+                    parts / f"{_file_name(task)}.npz",
                     env,
                     policy,
                     {"name": name, **values},
@@ -161,19 +165,55 @@ def rrm_section5(folder: Path, options: Options) -> Findings:
 
 
 def _policies(
-    env: EdgeVectorEnv, own: EdgeVectorEnv, agents_id: str
+    setting: _Setting, env: EdgeVectorEnv, parts: Path
 ) -> list[tuple[str, Policy, dict[str, Any]]]:
-    """Return the rules, tuned for the id's own configuration, and the agents."""
+    """Return the rules, tuned, and the agents."""
     policies: list[tuple[str, Policy, dict[str, Any]]] = []
     for name in applicable_baselines(env):
-        rule = make_baseline(name, env, **(shipped_parameters(name, own) or {}))
+        values = _tuned(name, setting, env, parts)
+        rule = make_baseline(name, env, **values)
         policies.append((name, rule, asdict(rule.parameters)))
-    for name in shipped_agents(agents_id):
-        agent = load_agent(name, env, env_id=agents_id)
+    for name in shipped_agents(setting.agents_id):
+        agent = load_agent(name, env, env_id=setting.agents_id)
         weights = b"".join(value.numpy().tobytes() for value in agent.network.state_dict().values())
         digest = hashlib.sha256(weights).hexdigest()[:16]
-        policies.append((name, agent, {"trained_in": agents_id, "weights": digest}))
+        policies.append((name, agent, {"trained_in": setting.agents_id, "weights": digest}))
     return policies
+
+
+def _tuned(name: str, setting: _Setting, env: EdgeVectorEnv, parts: Path) -> dict[str, Any]:
+    """Return a rule's parameters: tuned for the id, what scales with K searched again.
+
+    How many devices are scheduled, or how seldom each takes part, is searched on tuning seeds
+    between what was best with 10 devices and that in proportion to K.
+    """
+    own = make_lanes(setting.env_id, 1)
+    k, usual = env.config.n_devices, own.config.n_devices
+    values = shipped_parameters(name, own) if name in tunable_baselines(own) else None
+    values = values or asdict(make_baseline(name, env).parameters)
+    scaled = [parameter for parameter in _SCALED if parameter in values]
+    if k == usual or not scaled:
+        return values
+    parameter = scaled[0]
+    ratio = k / usual
+    trials = sorted({round(values[parameter] * factor) for factor in (1, ratio**0.5, ratio)})
+    seeds = TUNING[:_SEARCH_EPISODES]
+    returns = []
+    for trial in trials:
+        tried = {**values, parameter: trial}
+        path = parts / f"search_{_file_name(f'{name}, {setting.cell(k)}')}_{trial}.npz"
+        rule = make_baseline(name, env, **tried)
+        found = run_or_load(path, env, rule, {"name": name, **tried}, seeds, [], _nothing)
+        returns.append(found.returns.mean())
+    return {**values, parameter: trials[int(np.argmax(returns))]}
+
+
+def _file_name(task: str) -> str:
+    return task.replace(", ", "_").replace(" = ", "").replace(" ", "-")
+
+
+def _nothing(done: int, total: int) -> None:
+    """Report nothing."""
 
 
 def _claims(cell: str, policies: Mapping[str, Episodes]) -> list[Claim]:
