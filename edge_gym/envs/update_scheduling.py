@@ -14,7 +14,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from edge_gym import wireless
+from edge_gym import compute, wireless
 from edge_gym.envs.checks import check_choice, check_integer, check_number
 from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Step
 from edge_gym.envs.federated import MAX_LOSS, FederatedConfig, FederatedLearning
@@ -469,7 +469,7 @@ class UpdateScheduling(FederatedLearning):
             self._gain[lane] = wireless.rayleigh_gain(rng, config.n_devices)
             slow = rng.random(config.n_devices) < config.slowdown_probability
             self._compute_s[lane] = np.where(slow, config.slowdown, 1)
-        self._compute_s[lanes] *= self._cycles(lanes) / self._cpu_hz[lanes]
+        self._compute_s[lanes] *= compute.cpu_latency(self._cycles(lanes), self._cpu_hz[lanes])
         self._efficiency_sum[lanes] += self._efficiency(lanes)
         if config.mode == "importance":
             vectors = self._compute(lanes, self._sizes[lanes])
@@ -593,7 +593,8 @@ class UpdateScheduling(FederatedLearning):
 
         A straggler is slow because it does other things: its energy here is what it always is.
         """
-        return self.config.capacitance * self._cycles(lanes) * self._cpu_hz[lanes] ** 2
+        cycles, speed = self._cycles(lanes), self._cpu_hz[lanes]
+        return np.asarray(compute.cpu_energy(cycles, speed, self.config.capacitance))
 
     def _transmit_w(self) -> float:
         return float(wireless.dbm_to_watt(self.config.transmit_power_dbm))
@@ -616,17 +617,20 @@ class UpdateSchedulingEnv(EdgeEnv):
       ‖ŵ_k - w‖ from the model that the device uploaded last; the budget is the devices' energy.
 
     Computing takes ``cycles_per_flop``·FLOPs/f_k seconds and κ·cycles·f_k² joules, with the FLOPs
-    of the network that is really trained; an upload carries its parameters at ``bits`` each.
+    of the network that is really trained. An upload carries its parameters at ``bits`` each, or the
+    largest of them (``density``), with error feedback. Where updates are lost (``packet_error``,
+    ``drop_out``), ``redundancy`` lets several devices hold and compute the same samples.
 
     ## Action Space
-    - ``actions="scores"`` (``UpdateScheduling-v0``): ``Box(-1, 1, (K,))``; the
-      ``uploads_per_round`` devices of the largest scores are scheduled, or with
-      ``selection="threshold"`` all whose score is above 0. With ``bandwidth="agent"`` it is
-      ``Box(-1, 1, (K, 2))``, whose second column ℓ shares the band in proportion to exp(4ℓ).
+    - ``actions="scores"`` (``UpdateScheduling-v0``): ``Box(-1, 1, (K,))``; all devices whose score
+      is above 0 are scheduled, the one of the largest score where none is. With
+      ``selection="top"`` it is the ``uploads_per_round`` devices of the largest scores.
+      The band is shared so that all finish at the same time, or equally; with
+      ``bandwidth="agent"`` the space is ``Box(-1, 1, (K, 2))``, whose second column ℓ shares it in
+      proportion to exp(4ℓ).
     - ``actions="device"`` (``UpdateSchedulingDiscrete-v0``): ``Discrete(K)``, one device a round.
 
-    Every action is possible. With ``selection="threshold"`` the largest score is scheduled where
-    none is above 0.
+    Every action is possible.
 
     ## Observation Space
     A ``Dict`` of ``devices`` (K, F_d) and ``system`` (G,). Bounds are those of the default
@@ -647,11 +651,11 @@ class UpdateSchedulingEnv(EdgeEnv):
 
     ## Starting State
     Each episode draws a split of the data and which device holds what, the devices' places, CPU
-    speeds and packet errors, and the untrained model.
+    speeds, packet errors and drop-outs, and the untrained model.
 
     ## Episode End
-    Terminates when the budget is spent; a round that would need more than is left is lost.
-    Truncated after ``max_rounds``. The last ``info`` adds ``test_accuracy``, ``total_gain``,
+    Terminates when the budget is spent; a round that needs more than is left is broken off and
+    lost. Truncated after ``max_rounds``. The last ``info`` adds ``test_accuracy``, ``total_gain``,
     ``total_loss_decrease`` and ``fairness`` (Jain's index of the devices' scheduled rounds).
 
     ## Information
@@ -664,7 +668,7 @@ class UpdateSchedulingEnv(EdgeEnv):
 
     ## References
     RRM §5.2; FEEL Table I for the path loss 128.1 + 37.6·log₁₀(d in km) and the noise density;
-    MEL on risk mitigation (losses and drop-outs).
+    MEL on risk mitigation (losses, drop-outs, redundancy).
 
     ## Version History
     - v0: first version.
