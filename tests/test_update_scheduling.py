@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from references import Vector, perceptron_loss_and_gradient
 from rollouts import assert_same, random_actions
 from scipy.stats import kstest
 from stable_baselines3 import PPO
@@ -43,7 +44,6 @@ SMALL = {
 }
 ENDLESS = {"budget_s": 1e3, "budget_j": 1e3, "max_rounds": 10_000}
 LANE = np.zeros(1, np.int64)
-Vector = NDArray[np.float64]
 
 
 def make(name: str = PLAIN, **fields: Any) -> Any:
@@ -101,23 +101,9 @@ class Plain:
     # -- learning
 
     def loss_and_gradient(self, w: Vector, rows: Any) -> tuple[float, Vector]:
-        """Return the mean cross-entropy of a network of one hidden layer, and its gradient."""
-        features, (hidden,) = self.problem.features, self.config.hidden_sizes
-        d = features.train.shape[1]
-        x = features.train[rows].astype(np.float64) * math.sqrt(d)
-        y = features.train_labels[rows]
-        cuts = np.cumsum([d * hidden, hidden, hidden * 10])
-        w1, b1, w2, b2 = np.split(w, cuts)
-        w1, w2 = w1.reshape(d, hidden), w2.reshape(hidden, 10)
-        h = np.maximum(0, x @ w1 + b1)
-        logits = h @ w2 + b2
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        p /= p.sum(axis=1, keepdims=True)
-        loss = -np.log(p[np.arange(len(y)), y]).mean()
-        d_logits = (p - np.eye(10)[y]) / len(y)
-        d_h = (d_logits @ w2.T) * (h > 0)
-        parts = (x.T @ d_h, d_h.sum(axis=0), h.T @ d_logits, d_logits.sum(axis=0))
-        return float(loss), np.concatenate([part.ravel() for part in parts])
+        """Return the mean cross-entropy at ``w`` and its gradient."""
+        (hidden,) = self.config.hidden_sizes
+        return perceptron_loss_and_gradient(self.problem.features, hidden, w, rows)
 
     def computed(self, w: Vector, k: int) -> Vector:
         """Return what device k would add to the model w."""

@@ -21,14 +21,13 @@ from edge_gym.envs.federated import MAX_LOSS, FederatedConfig, FederatedLearning
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.federated import average
 from edge_gym.parallel import one_torch_thread
-from edge_gym.rendering import BarPanel, GaugePanel, LinePanel, Scene
+from edge_gym.rendering import BarPanel, GaugePanel, Scene
 
 SLOT_EXPONENT = 3.0
 """Devices get parts of a frame in proportion to exp(3ℓ), ℓ in [-1, 1]."""
 _LEAST_RATE = 1.0
 _EFFICIENCY = 12.0  # Typical bit/s/Hz in the cell of Table I.
 _MAX_NORM = 1e6
-_SHOWN_DEVICES = 40
 _VALUES_AT_ONCE = 1 << 21
 
 Float64Array = NDArray[np.float64]
@@ -525,8 +524,8 @@ class BatchSlot(FederatedLearning):
     def scene(self, lane: int) -> Scene:
         """Show batches, slots, when devices finished and the accuracy over time."""
         config, rounds = self.config, int(self._round[lane])
-        shown = min(config.n_devices, _SHOWN_DEVICES)
-        labels = [str(k) if config.n_devices <= 12 or k % 5 == 0 else "" for k in range(shown)]
+        labels = self._device_labels()
+        shown = len(labels)
         part_ms = 1e3 * self._part_s[lane, :, :shown]
 
         def bars(title: str, values: NDArray[Any], label: str, **targets: Any) -> BarPanel:
@@ -539,10 +538,9 @@ class BatchSlot(FederatedLearning):
                 targets=targets,
             )
 
-        accuracy = 100 * self._history[lane, : rounds + 1]
         seconds, batch = self._seconds[lane], int(self._batch[lane].sum())
         return Scene(
-            title=f"Round {rounds}: {accuracy[-1]:.1f} % validation accuracy",
+            title=f"Round {rounds}: {100 * self._accuracy[lane]:.1f} % validation accuracy",
             text=(
                 f"{seconds:.2f} s   ·   last batch B = {batch}   ·   "
                 f"last round {1e3 * self._last_round_s[lane]:.1f} ms"
@@ -555,15 +553,11 @@ class BatchSlot(FederatedLearning):
                     bars("Update arrived after", part_ms[0], "ms"),
                 ),
                 (
-                    LinePanel(
-                        title="Validation accuracy",
-                        x=self._times[lane, : rounds + 1],
-                        series={"accuracy": accuracy},
-                        x_label="simulated seconds",
-                        y_label="accuracy, %",
-                        x_limits=(0, config.budget_s),
-                        y_limits=(0, 100),
-                        width=3.8,
+                    self._accuracy_panel(
+                        lane,
+                        self._times[lane, : rounds + 1],
+                        "simulated seconds",
+                        (0, config.budget_s),
                     ),
                     GaugePanel(
                         title="Time left",

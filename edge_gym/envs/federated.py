@@ -29,10 +29,15 @@ from edge_gym.envs.core import IntArray, Problem
 from edge_gym.learning.compression import FULL_BITS, MAX_QUANTISED_BITS, Compressor
 from edge_gym.learning.federated import FederatedLearner
 from edge_gym.learning.models import NETWORKS, make_network
+from edge_gym.rendering import LinePanel
 
 MAX_LOSS = 100.0
 """A model that diverged counts as this loss, in nats, so that nothing told is infinite."""
 
+SHOWN_DEVICES = 40
+"""Devices that a picture shows at most."""
+
+_ALL_LABELLED = 12
 _LEAST_DISTANCE_M = 10.0
 _NOISE_DBM_HZ = -174.0
 
@@ -324,6 +329,27 @@ class FederatedLearning(Problem):
         if self.config.track_test:
             info["test_accuracy"] = final_info["test_accuracy"]
         return gain if self.config.reward == "accuracy" else decrease, info, final_info
+
+    def _device_labels(self) -> list[str]:
+        """Return what stands below the bars of the devices that a picture shows."""
+        k = self.config.n_devices
+        shown = range(min(k, SHOWN_DEVICES))
+        return [str(i) if k <= _ALL_LABELLED or i % 5 == 0 else "" for i in shown]
+
+    def _accuracy_panel(
+        self, lane: int, x: NDArray[Any], label: str, x_limits: tuple[float, float]
+    ) -> LinePanel:
+        """Show the validation accuracy before and after each round, at the places ``x``."""
+        return LinePanel(
+            title="Validation accuracy",
+            x=x,
+            series={"accuracy": 100 * self._history[lane, : int(self._round[lane]) + 1]},
+            x_label=label,
+            y_label="accuracy, %",
+            x_limits=x_limits,
+            y_limits=(0, 100),
+            width=3.8,
+        )
 
     def _validate(self, lanes: IntArray) -> None:
         score = self.learner.score(lanes, self._validation[lanes])

@@ -21,14 +21,13 @@ from edge_gym.envs.federated import MAX_LOSS, FederatedConfig, FederatedLearning
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.federated import average
 from edge_gym.parallel import one_torch_thread
-from edge_gym.rendering import BarPanel, GaugePanel, LinePanel, Scene
+from edge_gym.rendering import BarPanel, GaugePanel, Scene
 from edge_gym.statistics import jain_index
 
 MODES = ("importance", "lazy")
 SHARE_EXPONENT = 4.0
 """An agent that shares the band gives shares in proportion to exp(4ℓ), ℓ in [-1, 1]."""
 _MAX_NORM = 1e6
-_SHOWN_DEVICES = 40
 _MEMORY_ROUNDS = 10
 
 
@@ -390,8 +389,8 @@ class UpdateScheduling(FederatedLearning):
     def scene(self, lane: int) -> Scene:
         """Show the indicators, the channels, the shares of the band and the accuracy."""
         config, rounds = self.config, int(self._round[lane])
-        shown = min(config.n_devices, _SHOWN_DEVICES)
-        labels = [str(k) if config.n_devices <= 12 or k % 5 == 0 else "" for k in range(shown)]
+        labels = self._device_labels()
+        shown = len(labels)
         scheduled = self._scheduled[lane, :shown]
 
         def bars(title: str, values: NDArray[Any], label: str) -> BarPanel:
@@ -406,7 +405,6 @@ class UpdateScheduling(FederatedLearning):
                 y_label=label,
             )
 
-        accuracy = 100 * self._history[lane, : rounds + 1]
         seconds, energy = self._seconds[lane], self._energy[lane].sum()
         unit = "s" if config.mode == "importance" else "J"
         only = np.array([lane])
@@ -414,7 +412,7 @@ class UpdateScheduling(FederatedLearning):
         if config.mode == "lazy":
             indicator = "Model age"
         return Scene(
-            title=f"Round {rounds}: {accuracy[-1]:.1f} % validation accuracy",
+            title=f"Round {rounds}: {100 * self._accuracy[lane]:.1f} % validation accuracy",
             text=(
                 f"{seconds:.2f} s   ·   {energy:.3f} J   ·   {int(scheduled.sum())} of "
                 f"{config.n_devices} devices scheduled last"
@@ -427,15 +425,8 @@ class UpdateScheduling(FederatedLearning):
                     bars("Share of the band", 100 * self._share[lane], "%"),
                 ),
                 (
-                    LinePanel(
-                        title="Validation accuracy",
-                        x=np.arange(rounds + 1),
-                        series={"accuracy": accuracy},
-                        x_label="rounds",
-                        y_label="accuracy, %",
-                        x_limits=(0, max(rounds, 10)),
-                        y_limits=(0, 100),
-                        width=3.8,
+                    self._accuracy_panel(
+                        lane, np.arange(rounds + 1), "rounds", (0, max(rounds, 10))
                     ),
                     GaugePanel(
                         title="Budget left",
