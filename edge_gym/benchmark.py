@@ -200,6 +200,7 @@ def _policy_name(env: Any) -> str:
 def _measure_lanes(env: EdgeVectorEnv, what: str, seconds: float) -> Speed:
     policy = make_baseline(_policy_name(env), env)
     observations: Any = None
+    masked = isinstance(env.single_action_space, gym.spaces.Discrete)
 
     def reset() -> None:
         nonlocal observations
@@ -208,7 +209,7 @@ def _measure_lanes(env: EdgeVectorEnv, what: str, seconds: float) -> Speed:
 
     def step() -> tuple[float, bool]:
         nonlocal observations
-        actions = policy.act(observations, env.action_masks())
+        actions = policy.act(observations, env.action_masks() if masked else None)
         begin = time.perf_counter()
         observations, _, terminated, truncated, _ = env.step(actions)
         return time.perf_counter() - begin, bool(terminated[0] or truncated[0])

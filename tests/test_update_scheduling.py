@@ -21,6 +21,7 @@ from rollouts import assert_same, random_actions
 from scipy.stats import kstest
 from stable_baselines3 import PPO
 
+from edge_gym.benchmark import measure
 from edge_gym.data import SampleError
 from edge_gym.envs.update_scheduling import UpdateSchedulingConfig
 
@@ -906,3 +907,14 @@ def test_the_number_of_uploads_counts_only_where_it_is_fixed() -> None:
     assert UpdateSchedulingConfig(n_devices=2).n_devices == 2
     with pytest.raises(ValueError, match=r"uploads_per_round must be .* in \[1, 10\], got 11"):
         UpdateSchedulingConfig(selection="top", uploads_per_round=11)
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_federated_rounds_in_forked_children_too() -> None:
+    # Children make their environments after this process has used torch's threads.
+    torch.zeros(1 << 20).add_(1).sum()
+    speeds = measure("UpdateScheduling-v0", seconds=0.05, processes=2)
+    assert {row.what for row in speeds.rows} == {"SubprocVecEnv", "edge_gym"}
+    assert all(row.steps_per_second > 0 for row in speeds.rows)
+    learning = [row.shares[0] for row in speeds.rows if row.what == "edge_gym"]
+    assert all(share is not None and share > 0.1 for share in learning)

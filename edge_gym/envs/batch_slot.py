@@ -358,6 +358,7 @@ class BatchSlot(FederatedLearning):
         "_times",
     )
 
+    @one_torch_thread()
     def __init__(self, config: BatchSlotConfig, n_lanes: int) -> None:
         super().__init__(config, n_lanes, config.max_rounds)
         k = config.n_devices

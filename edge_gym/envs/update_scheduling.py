@@ -224,6 +224,7 @@ class UpdateScheduling(FederatedLearning):
         "_share",
     )
 
+    @one_torch_thread()
     def __init__(self, config: UpdateSchedulingConfig, n_lanes: int) -> None:
         super().__init__(config, n_lanes, config.max_rounds)
         k = config.n_devices
