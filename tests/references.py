@@ -1,4 +1,4 @@
-"""Slow and plain learning, in double precision, that tests compare with."""
+"""What tests of federated problems compare with: slow, plain learning in double precision."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
+
+
+def column(env: Any, observation: dict[str, Any], part: str, name: str) -> NDArray[Any]:
+    """Return a column of an observation by its name."""
+    return np.asarray(env.tables[part].read(observation[part], name))
+
+
+def global_model(env: Any) -> Vector:
+    """Return the first lane's global model."""
+    weights: Vector = env.problem.learner.weights[0].double().numpy().copy()
+    return weights
 
 
 def perceptron_loss_and_gradient(

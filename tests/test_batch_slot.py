@@ -15,8 +15,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from references import Vector, perceptron_loss_and_gradient
+from references import Vector, column, global_model, perceptron_loss_and_gradient
 from rollouts import assert_same, random_actions
 from scipy.stats import kstest
 from stable_baselines3 import DQN, PPO
@@ -60,15 +59,6 @@ def many(n_lanes: int, **fields: Any) -> Any:
     env: Any = BatchSlotVectorEnv(n_lanes, **{**SMALL, **fields})
     env.reset(seed=0)
     return env.problem
-
-
-def column(env: Any, observation: dict[str, Any], part: str, name: str) -> NDArray[Any]:
-    return np.asarray(env.tables[part].read(observation[part], name))
-
-
-def global_model(env: Any) -> Vector:
-    weights: Vector = env.problem.learner.weights[0].double().numpy().copy()
-    return weights
 
 
 def remember_batches(env: Any) -> list[list[list[int]]]:

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from references import Vector, perceptron_loss_and_gradient
+from references import Vector, column, global_model, perceptron_loss_and_gradient
 from rollouts import assert_same, random_actions
 from scipy.stats import kstest
 from stable_baselines3 import PPO
@@ -56,15 +56,6 @@ def many(n_lanes: int, name: str = PLAIN, **fields: Any) -> Any:
     env: Any = gym.make_vec(f"edge_gym/{name}", n_lanes, **{**SMALL, **fields})
     env.reset(seed=0)
     return env.problem
-
-
-def column(env: Any, observation: dict[str, Any], part: str, name: str) -> NDArray[Any]:
-    return np.asarray(env.tables[part].read(observation[part], name))
-
-
-def global_model(env: Any) -> Vector:
-    weights: Vector = env.problem.learner.weights[0].double().numpy().copy()
-    return weights
 
 
 def scores_of(*devices: int, n: int = 4) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from edge_gym.allocation import Allocation, RoundCosts, latency, optimal_allocat
 from edge_gym.compute import cpu_latency, gpu_latency, gpu_offset, gpu_update_latency
 from edge_gym.envs.checks import check_choice, check_integer, check_number
 from edge_gym.envs.core import EdgeEnv, EdgeVectorEnv, IntArray, Step
-from edge_gym.envs.federated import MAX_LOSS, FederatedConfig, FederatedLearning
+from edge_gym.envs.federated import MAX_LOSS, FederatedConfig, FederatedLearning, bounded
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.federated import average
 from edge_gym.parallel import one_torch_thread
@@ -617,12 +617,12 @@ class BatchSlot(FederatedLearning):
                     learning_rate=rate[:, None],
                     epochs=config.local_epochs,
                 )
-            self._norm[some] = _told(learner.norms(vectors), _MAX_NORM)
-            self._batch_loss[some] = _told(losses, MAX_LOSS)
+            self._norm[some] = bounded(learner.norms(vectors), _MAX_NORM)
+            self._batch_loss[some] = bounded(losses, MAX_LOSS)
             if self.compressor.changes:
                 vectors = self.compressor.compress(some, vectors, generators)
             mean = average(vectors, sizes)
-            self._mean_norm[some] = _told(learner.norms(mean), _MAX_NORM)
+            self._mean_norm[some] = bounded(learner.norms(mean), _MAX_NORM)
             if config.update == "gradient":
                 learner.apply(some, mean, rate)
             else:
@@ -710,10 +710,6 @@ class BatchSlot(FederatedLearning):
 def _of_groups(speeds: tuple[float, ...], n_devices: int) -> Float64Array:
     """Return the speed of each device when neighbours form groups of (nearly) equal size."""
     return np.array(speeds)[np.arange(n_devices) * len(speeds) // n_devices]
-
-
-def _told(values: Float64Array, most: float) -> Float64Array:
-    return np.nan_to_num(values, nan=most).clip(0, most)
 
 
 class BatchSlotEnv(EdgeEnv):

@@ -42,6 +42,11 @@ _LEAST_DISTANCE_M = 10.0
 _NOISE_DBM_HZ = -174.0
 
 
+def bounded(values: NDArray[np.float64], most: float) -> NDArray[np.float64]:
+    """Return values between 0 and ``most``; what is no number, as of a diverged model, is that."""
+    return np.nan_to_num(values, nan=most).clip(0, most)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FederatedConfig:
     """Settings that the problems of federated edge learning share.
@@ -354,7 +359,7 @@ class FederatedLearning(Problem):
     def _validate(self, lanes: IntArray) -> None:
         score = self.learner.score(lanes, self._validation[lanes])
         self._accuracy[lanes] = score.accuracy
-        self._loss[lanes] = np.nan_to_num(score.loss, nan=MAX_LOSS).clip(0, MAX_LOSS)
+        self._loss[lanes] = bounded(score.loss, MAX_LOSS)
 
     def _test_model(self, lanes: IntArray) -> None:
         if len(lanes):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_gym import compute, wireless
 from edge_gym.envs.checks import check_choice, check_integer, check_number
 from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Step
-from edge_gym.envs.federated import MAX_LOSS, FederatedConfig, FederatedLearning
+from edge_gym.envs.federated import MAX_LOSS, FederatedConfig, FederatedLearning, bounded
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.federated import average
 from edge_gym.parallel import one_torch_thread
@@ -473,7 +473,7 @@ class UpdateScheduling(FederatedLearning):
         if config.mode == "importance" and config.update == "gradient":
             # What was kept is a step; what devices report is the gradient.
             norms /= config.learning_rate
-        self._indicator[lanes] = np.nan_to_num(norms, nan=_MAX_NORM).clip(0, _MAX_NORM)
+        self._indicator[lanes] = bounded(norms, _MAX_NORM)
 
     def _compute(self, lanes: IntArray, sizes: IntArray) -> torch.Tensor:
         """Return what devices compute from the current model: descents that are to be added.
