@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from edge_gym.agents.sb3 import DQN, PPO
+from edge_gym.agents.varied import VariedPPO
 
 _REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
@@ -30,6 +31,8 @@ def model_state(model: PPO | DQN) -> dict[str, Any]:
         "numpy_rng": np.random.get_state(legacy=False),  # noqa: NPY002 - SB3 draws from it
         "action_rng": model.action_space.np_random.bit_generator.state,
     }
+    if isinstance(model, VariedPPO):
+        state["places"] = model.places_state()
     if isinstance(model, DQN):
         buffer = _replay_buffer(model)
         state["replay"] = {"pos": buffer.pos, "full": buffer.full}
@@ -51,6 +54,8 @@ def set_model_state(model: PPO | DQN, state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch_rng"])
     np.random.set_state(state["numpy_rng"])  # noqa: NPY002 - SB3 draws from it
     model.action_space.np_random.bit_generator.state = state["action_rng"]
+    if isinstance(model, VariedPPO):
+        model.set_places_state(state["places"])
     if isinstance(model, DQN):
         buffer = _replay_buffer(model)
         buffer.pos, buffer.full = state["replay"]["pos"], state["replay"]["full"]

@@ -11,29 +11,90 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_gym.agents.networks import DeviceArchitecture, DeviceScores, DeviceSummary, Parts
+from edge_gym.agents.networks import DeviceArchitecture, DeviceSummary, Parts, scores_network
 from edge_gym.agents.sb3 import (
     ActorCriticPolicy,
+    DiagGaussianDistribution,
     DictReplayBufferSamples,
+    Distribution,
     DQNPolicy,
     NStepReplayBuffer,
     QNetwork,
 )
 
 
-class DeviceActorCriticPolicy(ActorCriticPolicy):
-    """PPO's policy on devices: logits of discrete actions, or the mean of a score per device.
+class SignDistribution(Distribution):
+    """Scores of which only the signs are random, independent of one another.
 
-    Scores have one standard deviation, the same for all devices and states.
+    Where an environment asks whether a score is above 0, this explores what matters alone: noise
+    on the scores themselves would now and then lift some of many devices above 0, however clear
+    the decision, and an agent would learn to make up for that.
+
+    The score ``s`` that the network gives is positive with the probability 1/(1 + exp(-5s)). A
+    positive draw becomes this probability, a negative one this probability less 1, so that draws
+    of one sign keep the order of the scores.
+    """
+
+    sharpness = 5.0
+    distribution: Any
+
+    def proba_distribution_net(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Return nothing to learn: the network gives the scores themselves."""
+        return nn.Identity()
+
+    def proba_distribution(self, scores: Tensor) -> SignDistribution:
+        """Take the network's scores, ``(n, K)``."""
+        self.distribution = torch.distributions.Bernoulli(logits=self.sharpness * scores)
+        return self
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return the log-probability of the actions' signs, ``(n,)``."""
+        log_prob: Tensor = self.distribution.log_prob((actions > 0).float()).sum(dim=1)
+        return log_prob
+
+    def entropy(self) -> Tensor:
+        """Return the signs' entropy, ``(n,)``."""
+        entropy: Tensor = self.distribution.entropy().sum(dim=1)
+        return entropy
+
+    def sample(self) -> Tensor:
+        """Draw signs and return scores that have them."""
+        chance: Tensor = self.distribution.probs.clamp(1e-6, 1 - 1e-6)
+        return chance - 1 + torch.bernoulli(chance)
+
+    def mode(self) -> Tensor:
+        """Return scores of the more likely signs."""
+        scores: Tensor = self.distribution.probs - 0.5
+        return scores
+
+    def actions_from_params(self, scores: Tensor, deterministic: bool = False) -> Tensor:
+        """Return actions for the network's scores."""
+        return self.proba_distribution(scores).get_actions(deterministic)
+
+    def log_prob_from_params(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Return actions for the network's scores, and their log-probabilities."""
+        actions = self.actions_from_params(scores)
+        return actions, self.log_prob(actions)
+
+
+class DeviceActorCriticPolicy(ActorCriticPolicy):
+    """PPO's policy on devices: logits of discrete actions, or each device's scores.
+
+    Gaussian scores have one standard deviation for each column, the same for all devices and
+    states.
 
     Args:
         *args: As for ``ActorCriticPolicy``.
         shape: The shape of the policy's network, and of the value's but for its context.
+        signs: Whether scores are explored by their signs alone, not as Gaussians.
         **kwargs: As for ``ActorCriticPolicy``.
     """
 
-    def __init__(self, *args: Any, shape: DeviceArchitecture, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, shape: DeviceArchitecture, signs: bool = False, **kwargs: Any
+    ) -> None:
         self.shape = shape
+        self.signs = signs
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Any) -> None:
@@ -45,10 +106,20 @@ class DeviceActorCriticPolicy(ActorCriticPolicy):
         self.init_weights(extractor.policy_net.score, gain=0.01)
         self.init_weights(self.value_net, gain=1)
         self.action_net = nn.Identity()
-        if isinstance(self.action_space, spaces.Box):
-            self.log_std = nn.Parameter(torch.full((1,), self.log_std_init))
+        if self.signs:
+            self.action_dist = SignDistribution()  # type: ignore[no-untyped-call]
+        elif isinstance(self.action_space, spaces.Box):
+            self.log_std = nn.Parameter(torch.full((self.shape.outputs,), self.log_std_init))
         optimizer: Any = self.optimizer_class
         self.optimizer = optimizer(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
+        if isinstance(self.action_dist, SignDistribution):
+            return self.action_dist.proba_distribution(latent_pi)
+        if not isinstance(self.action_dist, DiagGaussianDistribution):
+            return super()._get_action_dist_from_latent(latent_pi)
+        log_std = self.log_std.repeat(latent_pi.shape[-1] // len(self.log_std))
+        return self.action_dist.proba_distribution(latent_pi, log_std)
 
 
 class _ActorCritic(nn.Module):
@@ -56,7 +127,7 @@ class _ActorCritic(nn.Module):
 
     def __init__(self, shape: DeviceArchitecture) -> None:
         super().__init__()
-        self.policy_net = DeviceScores(shape)
+        self.policy_net = scores_network(shape)
         self.value_net = DeviceSummary(shape)
         self.latent_dim_vf = shape.hidden[-1]
 
@@ -88,7 +159,7 @@ class DeviceDQNPolicy(DQNPolicy):
     def make_q_net(self) -> QNetwork:
         """Return a Q-network on devices."""
         network = super().make_q_net()
-        network.q_net = nn.Sequential(DeviceScores(self.shape)).to(self.device)
+        network.q_net = nn.Sequential(scores_network(self.shape)).to(self.device)
         return network
 
 

@@ -10,7 +10,8 @@ returns, and all that was seen is replayed later. What follows is the ordinary a
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import mse_loss, one_hot
+from torch.distributions import Bernoulli
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, one_hot
 
 from edge_gym.agents.recipe import Imitation
 from edge_gym.agents.sb3 import DQN, PPO
@@ -49,19 +51,19 @@ class _Lesson:
     taken: Tensor
     returns: Tensor
 
-    def batches(self, lesson: Imitation) -> Iterator[_Lesson]:
-        for _ in range(lesson.epochs):
-            for rows in torch.split(torch.randperm(len(self.returns)), lesson.batch_size):
-                observations = self.observations
-                seen = (
-                    {part: values[rows] for part, values in observations.items()}
-                    if isinstance(observations, dict)
-                    else observations[rows]
-                )
-                yield _Lesson(seen, self.wanted[rows], self.taken[rows], self.returns[rows])
+    def batches(self, size: int) -> Iterator[_Lesson]:
+        """Yield all steps once, in mini-batches at random."""
+        for rows in torch.split(torch.randperm(len(self.returns)), size):
+            observations = self.observations
+            seen = (
+                {part: values[rows] for part, values in observations.items()}
+                if isinstance(observations, dict)
+                else observations[rows]
+            )
+            yield _Lesson(seen, self.wanted[rows], self.taken[rows], self.returns[rows])
 
 
-def imitate(model: PPO | DQN, env: LaneVecEnv, lesson: Imitation) -> None:
+def imitate(model: PPO | DQN, envs: Sequence[LaneVecEnv], lesson: Imitation) -> None:
     """Teach ``model`` a baseline, on training episodes.
 
     PPO's policy and value function are fitted; DQN's replay buffer is filled, and its Q-network
@@ -69,33 +71,47 @@ def imitate(model: PPO | DQN, env: LaneVecEnv, lesson: Imitation) -> None:
 
     Args:
         model: The untrained model; its own discount and value coefficient are used.
-        env: The environment to play in; it is left in the midst of episodes.
+        envs: The environments to play in, which share the episodes, for DQN one; they are left in
+            the midst of episodes.
         lesson: Which baseline, for how long.
 
     Raises:
-        ValueError: If the baseline does not apply to the environment.
+        ValueError: If the baseline does not apply to an environment.
     """
-    rounds = _play(env, lesson, model.seed or 0)
-    steps = _whole_episodes(rounds, model.gamma)
+    episodes = -(-lesson.episodes // len(envs))
+    played = [_play(env, lesson, episodes, model.seed or 0) for env in envs]
+    steps = [_whole_episodes(rounds, model.gamma) for rounds in played]
     if isinstance(model, PPO):
         _fit_policy(model, steps, lesson)
     else:
-        _fill_replay(model, rounds)
+        _fill_replay(model, played[0])
         _fit_values(model, steps, lesson)
 
 
-def _fit_policy(model: PPO, steps: _Lesson, lesson: Imitation) -> None:
+def _batches(steps: Sequence[_Lesson], lesson: Imitation) -> Iterator[_Lesson]:
+    """Yield every epoch's mini-batches, those of each environment in turn."""
+    for _ in range(lesson.epochs):
+        for batches in itertools.zip_longest(*(part.batches(lesson.batch_size) for part in steps)):
+            yield from (batch for batch in batches if batch is not None)
+
+
+def _fit_policy(model: PPO, steps: Sequence[_Lesson], lesson: Imitation) -> None:
     optimizer = torch.optim.Adam(model.policy.parameters(), lr=lesson.learning_rate)
-    for batch in steps.batches(lesson):
+    for batch in _batches(steps, lesson):
         distribution: Any = model.policy.get_distribution(batch.observations).distribution
         if isinstance(model.action_space, spaces.Discrete):
-            n_actions = int(model.action_space.n)
+            n_actions = distribution.logits.shape[1]
             # The teacher's own rate of mistakes is the right confidence: the policy must explore.
             hits = one_hot(batch.wanted, n_actions)
             wanted = torch.where(hits > 0, 1 - lesson.noise, lesson.noise / max(n_actions - 1, 1))
             imitation = -(wanted * distribution.logits).sum(dim=1).mean()
+        elif isinstance(distribution, Bernoulli):
+            n_devices = batch.wanted.shape[1]
+            unsure = lesson.noise / n_devices
+            wanted = torch.where(batch.wanted > 0, 1 - unsure, unsure)
+            imitation = binary_cross_entropy_with_logits(distribution.logits, wanted)
         else:
-            imitation = mse_loss(distribution.mean, batch.wanted)
+            imitation = mse_loss(distribution.mean, batch.wanted.flatten(1))
         value = model.policy.predict_values(batch.observations)[:, 0]
         loss = imitation + model.vf_coef * mse_loss(value, batch.returns)
         optimizer.zero_grad()
@@ -103,10 +119,10 @@ def _fit_policy(model: PPO, steps: _Lesson, lesson: Imitation) -> None:
         optimizer.step()
 
 
-def _fit_values(model: DQN, steps: _Lesson, lesson: Imitation) -> None:
+def _fit_values(model: DQN, steps: Sequence[_Lesson], lesson: Imitation) -> None:
     """Fit Q-values to returns; see Hester et al., "Deep Q-learning from Demonstrations", 2018."""
     optimizer = torch.optim.Adam(model.q_net.parameters(), lr=lesson.learning_rate)
-    for batch in steps.batches(lesson):
+    for batch in _batches(steps, lesson):
         values = model.q_net(batch.observations)
         taken = values.gather(1, batch.taken[:, None])[:, 0]
         loss: Any = mse_loss(taken, batch.returns)
@@ -143,15 +159,15 @@ def _fill_replay(model: DQN, rounds: list[_Round]) -> None:
         buffer.add(step.observation, following, step.taken, step.reward, done, infos)
 
 
-def _play(env: LaneVecEnv, lesson: Imitation, seed: int) -> list[_Round]:
-    """Return the steps of at least as many episodes as the lesson asks for."""
+def _play(env: LaneVecEnv, lesson: Imitation, episodes: int, seed: int) -> list[_Round]:
+    """Return the steps of so many episodes at least."""
     parameters: Mapping[str, Any] = {k: v for k, v in lesson.policy.items() if k != "name"}
     teacher = make_baseline(lesson.policy["name"], env.env, **parameters)
     teacher.begin(np.arange(env.num_envs), range(env.num_envs))
     rng = np.random.default_rng([seed, 2])
     rounds: list[_Round] = []
     ended, observation = 0, env.reset()
-    while ended < lesson.episodes:
+    while ended < episodes:
         if isinstance(env.action_space, spaces.Discrete):
             masks = env.action_masks()
             wanted: NDArray[Any] = np.asarray(teacher.act(observation, masks), np.int64)

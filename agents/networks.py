@@ -192,11 +192,14 @@ class DeviceArchitecture:
 
     Attributes:
         widths: Number of columns of each part, ``devices``, ``system`` and perhaps ``samples``.
-        actions_per: Whether each ``"sample"`` or each ``"device"`` is scored.
+        actions_per: Whether each ``"sample"``, each ``"device"`` or the whole ``"system"`` is
+            scored.
         hidden: Units of the encoder, of the layer that adds the context, and of what follows.
         activation: What follows each, one of ``ACTIVATIONS``.
         context: What a score knows of the others: ``"none"``, their ``"mean"`` embedding, or
-            also the largest values, ``"mean-max"``.
+            also the largest values, ``"mean-max"``. The whole system is known by both.
+        outputs: Scores of each: the actions of the whole system, or the columns of an action for
+            each device.
 
     Raises:
         ValueError: If these do not fit together.
@@ -207,6 +210,7 @@ class DeviceArchitecture:
     hidden: tuple[int, ...]
     activation: str
     context: str
+    outputs: int = 1
 
     def __post_init__(self) -> None:
         if len(self.hidden) < 2:
@@ -220,7 +224,7 @@ class DeviceArchitecture:
                 "a network on devices sees devices, system and perhaps samples, not "
                 f"{', '.join(self.widths)}"
             )
-        scored = ("device", "sample") if self.finest == "samples" else ("device",)
+        scored = {"system", "device", self.finest.removesuffix("s")}
         if self.actions_per not in scored:
             raise ValueError(f"no way to score each {self.actions_per} of {', '.join(self.widths)}")
 
@@ -274,8 +278,27 @@ class _Encoder(nn.Module):
         return torch.cat(means, dim=-1), torch.cat(overall, dim=-1)
 
 
+class SystemScores(nn.Module):
+    """From the scaled parts of an observation to the scores of actions that concern all devices.
+
+    Args:
+        shape: The network's shape.
+    """
+
+    def __init__(self, shape: DeviceArchitecture) -> None:
+        super().__init__()
+        self.shape = shape
+        self.summary = DeviceSummary(shape)
+        self.score = nn.Linear(shape.hidden[-1], shape.outputs)
+
+    def forward(self, parts: Parts) -> Tensor:
+        """Return scores, ``(..., outputs)``."""
+        scores: Tensor = self.score(self.summary(parts))
+        return scores
+
+
 class DeviceScores(nn.Module):
-    """From the scaled parts of an observation to one score per device or sample.
+    """From the scaled parts of an observation to the scores of each device or sample.
 
     Args:
         shape: The network's shape.
@@ -294,10 +317,10 @@ class DeviceScores(nn.Module):
             widths += [pooled] * (2 if self.of_samples else 1)
         self.joint = JointLinear(widths, shape.hidden[1])
         self.trunk = _trunk(shape)
-        self.score = nn.Linear(shape.hidden[-1], 1)
+        self.score = nn.Linear(shape.hidden[-1], shape.outputs)
 
     def forward(self, parts: Parts) -> Tensor:
-        """Return scores, ``(..., K)`` of devices or ``(..., K * N)`` of samples."""
+        """Return scores side by side, ``(..., K * outputs)`` or ``(..., K * N * outputs)``."""
         return _in_chunks(self._scores, parts, self.shape)
 
     def _scores(self, parts: Parts) -> Tensor:
@@ -310,8 +333,8 @@ class DeviceScores(nn.Module):
                 context = [devices, everything] if self.of_samples else [everything]
         hidden = self.joint(own, *(_align(pooled, own) for pooled in context))
         hidden = _IN_PLACE[self.shape.activation](hidden)
-        scores: Tensor = self.score(self.trunk(hidden)).squeeze(-1)
-        return scores.flatten(-2) if self.of_samples else scores
+        scores: Tensor = self.score(self.trunk(hidden))
+        return scores.flatten(-3 if self.of_samples else -2)
 
 
 class DeviceSummary(nn.Module):
@@ -340,13 +363,18 @@ class DeviceSummary(nn.Module):
         return features
 
 
+def scores_network(shape: DeviceArchitecture) -> DeviceScores | SystemScores:
+    """Return the network for what is scored."""
+    return SystemScores(shape) if shape.actions_per == "system" else DeviceScores(shape)
+
+
 class DeviceNetwork(nn.Module):
-    """From an observation of devices to one score per action, for any number of these.
+    """From an observation of devices to the scores of actions, for any number of devices.
 
     Args:
         shape: The network's shape.
         scaling: Centres and spreads of each part's columns, ``(F,)`` each.
-        weights: Parameters of ``DeviceScores`` by name.
+        weights: Parameters of ``scores_network(shape)`` by name.
         present: Position of the column ``present`` in the samples' table; None without one.
         clip: Bound on the scaled observations.
 
@@ -368,12 +396,15 @@ class DeviceNetwork(nn.Module):
         if not all(np.isfinite(array).all() for array in arrays):
             raise ValueError("a network's numbers must be finite")
         self.scaling = ScaledParts(None, scaling, present, clip)
-        self.scores = DeviceScores(shape)
+        self.columns = shape.outputs if shape.actions_per == "device" else 1
+        self.scores = scores_network(shape)
         self.scores.load_state_dict({name: torch.tensor(w) for name, w in weights.items()})
 
     def forward(self, observations: Mapping[str, Tensor]) -> Tensor:
-        """Return scores, ``(..., A)``."""
+        """Return scores, ``(..., A)``, or ``(..., K, columns)`` of actions with columns."""
         scores: Tensor = self.scores(self.scaling(observations))
+        if self.columns > 1:
+            scores = scores.reshape(*scores.shape[:-1], -1, self.columns)
         return scores
 
 
@@ -409,7 +440,8 @@ class AgentPolicy:
             masks: Which discrete actions are possible, ``(..., A)``; None if all are.
 
         Returns:
-            Discrete actions, ``(...)``, or scores of devices in [-1, 1], ``(..., K)``.
+            Discrete actions, ``(...)``, or scores of devices in [-1, 1], ``(..., K)`` or
+            ``(..., K, columns)``.
         """
         with torch.no_grad():
             scores = self.network(_tensors(observations)).numpy()

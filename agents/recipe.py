@@ -20,6 +20,7 @@ ALGORITHMS = ("ppo", "dqn")
 SCHEDULES = ("constant", "linear")
 _ACTIVATIONS = ("tanh", "relu", "elu")
 _KINDS = ("mlp", "device")
+_EXPLORATIONS = ("gaussian", "signs")
 _CONTEXTS = ("none", "mean", "mean-max")
 
 Check = Callable[[str, Any], None]
@@ -85,14 +86,17 @@ class Network:
         activation: What follows each, ``"tanh"``, ``"relu"`` or ``"elu"``.
         context: What the score of a device or sample knows of the others: ``"none"``, their
             ``"mean"`` embedding, or also its largest values, ``"mean-max"``.
-        log_std: Logarithm of the standard deviation with which PPO's scores of devices begin; at
-            -0.7 they seldom reach the bounds ±1, where all are alike.
+        exploration: How PPO tries out scores of devices: ``"gaussian"``, around them, or
+            ``"signs"``, which devices are above 0, where the environment asks for no more.
+        log_std: Logarithm of the standard deviation with which Gaussian scores begin; at -0.7 they
+            seldom reach the bounds ±1, where all are alike.
     """
 
     kind: str | None = None
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
     context: str = "mean"
+    exploration: str = "gaussian"
     log_std: float = -0.7
 
     def __post_init__(self) -> None:
@@ -101,6 +105,7 @@ class Network:
             check_integer("network.hidden", units, 1)
         check_choice("network.activation", self.activation, _ACTIVATIONS)
         check_choice("network.context", self.context, _CONTEXTS)
+        check_choice("network.exploration", self.exploration, _EXPLORATIONS)
         check_number("network.log_std", self.log_std, -5, 1)
         if self.kind is not None:
             check_choice("network.kind", self.kind, _KINDS)
@@ -175,6 +180,8 @@ class Recipe:
         lanes: Episodes run at a time.
         checkpoint_every: Steps from one checkpoint to the next.
         train_config: Fields of the environment's configuration for training alone.
+        variations: Further such fields for an agent that shall serve several configurations, PPO's
+            alone: each rollout is collected under the next of them.
         reward_scale: Factor on the rewards that the algorithm sees.
         action_bias: Initial bias of each action in the last layer of a policy on flat observations;
             None for zeros.
@@ -194,6 +201,7 @@ class Recipe:
     lanes: int = 64
     checkpoint_every: int = 100_000
     train_config: Mapping[str, Any] = field(default_factory=dict)
+    variations: tuple[Mapping[str, Any], ...] = ()
     reward_scale: float = 1.0
     action_bias: tuple[float, ...] | None = None
     network: Network = Network()
@@ -218,6 +226,12 @@ class Recipe:
             raise ValueError(f"imitation.margin is for dqn, not for {self.algorithm}")
         if not isinstance(self.train_config, Mapping):
             raise ValueError(f"train_config must be a mapping, got {self.train_config!r}")
+        object.__setattr__(self, "variations", _as_tuple("variations", self.variations))
+        for variation in self.variations:
+            if not isinstance(variation, Mapping):
+                raise ValueError(f"variations must be a list of mappings, got {variation!r}")
+        if self.variations and self.algorithm != "ppo":
+            raise ValueError(f"variations are for ppo, not for {self.algorithm}")
         checks = HYPERPARAMETERS[self.algorithm]
         _check_keys("hyperparameters", self.hyperparameters, list(checks), list(checks))
         for name, check in checks.items():

@@ -5,6 +5,7 @@ try:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.buffers import NStepReplayBuffer
     from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
     from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.policies import ActorCriticPolicy
@@ -26,7 +27,9 @@ __all__ = [
     "BaseAlgorithm",
     "BaseCallback",
     "DQNPolicy",
+    "DiagGaussianDistribution",
     "DictReplayBufferSamples",
+    "Distribution",
     "Logger",
     "Monitor",
     "NStepReplayBuffer",

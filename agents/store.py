@@ -72,7 +72,7 @@ def save_agent(
     arrays, network = _device_arrays(policy) if devices else _flat_arrays(policy)
     header = {
         "format": _DEVICE_FORMAT if devices else _FORMAT,
-        "algorithm": type(model).__name__.lower(),
+        "algorithm": _algorithm(model),
         **seen,
         **network,
         "steps": model.num_timesteps,
@@ -150,6 +150,12 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{package: package_metadata.version(package) for package in packages},
     }
+
+
+def _algorithm(model: BaseAlgorithm) -> str:
+    """Return the name of the algorithm, a variant's too."""
+    names = [kind.__name__.lower() for kind in type(model).__mro__]
+    return next((name for name in names if name in ALGORITHMS), names[0])
 
 
 def _trained(name: str, env_id: str) -> Path:
@@ -271,6 +277,10 @@ def _interface(env: Any) -> dict[str, Any]:
     if per is not None:
         kind = "discrete" if isinstance(space, spaces.Discrete) else "box"
         interface["action_space"] = {"kind": kind, "per": per}
+        if per == "system":
+            interface["action_space"]["n"] = int(space.n)
+        elif len(space.shape) > 1:
+            interface["action_space"]["columns"] = space.shape[-1]
         interface["columns"] = names
     else:
         if isinstance(space, spaces.Discrete):

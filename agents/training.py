@@ -60,6 +60,7 @@ from edge_gym.agents.sb3 import (
     TensorBoardOutputFormat,
 )
 from edge_gym.agents.store import load_agent, save_agent
+from edge_gym.agents.varied import VariedPPO
 from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.envs.observation import ObservationTable
@@ -159,20 +160,24 @@ class _Run:
         self.overrides = plain(dict(overrides))
         lanes = even_lanes(recipe.evaluation.episodes, recipe.evaluation.lanes)
         self.evaluation_env = make_lanes(env_id, lanes, overrides)
-        env = gym.make_vec(
-            env_id,
-            num_envs=recipe.lanes,
-            autoreset_mode="SameStep",
-            config={**recipe.train_config, **overrides},
-        )
-        self.env = LaneVecEnv(cast(EdgeVectorEnv, env), recipe.reward_scale)
+        self.envs = [
+            self._make_env(env_id, {**recipe.train_config, **variation, **overrides})
+            for variation in recipe.variations or ({},)
+        ]
         self.first_seed = seeds.TRAINING.start + recipe.seed * recipe.lanes % (
             len(seeds.TRAINING) - recipe.lanes
         )
-        self.model = make_model(recipe, self.env)
-        self.env.seed(self.first_seed)
+        self.model = make_model(recipe, *self.envs)
+        for env in self.envs:
+            env.seed(self.first_seed)
         self.scores: list[_Score] = []
         self.saved_at = 0
+
+    def _make_env(self, env_id: str, config: Mapping[str, Any]) -> LaneVecEnv:
+        env = gym.make_vec(
+            env_id, num_envs=self.recipe.lanes, autoreset_mode="SameStep", config=dict(config)
+        )
+        return LaneVecEnv(cast(EdgeVectorEnv, env), self.recipe.reward_scale)
 
     def finish(self, resume: bool) -> Path:
         """Train to the end and return the best agent's file."""
@@ -195,7 +200,7 @@ class _Run:
             with self._bar() as advance, _deferred_interrupt() as interrupted:
                 begun = self.model.num_timesteps > 0
                 if self.recipe.imitation is not None and not begun:
-                    imitate(self.model, self.env, self.recipe.imitation)
+                    imitate(self.model, self.envs, self.recipe.imitation)
                 callback = _BetweenRollouts(self, advance, interrupted)
                 self.model.learn(remaining, callback, reset_num_timesteps=not begun)
                 self.between_rollouts(last=True)
@@ -292,7 +297,7 @@ class _Run:
         arrays, state = pack(
             {
                 "model": model_state(self.model),
-                "env": self.env.get_state(),
+                "envs": [env.get_state() for env in self.envs],
                 "scores": [asdict(score) for score in self.scores],
             }
         )
@@ -311,7 +316,8 @@ class _Run:
         try:
             self._check_same_run(header)
             state = unpack(arrays, header["state"])
-            self.env.set_state(state["env"])
+            for env, env_state in zip(self.envs, state["envs"], strict=True):
+                env.set_state(env_state)
             set_model_state(self.model, state["model"])
             self.scores = [_Score(**score) for score in state["scores"]]
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -384,8 +390,13 @@ class _BetweenRollouts(BaseCallback):
         return True
 
 
-def make_model(recipe: Recipe, env: LaneVecEnv) -> Model:
+def make_model(recipe: Recipe, env: LaneVecEnv, *others: LaneVecEnv) -> Model:
     """Make the untrained model of a recipe.
+
+    Args:
+        recipe: The recipe.
+        env: The environment that it is trained in.
+        *others: Those that follow, rollout by rollout, before the first one's turn comes again.
 
     Raises:
         ValueError: If the environment's actions or observations do not suit it.
@@ -397,7 +408,7 @@ def make_model(recipe: Recipe, env: LaneVecEnv) -> Model:
             + (f"one per {env.env.actions_per}" if devices else "of another kind")
         )
     suited: tuple[type[spaces.Space[Any]], ...] = (spaces.Discrete,)
-    if devices and recipe.algorithm == "ppo":
+    if env.env.actions_per == "device" and recipe.algorithm == "ppo":
         suited += (spaces.Box,)
     if not isinstance(env.action_space, suited):
         raise ValueError(
@@ -421,6 +432,8 @@ def make_model(recipe: Recipe, env: LaneVecEnv) -> Model:
     else:
         policy_kwargs = _flat_policy(recipe, env)
     kind: Any = {"ppo": PPO, "dqn": DQN}[recipe.algorithm]
+    if others:
+        kind, hyperparameters["others"] = VariedPPO, others
     model: Model = kind(
         policy_class,
         env,
@@ -467,6 +480,7 @@ def _device_policy(recipe: Recipe, env: LaneVecEnv) -> tuple[type[Any], dict[str
         hidden=network.hidden,
         activation=network.activation,
         context=network.context,
+        outputs=_outputs(env),
     )
     samples = tables.get("samples") or ObservationTable()
     arguments = {
@@ -480,7 +494,21 @@ def _device_policy(recipe: Recipe, env: LaneVecEnv) -> tuple[type[Any], dict[str
     }
     if recipe.algorithm == "dqn":
         return DeviceDQNPolicy, arguments
-    return DeviceActorCriticPolicy, {**arguments, "log_std_init": network.log_std}
+    signs = network.exploration == "signs"
+    if signs and not (isinstance(env.action_space, spaces.Box) and shape.outputs == 1):
+        raise ValueError(
+            "network.exploration is signs, which is for one score per device, not for "
+            f"{env.action_space}"
+        )
+    return DeviceActorCriticPolicy, {**arguments, "signs": signs, "log_std_init": network.log_std}
+
+
+def _outputs(env: LaneVecEnv) -> int:
+    """Return the actions that concern the whole system, or the columns of each device's."""
+    if isinstance(env.action_space, spaces.Discrete):
+        return int(env.action_space.n) if env.env.actions_per == "system" else 1
+    shape = env.action_space.shape or ()
+    return shape[1] if len(shape) > 1 else 1
 
 
 @contextlib.contextmanager

@@ -62,8 +62,9 @@ class Problem(ABC):
     Attributes:
         documented_tables: The default configuration's tables, for docstrings.
         actions_per: ``"device"`` or ``"sample"`` where the action space has one action or one
-            component for each, in the observation's order, so that a policy that scores each of
-            them acts for any number; None where actions are of another kind.
+            component (or row of components) for each, in the observation's order, so that a policy
+            that scores each of them acts for any number; ``"system"`` where devices are observed
+            and an action means the same for any number of them; None for flat observations.
     """
 
     config_type: ClassVar[type[Any]]
@@ -269,7 +270,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
 
     @property
     def actions_per(self) -> str | None:
-        """Whether there is one action per ``"device"`` or ``"sample"``; see ``Problem``."""
+        """Whether actions are per ``"device"``, ``"sample"`` or ``"system"``; see ``Problem``."""
         return self.problem.actions_per
 
     @property  # type: ignore[misc]
@@ -482,7 +483,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
 
     @property
     def actions_per(self) -> str | None:
-        """Whether there is one action per ``"device"`` or ``"sample"``; see ``Problem``."""
+        """Whether actions are per ``"device"``, ``"sample"`` or ``"system"``; see ``Problem``."""
         return self.problem.actions_per
 
     def reset(
