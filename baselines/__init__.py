@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_gym.baselines import data_scheduling, retransmission, update_scheduling
+from edge_gym.baselines import batch_slot, data_scheduling, retransmission, update_scheduling
 from edge_gym.baselines.base import Baseline, RandomPolicy
 
 __all__ = ["BASELINES", "Baseline", "applicable_baselines", "find_baseline", "make_baseline"]
@@ -16,7 +16,11 @@ def _by_name(*rules: type[Baseline]) -> dict[str, tuple[type[Baseline], ...]]:
 
 
 BASELINES = _by_name(
-    RandomPolicy, *retransmission.RULES, *data_scheduling.RULES, *update_scheduling.RULES
+    RandomPolicy,
+    *retransmission.RULES,
+    *data_scheduling.RULES,
+    *update_scheduling.RULES,
+    *batch_slot.RULES,
 )
 """The rules of each name. A name may stand for another rule in another environment, as in the
 documents; in none for two."""

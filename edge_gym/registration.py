@@ -44,7 +44,29 @@ def _row(module: str, problem: str, name: str, summary: str, **preset: Any) -> E
 _retransmission = functools.partial(_row, "retransmission", "Retransmission")
 _data_scheduling = functools.partial(_row, "data_scheduling", "DataScheduling")
 _update_scheduling = functools.partial(_row, "update_scheduling", "UpdateScheduling")
+_batch_slot = functools.partial(_row, "batch_slot", "BatchSlot")
 
+# FEEL §VI: CIFAR-10 and whole gradients; Table I is the configuration's default.
+_FEEL: dict[str, Any] = {
+    "dataset": "cifar-10",
+    "image_size": None,
+    "network": "densenet-121",
+    "density": 1.0,
+    "fading": "mean",
+    "validation_size": 1000,
+    "test_size": None,
+    "learning_rate": 0.1,
+    "budget_s": 2e5,
+    "max_rounds": 20_000,
+}
+_FEEL_GPU: dict[str, Any] = {
+    **_FEEL,
+    "device": "gpu",
+    "density": 0.004,
+    "gpu_flops": (1e12,),
+    "gpu_base_latency_s": 0.1,
+    "budget_s": 2e3,
+}
 
 ENVIRONMENTS: tuple[EnvironmentId, ...] = (
     _retransmission(
@@ -175,6 +197,62 @@ ENVIRONMENTS: tuple[EnvironmentId, ...] = (
         mode="lazy",
         actions="device",
         learning_rate=0.08,
+    ),
+    _batch_slot(
+        "BatchSlot-v0",
+        "every device's batch and time slots in federated learning, within a time budget",
+    ),
+    _batch_slot(
+        "BatchSlotGlobal-v0",
+        "the global batchsize alone, which the document's theorems place",
+        actions="global",
+    ),
+    _batch_slot(
+        "BatchSlotNonIID-v0",
+        "the same as the first with two shards of sorted data on each device",
+        partition="shards",
+    ),
+    _batch_slot(
+        "BatchSlotGPU-v0",
+        "the same as the first with GPUs, to which small batches are one",
+        device="gpu",
+    ),
+    _batch_slot(
+        "BatchSlot-Document-v0",
+        "FEEL's own setting: DenseNet-121 on CIFAR-10, six devices, IID",
+        **_FEEL,
+    ),
+    _batch_slot(
+        "BatchSlotGlobal-Document-v0",
+        "the same, choosing the global batchsize alone",
+        **_FEEL,
+        actions="global",
+    ),
+    _batch_slot(
+        "BatchSlotNonIID-Document-v0",
+        "FEEL's own setting with two shards of sorted data on each of twelve devices",
+        **_FEEL,
+        partition="shards",
+        n_devices=12,
+    ),
+    _batch_slot(
+        "BatchSlotResNet-Document-v0",
+        "the same with ResNet-18",
+        **{**_FEEL, "network": "resnet-18"},
+        partition="shards",
+        n_devices=12,
+    ),
+    _batch_slot(
+        "BatchSlotMobileNet-Document-v0",
+        "the same with MobileNetV2",
+        **{**_FEEL, "network": "mobilenet-v2"},
+        partition="shards",
+        n_devices=12,
+    ),
+    _batch_slot(
+        "BatchSlotGPU-Document-v0",
+        "FEEL's own setting with GPUs",
+        **_FEEL_GPU,
     ),
 )
 

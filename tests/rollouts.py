@@ -26,6 +26,18 @@ FEW_SAMPLES = {
     "budget_j": 0.012,
     "max_rounds": 40,
 }
+FEW_BATCHES = {
+    "n_devices": 3,
+    "samples_per_device": 12,
+    "max_batch": 8,
+    "hidden_sizes": (6,),
+    "validation_size": 100,
+    "test_size": 100,
+    "budget_s": 5e-2,
+    "max_rounds": 40,
+}
+# FEEL's networks are tested elsewhere: these ids differ in more than their network.
+FEW_DOCUMENT_BATCHES = {**FEW_BATCHES, "network": "mlp", "budget_s": 3.0}
 # What makes an id small enough for a test. Retraining stays frequent, and episodes last 40 steps;
 # those with a budget of seconds or joules end when it is spent, mostly before their 40th round.
 SMALL: dict[str, dict[str, Any]] = {
@@ -49,8 +61,18 @@ SMALL: dict[str, dict[str, Any]] = {
     "UpdateSchedulingLazy-v0": FEW_SAMPLES,
     "UpdateSchedulingLazyIID-v0": FEW_SAMPLES,
     "UpdateSchedulingLazyDiscrete-v0": FEW_SAMPLES,
+    "BatchSlot-v0": FEW_BATCHES,
+    "BatchSlotGlobal-v0": {**FEW_BATCHES, "budget_s": 5e-3},
+    "BatchSlotNonIID-v0": FEW_BATCHES,
+    "BatchSlotGPU-v0": FEW_BATCHES,
+    "BatchSlot-Document-v0": FEW_DOCUMENT_BATCHES,
+    "BatchSlotGlobal-Document-v0": {**FEW_DOCUMENT_BATCHES, "budget_s": 1.0},
+    "BatchSlotNonIID-Document-v0": FEW_DOCUMENT_BATCHES,
+    "BatchSlotResNet-Document-v0": FEW_DOCUMENT_BATCHES,
+    "BatchSlotMobileNet-Document-v0": FEW_DOCUMENT_BATCHES,
+    "BatchSlotGPU-Document-v0": FEW_DOCUMENT_BATCHES,
 }
-NEEDS_DATA = {"Retransmission-Document-v0", "DataScheduling-Document-v0"}
+NEEDS_DATA = {row.name for row in ENVIRONMENTS if row.name.endswith("-Document-v0")}
 NETWORKS = {"RetransmissionCNN-v0", "DataSchedulingCNN-v0"}
 # Ids under which an action may be impossible, so that masks hide some.
 MASKED = {
@@ -77,7 +99,8 @@ def lasting(name: str, steps: int) -> dict[str, Any]:
     """Return the fields of an episode of exactly so many steps."""
     if "budget" in SMALL[name]:
         return {"budget": steps * SMALL[name]["budget"] // 40}
-    return {"max_rounds": steps, "budget_s": 1e3, "budget_j": 1e3}
+    budgets = {name: 1e3 for name in SMALL[name] if name.startswith("budget_")}
+    return {"max_rounds": steps, **budgets}
 
 
 def random_actions(space: gym.Space[Any], seed: int = 0) -> Iterator[Any]:

@@ -27,6 +27,7 @@ from rollouts import assert_same, lane_of, make, make_vec, parts_of, random_acti
 from stable_baselines3.common import env_checker
 
 from edge_gym import ENVIRONMENTS
+from edge_gym.envs.batch_slot import BatchSlotConfig
 from edge_gym.envs.core import validate_actions
 from edge_gym.envs.data_scheduling import DataSchedulingConfig
 from edge_gym.envs.retransmission import RetransmissionConfig
@@ -91,13 +92,15 @@ def test_observations_and_infos_keep_their_promises(name: str) -> None:
     assert all(type(step[2]) is bool and type(step[3]) is bool for step in steps)
 
 
-def test_rewards_telescope_to_the_gain_in_validation_accuracy(name: str) -> None:
+def test_rewards_telescope_to_the_gain_in_validation_accuracy_or_loss(name: str) -> None:
     (_, info), *steps = rollouts.episode(name, seed=4)
     final = steps[-1][4]
     total = sum(step[1] for step in steps)
-    assert total == pytest.approx(final["total_gain"], abs=1e-12)
     gain = final["validation_accuracy"] - info["validation_accuracy"]
-    assert total == pytest.approx(gain, abs=1e-12)
+    assert final["total_gain"] == pytest.approx(gain, abs=1e-12)
+    by_loss = make(name).config.reward == "loss"
+    expected = final["total_loss_decrease"] if by_loss else gain
+    assert total == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("plain_name", [PLAIN, SCHEDULING, UPDATES])
@@ -672,6 +675,28 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         "drop_out": (-0.1, 1.1, np.nan, None, "0.1"),
         # More than there are devices, and none of their number's divisors.
         "redundancy": (*NOT_COUNTS, 11, 3),
+    },
+    BatchSlotConfig: {
+        **BAD_FEDERATED,
+        "actions": ("both", "", None),
+        "choices": (1, *NOT_COUNTS),
+        "update": ("weights", "", None),
+        "local_epochs": NOT_COUNTS,
+        "local_batch_size": NOT_COUNTS,
+        "max_batch": (0, -1, 2.5, "3"),
+        "reference_batch": NOT_COUNTS,
+        "max_learning_rate": NOT_POSITIVE,
+        "downlink_power_dbm": (-51, 61, np.nan, None, "2"),
+        "fading": ("never", "", None),
+        "device": ("tpu", "", None),
+        # More speeds than devices, and none.
+        "cpu_groups_hz": ((), (1e9,) * 7),
+        "gpu_flops": ((), (1e9,) * 7),
+        "gpu_base_latency_s": (-0.1, np.nan, np.inf, None, "1"),
+        "gpu_threshold": NOT_COUNTS,
+        "budget_s": NOT_POSITIVE,
+        "max_rounds": NOT_COUNTS,
+        "targets": ((0.9, 0.8), (0.8, 0.8)),
     },
 }
 DO_NOT_FIT = [

@@ -70,8 +70,7 @@ class BatchSlotConfig(FederatedConfig):
         targets: Validation accuracies, ascending; the time to each is told.
     """
 
-    image_size: int | None = None
-    hidden_sizes: tuple[int, ...] = (64,)
+    hidden_sizes: tuple[int, ...] = (32,)
     n_devices: int = 6
     partition: str = "iid"
     samples_per_device: int | None = None
@@ -90,15 +89,15 @@ class BatchSlotConfig(FederatedConfig):
     local_batch_size: int = 64
     max_batch: int | None = 128
     reference_batch: int = 64
-    max_learning_rate: float = 0.6
+    max_learning_rate: float = 1.2
     downlink_power_dbm: float = 28.0
     fading: str = "round"
     device: str = "cpu"
     cpu_groups_hz: tuple[float, ...] | None = (0.7e9, 1.4e9, 2.1e9)
     gpu_flops: tuple[float, ...] = (2e9,)
-    gpu_base_latency_s: float = 3e-3
+    gpu_base_latency_s: float = 4e-4
     gpu_threshold: int = 16
-    budget_s: float = 2.0
+    budget_s: float = 0.25
     max_rounds: int = 1000
     targets: tuple[float, ...] = (0.8, 0.9, 0.92)
 
@@ -374,8 +373,10 @@ class BatchSlot(FederatedLearning):
         self.action_space: spaces.Space[Any]
         if config.actions == "direct":
             self.action_space = spaces.Box(-1, 1, (k, 3), np.float32)
+            self.actions_per = "device"
         else:
             self.action_space = spaces.Discrete(config.choices)
+            self.actions_per = "system"
         # A lane that was never reset is observed too, with speeds and times that divide.
         self._cpu_hz[:] = 1.0
         # Two directions: up and down.
