@@ -11,7 +11,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_gym.agents.networks import DeviceArchitecture, DeviceSummary, Parts, scores_network
+from edge_gym.agents.networks import (
+    SIGN_SHARPNESS,
+    DeviceArchitecture,
+    DeviceSummary,
+    Parts,
+    as_many_positive,
+    scores_network,
+)
 from edge_gym.agents.sb3 import (
     ActorCriticPolicy,
     DiagGaussianDistribution,
@@ -32,11 +39,11 @@ class SignDistribution(Distribution):
 
     The score ``s`` that the network gives is positive with the probability 1/(1 + exp(-5s)). A
     positive draw becomes this probability, a negative one this probability less 1, so that draws
-    of one sign keep the order of the scores.
+    of one sign keep the order of the scores. The mode has as many positive scores as are expected.
     """
 
-    sharpness = 5.0
     distribution: Any
+    scores: Tensor
 
     def proba_distribution_net(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Return nothing to learn: the network gives the scores themselves."""
@@ -44,7 +51,8 @@ class SignDistribution(Distribution):
 
     def proba_distribution(self, scores: Tensor) -> SignDistribution:
         """Take the network's scores, ``(n, K)``."""
-        self.distribution = torch.distributions.Bernoulli(logits=self.sharpness * scores)
+        self.scores = scores
+        self.distribution = torch.distributions.Bernoulli(logits=SIGN_SHARPNESS * scores)
         return self
 
     def log_prob(self, actions: Tensor) -> Tensor:
@@ -63,9 +71,8 @@ class SignDistribution(Distribution):
         return chance - 1 + torch.bernoulli(chance)
 
     def mode(self) -> Tensor:
-        """Return scores of the more likely signs."""
-        scores: Tensor = self.distribution.probs - 0.5
-        return scores
+        """Return scores as an agent acts by them."""
+        return as_many_positive(self.scores)
 
     def actions_from_params(self, scores: Tensor, deterministic: bool = False) -> Tensor:
         """Return actions for the network's scores."""

@@ -24,6 +24,8 @@ CLIP = 5.0
 """Scaled features stay within plus and minus this."""
 Parts = dict[str, Tensor]
 """An observation of devices by part: ``devices``, ``system`` and, where there are, ``samples``."""
+SIGN_SHARPNESS = 5.0
+"""Where signs are explored, a score ``s`` is positive with the probability 1/(1 + exp(-5s))."""
 
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh_,
@@ -408,6 +410,22 @@ class DeviceNetwork(nn.Module):
         return scores
 
 
+def as_many_positive(scores: Tensor) -> Tensor:
+    """Shift scores, ``(..., K)``, so that as many are positive as in exploration on average.
+
+    An agent that explores signs may hesitate between many devices, none of which is likely to be
+    chosen, and yet choose some of them every time. What it does best without chance is to choose
+    as many, those of the largest scores: the expected number rounded, one at least.
+    """
+    chances = torch.sigmoid(SIGN_SHARPNESS * scores)
+    number = chances.sum(dim=-1, keepdim=True).round().clamp(min=1)
+    ordered = torch.sort(scores, dim=-1, descending=True).values
+    beyond = torch.cat([ordered[..., 1:], ordered[..., -1:] - 1], dim=-1)
+    last = number.long() - 1
+    threshold = (ordered.gather(-1, last) + beyond.gather(-1, last)) / 2
+    return scores - threshold
+
+
 class AgentPolicy:
     """A trained agent as a policy: deterministic, for any number of lanes at a time.
 
@@ -427,6 +445,7 @@ class AgentPolicy:
         self.metadata = dict(metadata)
         self.name = name
         self._continuous = self.metadata["action_space"].get("kind") == "box"
+        self._signs = bool(self.metadata.get("signs", False))
         self._start = int(self.metadata["action_space"].get("start", 0))
 
     def begin(self, lanes: NDArray[np.int64], seeds: Sequence[int]) -> None:
@@ -444,7 +463,8 @@ class AgentPolicy:
             ``(..., K, columns)``.
         """
         with torch.no_grad():
-            scores = self.network(_tensors(observations)).numpy()
+            found = self.network(_tensors(observations))
+            scores = (as_many_positive(found) if self._signs else found).numpy()
         if self._continuous:
             return np.asarray(scores.clip(-1, 1), np.float32)
         if masks is not None:

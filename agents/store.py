@@ -231,6 +231,7 @@ def _device_arrays(policy: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         "network": plain(asdict(scores.shape)),
         "present": features.present,
         "clip": features.clip,
+        "signs": bool(getattr(policy, "signs", False)),
     }
     return arrays, described
 

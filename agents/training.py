@@ -35,7 +35,7 @@ from rich.progress import (
 )
 
 from edge_gym import seeds
-from edge_gym.agents.checkpoint import model_state, pack, set_model_state, unpack
+from edge_gym.agents.checkpoint import model_state, set_model_state
 from edge_gym.agents.device_policies import (
     DeviceActorCriticPolicy,
     DeviceDQNPolicy,
@@ -50,6 +50,7 @@ from edge_gym.agents.networks import (
     ScaledParts,
     set_action_bias,
 )
+from edge_gym.agents.packing import pack, unpack
 from edge_gym.agents.recipe import Recipe, find_recipe, load_recipe, parse_recipe
 from edge_gym.agents.sb3 import (
     DQN,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from edge_gym.registration import ENVIRONMENTS, find_environment
 from edge_gym.seeds import EVALUATION
@@ -41,6 +41,18 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise _StoppedError from error
+
+
+class _Reproduce(TyperCommand):
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        # Not before somebody asks: what runs them takes seconds to import.
+        from edge_gym.reproduce import REPRODUCTIONS
+
+        names = ", ".join(reproduction.name for reproduction in REPRODUCTIONS)
+        for parameter in self.params:
+            if parameter.name == "name":
+                cast(Any, parameter).help = f"What to reproduce: {names}."
+        super().format_help(ctx, formatter)
 
 
 app = typer.Typer(
@@ -273,12 +285,17 @@ def tune(
         _errors().print(f"written: {path}", highlight=False)
 
 
-@app.command()
+@app.command(cls=_Reproduce)
 def reproduce(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="What to reproduce: rrm-fig5, rrm-fig9.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to reproduce.")],
     quick: Annotated[bool, typer.Option("--quick", help="Small and coarse.")] = False,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="The document's own setting where the usual one is smaller: hours, best on a GPU.",
+        ),
+    ] = False,
     episodes: Annotated[int | None, typer.Option(help="Episodes of every policy.")] = None,
     lanes: LanesOption = 32,
     settings: SetOption = None,
@@ -293,7 +310,7 @@ def reproduce(
     reproduction = find_reproduction(name)
     folder = out or Path("results") / name
     with _progress() as progress:
-        options = Options(quick, episodes, lanes, _overrides(settings) or {}, progress)
+        options = Options(quick, episodes, lanes, _overrides(settings) or {}, progress, full)
         findings = reproduction.run(folder, options)
     if as_json:
         _print_json(findings.to_json())

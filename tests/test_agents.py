@@ -25,6 +25,8 @@ import torch
 import yaml
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from stable_baselines3 import DQN, PPO
@@ -40,13 +42,13 @@ from edge_gym.agents import (
     LaneVecEnv,
     Recipe,
     TrainingInterrupted,
-    checkpoint,
     files,
     find_recipe,
     imitation,
     load_agent,
     load_recipe,
     networks,
+    packing,
     read_agent_metadata,
     save_agent,
     shipped_agents,
@@ -143,7 +145,7 @@ def run_files(out: Path) -> dict[str, bytes]:
 def final_state(out: Path) -> Any:
     """What a run's checkpoint says, but for wall times and what no lane's learner holds."""
     arrays, header = files.read_tensors(out / "checkpoint.safetensors", "checkpoint")
-    state = checkpoint.unpack(arrays, header["state"])
+    state = packing.unpack(arrays, header["state"])
     for episode in state["model"]["episodes"]:
         del episode["t"]
     for env in state["envs"]:
@@ -151,7 +153,7 @@ def final_state(out: Path) -> Any:
         for name in ("z", "alpha", "gradient"):
             for lane, count in enumerate(learner["count"]):
                 learner[name][lane, count:] = 0
-    arrays, packed = checkpoint.pack(state)
+    arrays, packed = packing.pack(state)
     return {name: array.tobytes() for name, array in arrays.items()}, json.dumps(packed)
 
 
@@ -263,10 +265,10 @@ def test_adapter_state_mid_episode() -> None:
     actions = rng.integers(0, 2, (50, 3))
     for row in actions[:10]:
         env.step(row)
-    arrays, state = checkpoint.pack(env.get_state())
+    arrays, state = packing.pack(env.get_state())
     other = make(3)
     other.reset()
-    other.set_state(checkpoint.unpack(arrays, json.loads(json.dumps(state))))
+    other.set_state(packing.unpack(arrays, json.loads(json.dumps(state))))
     for row in actions[10:]:
         expected, got = env.step(row), other.step(row)
         for theirs, ours in zip(expected[:3], got[:3], strict=True):
@@ -969,8 +971,8 @@ def test_checkpoint_codec() -> None:
         "tensor": torch.tensor(2.0),
         "empty": np.zeros((0, 4)),
     }
-    arrays, packed = checkpoint.pack(state)
-    back = checkpoint.unpack(arrays, json.loads(json.dumps(packed)))
+    arrays, packed = packing.pack(state)
+    back = packing.unpack(arrays, json.loads(json.dumps(packed)))
     assert back["tuple"] == state["tuple"]
     assert back["list"] == state["list"]
     np.testing.assert_array_equal(back[3]["nested"], state[3]["nested"])
@@ -978,7 +980,7 @@ def test_checkpoint_codec() -> None:
     assert back["tensor"].shape == ()
     assert back["empty"].shape == (0, 4)
     with pytest.raises(TypeError, match="no safe way to save a object"):
-        checkpoint.pack([object()])
+        packing.pack([object()])
 
 
 # Devices
@@ -1212,8 +1214,8 @@ def plain_scores(network: DeviceScores, parts: Mapping[str, Any]) -> tuple[list[
                 for k, row in enumerate(embeddings)
                 for e in row
             ]
-    for given in inputs:
-        hidden = act(dense("joint", *given))
+    for row in inputs:
+        hidden = act(dense("joint", *row))
         for layer in range(len(shape.hidden) - 2):
             hidden = act(dense(f"trunk.{2 * layer}", hidden))
         scores.extend(dense("score", hidden))
@@ -1433,16 +1435,19 @@ def test_scores_share_one_standard_deviation() -> None:
 
 
 def test_signs_are_explored_alone(tmp_path: Path) -> None:
-    """Draws are positive as often as the score says, keep its order, and are judged by sign."""
+    """Draws are positive as often as the score says, keep its order, and are judged by sign.
+
+    Without chance as many scores are positive as in draws on average, the largest ones.
+    """
     env = LaneVecEnv(market(actions="scores"))
     model = training.make_model(device_recipe("ppo", network={"exploration": "signs"}), env)
     shuffled_weights(model, 0.3)
     observation = env.reset()
     agent = load_agent(save_agent(model, tmp_path / "agent"), env)
-    scores = agent.act(observation)
-    assert np.abs(scores).max() < 1
     seen = {part: torch.as_tensor(values) for part, values in observation.items()}
-    likely = torch.sigmoid(5 * torch.tensor(scores))
+    with torch.no_grad():
+        scores = agent.network(seen)
+    likely = torch.sigmoid(5 * scores)
     n = 2000
     with torch.no_grad():
         draws = [model.policy(seen) for _ in range(n)]
@@ -1457,13 +1462,28 @@ def test_signs_are_explored_alone(tmp_path: Path) -> None:
     bits = -likely * likely.log() - (1 - likely) * (1 - likely).log()
     torch.testing.assert_close(entropy, bits.sum(dim=1), rtol=1e-4, atol=1e-5)
     best, _ = model.predict(observation, deterministic=True)
-    np.testing.assert_array_equal(best > 0, scores > 0)
-    np.testing.assert_array_equal(best.argsort(axis=1), scores.argsort(axis=1))
+    np.testing.assert_array_equal(best, agent.act(observation))
+    np.testing.assert_array_equal(best.argsort(axis=1), scores.argsort(dim=1))
+    number = likely.sum(dim=1).round().clamp(min=1).numpy()
+    np.testing.assert_array_equal((best > 0).sum(axis=1), number)
+    assert len(np.unique(number)) > 1
     with pytest.raises(ValueError, match=r"signs, which is for one score per device, not for Box"):
         training.make_model(
             device_recipe("ppo", network={"exploration": "signs"}),
             LaneVecEnv(market(actions="columns")),
         )
+
+
+@given(
+    scores=st.lists(st.floats(-3, 3, width=16), min_size=1, max_size=30, unique=True),
+    shift=st.sampled_from([-2.0, 0.0, 2.0]),
+)
+def test_as_many_scores_are_positive_as_expected(scores: list[float], shift: float) -> None:
+    given_scores = torch.tensor(scores, dtype=torch.float64) + shift
+    found = networks.as_many_positive(given_scores)
+    expected = sum(1 / (1 + math.exp(-5 * score)) for score in given_scores.tolist())
+    assert int((found > 0).sum()) == max(1, round(expected))
+    torch.testing.assert_close(found - found[0], given_scores - given_scores[0])
 
 
 def test_columns_have_a_standard_deviation_each() -> None:

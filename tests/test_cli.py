@@ -334,6 +334,60 @@ def test_reproduce_fig9_and_go_on_where_it_stopped(
     assert len(run) == 8
 
 
+FEDERATED = {"samples_per_device": 12, "validation_size": 50, "test_size": 50, "max_rounds": 3}
+
+
+def test_reproduce_section5(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["reproduce", "rrm-section5", "--quick", "--episodes", "2", "--out", str(tmp_path)]
+    for name, value in {**FEDERATED, "batch_size": 6, "hidden_sizes": "[4]"}.items():
+        arguments += ["--set", f"{name}={value}"]
+    content = json.loads(succeed(capsys, *arguments, "--json"))
+    assert content == json.loads((tmp_path / "rrm-section5.json").read_text())
+    assert (tmp_path / "rrm-section5.png").read_bytes().startswith(b"\x89PNG")
+    assert len(content["data"]) == 10
+    for cell, policies in content["data"].items():
+        assert {"random-devices", "staleness-per-cost"} < policies.keys()
+        assert ("dqn" if "Discrete" in cell else "ppo") in policies
+        for found in policies.values():
+            metrics, accuracy = found["metrics"], found["accuracy"]["seconds"]
+            assert metrics["rounds"]["mean"] <= 3
+            gain = accuracy["mean"][-1] - accuracy["mean"][0]
+            assert metrics["return"]["mean"] == pytest.approx(gain, abs=1e-9)
+    text = [claim["claim"] for claim in content["claims"]]
+    assert "UpdateScheduling, K = 10: model-variation is better than random devices" in text
+    assert sum("coded redundancy" in claim for claim in text) == 1
+
+    # What was finished is loaded: a part that says something else is believed.
+    part = tmp_path / "parts" / "everyone_UpdateScheduling_K10.npz"
+    with np.load(part) as file:
+        arrays = dict(file)
+    np.savez_compressed(part, **{**arrays, "returns": arrays["returns"] + 5})
+    again = json.loads(succeed(capsys, *arguments, "--json"))
+    both = [found["data"]["UpdateScheduling, K = 10"] for found in (content, again)]
+    means = [found["everyone"]["metrics"]["return"]["mean"] for found in both]
+    assert means[1] == pytest.approx(means[0] + 5)
+    assert both[0]["lazy"] == both[1]["lazy"]
+
+
+def test_reproduce_time_to_accuracy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["reproduce", "feel-time", "--quick", "--episodes", "3", "--out", str(tmp_path)]
+    # A target that is reached at once, and one that never is.
+    small = {**FEDERATED, "max_batch": 8, "hidden_sizes": "[4]", "targets": "[0.01, 0.99]"}
+    for name, value in small.items():
+        arguments += ["--set", f"{name}={value}"]
+    content = json.loads(succeed(capsys, *arguments, "--json"))
+    assert (tmp_path / "feel-time.png").read_bytes().startswith(b"\x89PNG")
+    (policies,) = content["data"].values()
+    assert {"optimal-batch-slot", "full-batch", "model-based", "individual"} < policies.keys()
+    for found in policies.values():
+        metrics = {name: value["mean"] for name, value in found["metrics"].items()}
+        assert (metrics["reached_1"], metrics["reached_99"]) == (1, 0)
+        assert metrics["seconds_to_1"] < metrics["seconds_to_99"] == 0.25
+    verdicts = {claim["claim"]: claim["verdict"] for claim in content["claims"]}
+    never = "IID, K = 6: optimal-batch-slot reaches 99 % sooner than full-batch"
+    assert verdicts[never] == "within noise"
+
+
 def test_reproduce_without_data(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from edge_gym.evaluation import make_lanes, run_episodes
 from edge_gym.seeds import EVALUATION, SELECTION, TRAINING
 
 FOLDER = Path(edge_gym.agents.__path__[0])
+FEDERATED = ("UpdateScheduling", "BatchSlot")
 SHIPPED = sorted(path.relative_to(FOLDER) for path in FOLDER.glob("trained/*/*.safetensors"))
 
 
@@ -41,7 +42,7 @@ def test_a_shipped_agent_says_where_it_comes_from(path: Path) -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=str)
 def test_a_shipped_agent_beats_chance(path: Path) -> None:
     # Federated rounds take long, and chance is far behind there.
-    episodes = 24 if path.parent.name.startswith("UpdateScheduling") else 64
+    episodes = 24 if path.parent.name.startswith(FEDERATED) else 64
     env = make_lanes(path.parent.name, episodes)
     seeds = EVALUATION[:episodes]
     agent = run_episodes(env, load_agent(path.stem, env), seeds).returns
@@ -58,6 +59,8 @@ DEVICES = [
         ("DataScheduling", {"n_devices": 25, "buffer_size": 6, "budget": 30}),
         ("UpdateScheduling", {"n_devices": 5}),
         ("UpdateScheduling", {"n_devices": 25}),
+        ("BatchSlot", {"n_devices": 3}),
+        ("BatchSlot", {"n_devices": 9}),
     )
     if path.parent.name.startswith(prefix)
 ]

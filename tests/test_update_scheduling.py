@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from references import Vector, column, global_model, perceptron_loss_and_gradient
 from rollouts import assert_same, random_actions
-from scipy.stats import kstest
+from scipy.stats import gmean, kstest
 from stable_baselines3 import PPO
 
 from edge_gym.benchmark import measure
@@ -253,6 +253,7 @@ def compare_past(plain: Plain, observation: dict[str, Any], took: float, info: A
         "energy_j": plain.energy,
     }
     system = {
+        "devices": config.n_devices,
         "budget_left": budget - plain.spent,
         "rounds": plain.rounds,
         "last_round": took,
@@ -270,15 +271,23 @@ def compare_present(plain: Plain, observation: dict[str, Any]) -> None:
     """Compare what is observed of the round that begins."""
     env = plain.env
     indicator = plain.indicator
+    upload_j = plain.watt * plain.upload_s
+    if env.config.mode == "lazy":
+        cost = plain.compute_j + upload_j
+    else:
+        cost = plain.compute_s + plain.upload_s
+    share = indicator / max(indicator.mean(), 1e-12)
     devices = {
         "indicator": indicator,
-        "indicator_share": indicator / max(indicator.mean(), 1e-12),
+        "indicator_share": share,
+        "log_indicator": np.maximum(np.log(np.maximum(share, 1e-300)), -10),
+        "log_cost": np.log(cost / gmean(cost)),
         "efficiency": plain.efficiency,
         "mean_efficiency": np.mean(plain.efficiencies, axis=0),
         "upload_s": plain.upload_s,
         "compute_s": plain.compute_s,
         "compute_j": plain.compute_j,
-        "upload_j": plain.watt * plain.upload_s,
+        "upload_j": upload_j,
     }
     for name, wanted in devices.items():
         found = column(env, observation, "devices", name)

@@ -28,6 +28,9 @@ MODES = ("importance", "lazy")
 SHARE_EXPONENT = 4.0
 """An agent that shares the band gives shares in proportion to exp(4ℓ), ℓ in [-1, 1]."""
 _MAX_NORM = 1e6
+_MAX_LOG = 30.0
+# What is smaller is nothing but rounding.
+_LEAST_LOG = -10.0
 _MEMORY_ROUNDS = 10
 
 
@@ -148,6 +151,24 @@ def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationT
             Column("compute_j", "J", 0, 1e6, "energy of computing", 7e-4, 6e-4),
             Column("upload_j", "J", 0, 1e6, "energy of an upload in the whole band", 8e-4, 6e-4),
             Column(
+                "log_cost",
+                "1",
+                -_MAX_LOG,
+                _MAX_LOG,
+                f"ln of computing and uploading, {unit}, over the geometric mean over devices",
+                0,
+                0.7,
+            ),
+            Column(
+                "log_indicator",
+                "1",
+                _LEAST_LOG,
+                _MAX_LOG,
+                f"ln of indicator_share, {_LEAST_LOG:g} at least",
+                0,
+                0.3,
+            ),
+            Column(
                 "staleness",
                 "round",
                 0,
@@ -170,6 +191,7 @@ def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationT
             Column("energy_j", "J", 0, 1e9, "energy that it has used", 0.01, 0.01),
         ),
         "system": ObservationTable(
+            Column("devices", "device", 1, 1e6, "devices in all, K", 20, 15),
             Column("budget_left", unit, 0, 1e9, f"budget left, {unit}", budget / 2, budget / 4),
             Column("rounds", "round", 0, 1e6, "rounds so far", 15, 10),
             Column(
@@ -236,14 +258,12 @@ class UpdateScheduling(FederatedLearning):
             }
         )
         self.action_space: spaces.Space[Any]
+        self.actions_per = "device"
         if config.actions == "device":
             self.action_space = spaces.Discrete(k)
-            self.actions_per = "device"
-        elif config.bandwidth == "agent":
-            self.action_space = spaces.Box(-1, 1, (k, 2), np.float32)
         else:
-            self.action_space = spaces.Box(-1, 1, (k,), np.float32)
-            self.actions_per = "device"
+            shape = (k, 2) if config.bandwidth == "agent" else (k,)
+            self.action_space = spaces.Box(-1, 1, shape, np.float32)
         values = self.network.n_values
         # What all devices have computed for this round (importance), or uploaded last (lazy).
         memory = (n_lanes, k, values)
@@ -357,17 +377,25 @@ class UpdateScheduling(FederatedLearning):
         """Return the observations of all lanes by part."""
         lanes = np.arange(self.n_lanes)
         mean = np.maximum(self._indicator.mean(axis=1, keepdims=True), 1e-12)
+        indicator_share = self._indicator / mean
         upload_s = self._upload_s(lanes)
+        compute_j, upload_j = self._compute_j(lanes), self._transmit_w() * upload_s
+        if self.config.mode == "importance":
+            log_cost = np.log(self._compute_s + upload_s)
+        else:
+            log_cost = np.log(compute_j + upload_j)
         devices = {
             "indicator": self._indicator,
-            "indicator_share": self._indicator / mean,
+            "indicator_share": indicator_share,
             "efficiency": self._efficiency(lanes),
             "mean_efficiency": self._efficiency_sum / (self._round[:, None] + 1),
             "throughput": self._throughput,
             "upload_s": upload_s,
             "compute_s": self._compute_s,
-            "compute_j": self._compute_j(lanes),
-            "upload_j": self._transmit_w() * upload_s,
+            "compute_j": compute_j,
+            "upload_j": upload_j,
+            "log_cost": log_cost - log_cost.mean(axis=1, keepdims=True),
+            "log_indicator": np.log(np.maximum(indicator_share, np.exp(_LEAST_LOG))),
             "staleness": self._round[:, None] - self._last_arrival,
             "uploads": self._uploads,
             "arrivals": np.where(self._uploads, self._arrived / np.maximum(self._uploads, 1), 1.0),
@@ -375,6 +403,7 @@ class UpdateScheduling(FederatedLearning):
             "energy_j": self._energy,
         }
         system = {
+            "devices": np.full(self.n_lanes, self.config.n_devices),
             "budget_left": self.config.budget - self._spent,
             "rounds": self._round,
             "last_round": self._last_round,

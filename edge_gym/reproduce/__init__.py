@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 
 from edge_gym.files import prepare_folder
+from edge_gym.reproduce.feel import feel_fig3, feel_fig4, feel_fig5, feel_table2
+from edge_gym.reproduce.feel_fig2 import feel_fig2
+from edge_gym.reproduce.feel_time import feel_time
 from edge_gym.reproduce.findings import Claim, Findings, Options, Run
 from edge_gym.reproduce.rrm_fig5 import rrm_fig5
 from edge_gym.reproduce.rrm_fig9 import rrm_fig9
@@ -42,6 +45,12 @@ REPRODUCTIONS = (
     Reproduction("rrm-fig5", "RRM Fig. 5", rrm_fig5),
     Reproduction("rrm-fig9", "RRM Fig. 9", rrm_fig9),
     Reproduction("rrm-section5", "RRM §5", rrm_section5),
+    Reproduction("feel-fig2", "FEEL Fig. 2", feel_fig2),
+    Reproduction("feel-table2", "FEEL Table II", feel_table2),
+    Reproduction("feel-fig3", "FEEL Fig. 3", feel_fig3),
+    Reproduction("feel-fig4", "FEEL Fig. 4", feel_fig4),
+    Reproduction("feel-fig5", "FEEL Fig. 5", feel_fig5),
+    Reproduction("feel-time", "FEEL §VI, for all rules and agents", feel_time),
 )
 
 

@@ -77,9 +77,10 @@ class Options:
         lanes: Most episodes run at a time.
         overrides: Fields of the environment's configuration.
         progress: Told how many episodes are done.
+        full: The document's own setting, where the usual one is smaller.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or both ``quick`` and ``full`` are asked for.
     """
 
     quick: bool = False
@@ -87,8 +88,11 @@ class Options:
     lanes: int = 32
     overrides: Mapping[str, Any] = field(default_factory=dict)
     progress: TaskProgress | None = None
+    full: bool = False
 
     def __post_init__(self) -> None:
+        if self.quick and self.full:
+            raise ValueError("quick and full exclude each other")
         if self.episodes is not None:
             check_integer("episodes", self.episodes, 2)
         check_integer("lanes", self.lanes, 1)
@@ -169,6 +173,29 @@ def run_or_load(
     with replacing(path) as scratch, scratch.open("wb") as file:
         np.savez_compressed(file, **arrays)
     return episodes
+
+
+def accuracy_along(
+    episodes: Episodes, unit: str, end: float, n_points: int = 60
+) -> dict[str, list[float]]:
+    """Return the mean validation accuracy of all episodes when so much of ``unit`` was spent.
+
+    An episode keeps its accuracy until its next round ends, and after its last one.
+
+    Args:
+        episodes: With curves of ``unit`` and ``validation_accuracy``.
+        unit: A step info that grows along an episode, as ``seconds``.
+        end: Up to which value of it.
+        n_points: How many values of it, evenly from 0.
+    """
+    spent, accuracy = episodes.curves[unit], episodes.curves["validation_accuracy"]
+    points = np.linspace(0, end, n_points)
+    reached = np.zeros((len(spent), n_points))
+    for i, length in enumerate(episodes.lengths):
+        initial = accuracy[i, length - 1] - episodes.infos["total_gain"][i]
+        steps = np.append(initial, accuracy[i, :length])
+        reached[i] = steps[np.searchsorted(spent[i, :length], points, side="right")]
+    return {unit: points.tolist(), "mean": reached.mean(axis=0).tolist()}
 
 
 def _load(path: Path, key: str) -> Episodes | None:

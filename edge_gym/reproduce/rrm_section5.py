@@ -24,6 +24,7 @@ from edge_gym.reproduce.findings import (
     Claim,
     Findings,
     Options,
+    accuracy_along,
     run_or_load,
     summary,
     verdict,
@@ -78,7 +79,6 @@ _ACROSS = (
         ("round-robin", "UpdateSchedulingRisk, K = 10"),
     ),
 )
-_POINTS = 60
 _SHOWN = {
     "everyone": "#66717D",
     "random-devices": "#56B4E9",
@@ -89,6 +89,7 @@ _SHOWN = {
     "norm-times-rate": "#E69F00",
     "age-times-channel": "#E69F00",
     "importance-per-cost": "#009E73",
+    "staleness-per-cost": "#8C6BB1",
     "ppo": "#D55E00",
     "dqn": "#D55E00",
 }
@@ -105,8 +106,8 @@ def rrm_section5(folder: Path, options: Options) -> Findings:
 
     Rules have the parameters that were tuned under each id's own configuration, with 10 devices,
     but for the number that they schedule, which is searched again where K is another; agents are
-    as they were trained with 10. Finished parts are kept in ``folder/parts``, so that an
-    interrupted run goes on where it was.
+    as they ship. Finished parts are kept in ``folder/parts``, so that an interrupted run goes on
+    where it was.
 
     Raises:
         ValueError: If a value is out of range.
@@ -185,18 +186,25 @@ def _tuned(name: str, setting: _Setting, env: EdgeVectorEnv, parts: Path) -> dic
     """Return a rule's parameters: tuned for the id, what scales with K searched again.
 
     How many devices are scheduled, or how seldom each takes part, is searched on tuning seeds
-    between what was best with 10 devices and that in proportion to K.
+    between what was best with 10 devices and that in proportion to K; all over its grid where the
+    rule does not apply to the id itself.
     """
     own = make_lanes(setting.env_id, 1)
     k, usual = env.config.n_devices, own.config.n_devices
-    values = shipped_parameters(name, own) if name in tunable_baselines(own) else None
-    values = values or asdict(make_baseline(name, env).parameters)
-    scaled = [parameter for parameter in _SCALED if parameter in values]
-    if k == usual or not scaled:
+    rule = make_baseline(name, env)
+    tuned = shipped_parameters(name, own) if name in tunable_baselines(own) else None
+    values = tuned or asdict(rule.parameters)
+    parameter = next((parameter for parameter in _SCALED if parameter in values), None)
+    grid = rule.grid_for(env.config)
+    if parameter is None:
         return values
-    parameter = scaled[0]
-    ratio = k / usual
-    trials = sorted({round(values[parameter] * factor) for factor in (1, ratio**0.5, ratio)})
+    if tuned is None and parameter in grid:
+        trials = list(grid[parameter])
+    elif k != usual:
+        ratio = k / usual
+        trials = sorted({round(values[parameter] * factor) for factor in (1, ratio**0.5, ratio)})
+    else:
+        return values
     seeds = TUNING[:_SEARCH_EPISODES]
     returns = []
     for trial in trials:
@@ -271,24 +279,9 @@ def _numbers(policies: Mapping[str, Episodes]) -> dict[str, Any]:
                 metric: {"mean": mean, "ci95": ci95}
                 for metric, mean, ci95 in zip(values, table["mean"], table["ci95"], strict=True)
             },
-            "accuracy": {unit: _accuracy_along(episodes, unit, ends[unit]) for unit in _UNITS},
+            "accuracy": {unit: accuracy_along(episodes, unit, ends[unit]) for unit in _UNITS},
         }
     return numbers
-
-
-def _accuracy_along(episodes: Episodes, unit: str, end: float) -> dict[str, list[float]]:
-    """Return the mean validation accuracy of all episodes when so much of ``unit`` was spent.
-
-    An episode keeps its accuracy until its next round ends, and after its last one.
-    """
-    spent, accuracy = episodes.curves[unit], episodes.curves["validation_accuracy"]
-    points = np.linspace(0, end, _POINTS)
-    reached = np.zeros((len(spent), _POINTS))
-    for i, length in enumerate(episodes.lengths):
-        initial = accuracy[i, length - 1] - episodes.infos["total_gain"][i]
-        steps = np.append(initial, accuracy[i, :length])
-        reached[i] = steps[np.searchsorted(spent[i, :length], points, side="right")]
-    return {unit: points.tolist(), "mean": reached.mean(axis=0).tolist()}
 
 
 def _draw(findings: Findings, path: Path) -> None:
