@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -149,7 +150,13 @@ def tuned_path() -> Path:
 def shipped_tunings() -> dict[str, Any]:
     """Return what ``tuned.yaml`` holds: environment name → ``config`` and ``policies``."""
     path = tuned_path()
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+    return _parsed(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+@functools.lru_cache(maxsize=1)
+def _parsed(text: str) -> dict[str, Any]:
+    """Return what the YAML says: it takes half a second, and comparisons ask for every rule."""
+    return yaml.safe_load(text) or {}
 
 
 def changed_fields(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:

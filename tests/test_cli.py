@@ -348,11 +348,9 @@ def test_reproduce_section5(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     for cell, policies in content["data"].items():
         assert {"random-devices", "staleness-per-cost"} < policies.keys()
         assert ("dqn" if "Discrete" in cell else "ppo") in policies
-        for found in policies.values():
-            metrics, accuracy = found["metrics"], found["accuracy"]["seconds"]
-            assert metrics["rounds"]["mean"] <= 3
-            gain = accuracy["mean"][-1] - accuracy["mean"][0]
-            assert metrics["return"]["mean"] == pytest.approx(gain, abs=1e-9)
+        starts = {found["accuracy"]["seconds"]["mean"][0] for found in policies.values()}
+        assert max(starts) - min(starts) < 1e-9
+        assert all(found["metrics"]["rounds"]["mean"] <= 3 for found in policies.values())
     text = [claim["claim"] for claim in content["claims"]]
     assert "UpdateScheduling, K = 10: model-variation is better than random devices" in text
     assert sum("coded redundancy" in claim for claim in text) == 1
