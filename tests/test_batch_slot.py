@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import Vector, column, global_model, perceptron_loss_and_gradient
 from rollouts import assert_same, random_actions
-from scipy.stats import kstest
+from scipy.stats import gmean, kstest
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_checker import check_env as check_for_sb3
 
@@ -232,12 +232,15 @@ def compare_seen(plain: Plain, observation: dict[str, Any], info: Any, last_s: f
         "downlink_rate": plain.rate[1] / 1e6,
         "upload_s": plain.bits / plain.rate[0],
         "download_s": plain.bits / plain.rate[1],
+        "log_upload": -np.log(plain.rate[0] / gmean(plain.rate[0])),
+        "log_download": -np.log(plain.rate[1] / gmean(plain.rate[1])),
         "update_s": plain.update_s,
         "samples": [len(own) for own in plain.own],
         "max_batch": [min(len(own), config.max_batch or 10**9) for own in plain.own],
     }
     if config.device == "cpu" or config.update == "gradient":
         devices["speed"] = [1 / s for s in plain.sample_s]
+        devices["log_speed"] = -np.log(plain.sample_s / gmean(plain.sample_s))
     if begun:
         devices |= {
             "batch": plain.batch,
@@ -259,7 +262,13 @@ def compare_seen(plain: Plain, observation: dict[str, Any], info: Any, last_s: f
     for part, columns in (("devices", devices), ("system", system)):
         for name, wanted in columns.items():
             found = column(env, observation, part, name)
-            np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-9, err_msg=name)
+            np.testing.assert_allclose(
+                found,
+                wanted,
+                rtol=2e-4,
+                atol=1e-6 if name.startswith("log") else 1e-9,
+                err_msg=name,
+            )
 
 
 MODEL = {"update": "model", "local_batch_size": 1000, "max_batch": None}

@@ -28,6 +28,7 @@ SLOT_EXPONENT = 3.0
 _LEAST_RATE = 1.0
 _EFFICIENCY = 12.0  # Typical bit/s/Hz in the cell of Table I.
 _MAX_NORM = 1e6
+_MAX_LOG = 40.0
 _VALUES_AT_ONCE = 1 << 21
 
 Float64Array = NDArray[np.float64]
@@ -188,6 +189,22 @@ def observation_tables(
             ),
             Column(
                 "speed", "sample/s", 0, 1e12, "training speed V_k", 1 / sample_s, 0.5 / sample_s
+            ),
+            *(
+                Column(
+                    f"log_{name}",
+                    "1",
+                    -_MAX_LOG,
+                    _MAX_LOG,
+                    f"ln of {of} over its geometric mean",
+                    0,
+                    spread,
+                )
+                for name, of, spread in (
+                    ("upload", "upload_s", 0.25),
+                    ("download", "download_s", 0.25),
+                    ("speed", "speed", 0.45),
+                )
             ),
             Column(
                 "update_s",
@@ -492,12 +509,16 @@ class BatchSlot(FederatedLearning):
         """Return the devices and the system."""
         lanes = np.arange(self.n_lanes)
         rates = self.compressor.payload_bits / 1e6 / self._transfer_s
+        speed = self._speed(lanes)
         devices = {
             "uplink_rate": rates[:, 0],
             "downlink_rate": rates[:, 1],
             "upload_s": self._transfer_s[:, 0],
             "download_s": self._transfer_s[:, 1],
-            "speed": self._speed(lanes),
+            "speed": speed,
+            "log_upload": _log_ratio(self._transfer_s[:, 0]),
+            "log_download": _log_ratio(self._transfer_s[:, 1]),
+            "log_speed": _log_ratio(speed),
             "update_s": self._update_s(lanes),
             "max_batch": self._max_batch(lanes),
             "samples": self._sizes,
@@ -706,6 +727,12 @@ class BatchSlot(FederatedLearning):
     def _gpu_flops(self, lanes: IntArray) -> Float64Array:
         speeds = _of_groups(self.config.gpu_flops, self.config.n_devices)
         return np.broadcast_to(speeds, (len(lanes), len(speeds)))
+
+
+def _log_ratio(values: Float64Array) -> Float64Array:
+    """Return logarithms of positive values ``(m, K)``, less their mean over devices."""
+    logs = np.log(values)
+    return np.asarray(logs - logs.mean(axis=1, keepdims=True))
 
 
 def _of_groups(speeds: tuple[float, ...], n_devices: int) -> Float64Array:
