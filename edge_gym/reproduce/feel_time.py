@@ -48,7 +48,8 @@ _SHOWN = {
     "full-batch": "#CC79A7",
     "optimal-batch": "#E69F00",
     _OPTIMUM: "#009E73",
-    "ppo, direct": "#D55E00",
+    "ppo, direct": "#8C6BB1",
+    "ppo, global": "#D55E00",
 }
 _METRICS = ("test_accuracy", "rounds", "mean_batch", "mean_efficiency")
 
