@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from edge_gym.agents.sb3 import PPO, VecEnv
 
 # What belongs to the environment of the present rollout, by the attribute that holds it.
@@ -65,8 +67,7 @@ class VariedPPO(PPO):
         if self._last_obs is None:
             assert self.env is not None
             self._last_obs = self.env.reset()  # type: ignore[assignment]
-            # As stable-baselines3 begins.
-            self._last_episode_starts = self._places[0]["_last_episode_starts"] | True
+            self._last_episode_starts = np.ones(self.n_envs, np.bool_)
 
     def places_state(self) -> dict[str, Any]:
         """Return whose turn it is, and what was seen last in each environment."""
