@@ -37,6 +37,7 @@ from edge_gym.reproduce.findings import (
     Findings,
     Options,
     check_data,
+    part_name,
     run_or_load,
     summary,
     verdict,
@@ -231,7 +232,6 @@ class _Runner:
         self.parameters[task] = asdict(rule.parameters)
         start = {"start_accuracy": _START_ACCURACY} if pretrained else {}
         identity = {"name": policy, **self.parameters[task], **start}
-        name = task.replace(", ", "_").replace(" = ", "").replace(" ", "-")
 
         def part(path: Path, seeds: list[int], done: int) -> Episodes:
             def report(finished: int, _: int) -> None:
@@ -241,12 +241,13 @@ class _Runner:
             return run_or_load(path, env, rule, identity, seeds, record, report)
 
         if not options.full:
-            return part(self.folder / f"{name}.npz", self.seeds, 0)
+            return part(self.folder / part_name(task), self.seeds, 0)
         episodes = []
         for i, seed in enumerate(self.seeds):
-            env.kept = self.folder / f"{name}_{seed}.running"
+            file = self.folder / part_name(f"{task}, {seed}")
+            env.kept = file.with_suffix(".running")
             env.key = json.dumps([plain_config(config), identity, seed, __version__])
-            episodes.append(part(self.folder / f"{name}_{seed}.npz", [seed], i))
+            episodes.append(part(file, [seed], i))
             env.kept.unlink(missing_ok=True)
         return _joined(episodes)
 

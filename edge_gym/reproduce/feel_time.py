@@ -6,7 +6,6 @@ compared on many paired episodes of a small one.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edge_gym.agents import load_agent, shipped_agents
 from edge_gym.baselines import applicable_baselines, make_baseline
 from edge_gym.baselines.tuning import shipped_parameters, tunable_baselines
 from edge_gym.charts import INK, new_figure, save, tidy
@@ -26,8 +24,11 @@ from edge_gym.reproduce.findings import (
     Findings,
     Options,
     accuracy_along,
+    metrics,
+    part_name,
+    reporting,
     run_or_load,
-    summary,
+    trained_agents,
     verdict,
     with_interval,
     write_findings,
@@ -95,20 +96,14 @@ def feel_time(folder: Path, options: Options) -> Findings:
             task = f"{name}, {cell.name}"
             configs[task] = plain_config(env.config)
             parameters[task] = identity
-
-            def report(done: int, total: int, task: str = task) -> None:
-                if options.progress is not None:
-                    options.progress(task, done, total)
-
-            file = task.replace(", ", "_").replace(" = ", "").replace(" ", "-")
             cells[cell.name][name] = run_or_load(
-                parts / f"{file}.npz",
+                parts / part_name(task),
                 env,
                 policy,
                 {"name": name, **identity},
                 seeds,
                 ["validation_accuracy", "seconds"],
-                report,
+                reporting(options, task),
             )
     findings = Findings(
         title=f"FEEL, time to accuracy: {len(seeds)} episodes each, the same for all policies",
@@ -156,13 +151,8 @@ def _contenders(
         (direct, "BatchSlot-v0", "direct"),
         (chosen, _GLOBAL_ID, "global"),
     ):
-        for name in shipped_agents(env_id):
-            agent = load_agent(name, env, env_id=env_id)
-            weights = b"".join(v.numpy().tobytes() for v in agent.network.state_dict().values())
-            digest = hashlib.sha256(weights).hexdigest()[:16]
-            contenders.append(
-                (f"{name}, {actions}", env, agent, {"trained_in": env_id, "weights": digest})
-            )
+        for name, agent, identity in trained_agents(env_id, env):
+            contenders.append((f"{name}, {actions}", env, agent, identity))
     return contenders
 
 
@@ -210,12 +200,8 @@ def _numbers(policies: Mapping[str, Episodes]) -> dict[str, Any]:
         names = [*_METRICS, *_targets(policies)]
         names += [target.replace("seconds_to", "reached") for target in _targets(policies)]
         values = {"return": episodes.returns, **{m: episodes.infos[m] for m in names}}
-        table = summary(np.stack(list(values.values()), axis=1))
         numbers[name] = {
-            "metrics": {
-                metric: {"mean": mean, "ci95": ci95}
-                for metric, mean, ci95 in zip(values, table["mean"], table["ci95"], strict=True)
-            },
+            "metrics": metrics(values),
             "accuracy": accuracy_along(episodes, "seconds", end),
         }
     return numbers

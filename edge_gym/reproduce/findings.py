@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym import __version__
+from edge_gym.agents import load_agent, shipped_agents
 from edge_gym.baselines import make_baseline
 from edge_gym.baselines.tuning import shipped_parameters
 from edge_gym.data import DataError, load_dataset
@@ -173,6 +175,41 @@ def run_or_load(
     with replacing(path) as scratch, scratch.open("wb") as file:
         np.savez_compressed(file, **arrays)
     return episodes
+
+
+def part_name(task: str) -> str:
+    """Return the name of the file that keeps a task's episodes."""
+    return task.replace(", ", "_").replace(" = ", "").replace(" ", "-") + ".npz"
+
+
+def reporting(options: Options, task: str) -> Callable[[int, int], None]:
+    """Return what tells the options' progress how far a task is."""
+
+    def report(done: int, total: int) -> None:
+        if options.progress is not None:
+            options.progress(task, done, total)
+
+    return report
+
+
+def trained_agents(env_id: str, env: EdgeVectorEnv) -> list[tuple[str, Policy, dict[str, Any]]]:
+    """Return the shipped agents of ``env_id`` for ``env``: name, policy and what identifies it."""
+    agents: list[tuple[str, Policy, dict[str, Any]]] = []
+    for name in shipped_agents(env_id):
+        agent = load_agent(name, env, env_id=env_id)
+        weights = b"".join(value.numpy().tobytes() for value in agent.network.state_dict().values())
+        digest = hashlib.sha256(weights).hexdigest()[:16]
+        agents.append((name, agent, {"trained_in": env_id, "weights": digest}))
+    return agents
+
+
+def metrics(values: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """Return the mean of each metric's ``(n,)`` values with its interval."""
+    table = summary(np.stack(list(values.values()), axis=1))
+    return {
+        name: {"mean": mean, "ci95": ci95}
+        for name, mean, ci95 in zip(values, table["mean"], table["ci95"], strict=True)
+    }
 
 
 def accuracy_along(

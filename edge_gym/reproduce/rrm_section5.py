@@ -5,7 +5,6 @@ The section sketches two designs and reports no numbers; what it claims is measu
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edge_gym.agents import load_agent, shipped_agents
 from edge_gym.baselines import applicable_baselines, make_baseline
 from edge_gym.baselines.tuning import shipped_parameters, tunable_baselines
 from edge_gym.charts import INK, new_figure, save, tidy
@@ -25,8 +23,11 @@ from edge_gym.reproduce.findings import (
     Findings,
     Options,
     accuracy_along,
+    metrics,
+    part_name,
+    reporting,
     run_or_load,
-    summary,
+    trained_agents,
     verdict,
     with_interval,
     write_findings,
@@ -133,19 +134,14 @@ def rrm_section5(folder: Path, options: Options) -> Findings:
             for name, policy, values in _policies(setting, env, parts):
                 task = f"{name}, {cell}"
                 parameters[task] = values
-
-                def report(done: int, total: int, task: str = task) -> None:
-                    if options.progress is not None:
-                        options.progress(task, done, total)
-
                 cells[cell][name] = run_or_load(
-                    parts / f"{_file_name(task)}.npz",
+                    parts / part_name(task),
                     env,
                     policy,
                     {"name": name, **values},
                     seeds,
                     ["validation_accuracy", "seconds", "joules"],
-                    report,
+                    reporting(options, task),
                 )
     findings = Findings(
         title=f"RRM §5: {n} episodes each, the same for all policies",
@@ -174,12 +170,7 @@ def _policies(
         values = _tuned(name, setting, env, parts)
         rule = make_baseline(name, env, **values)
         policies.append((name, rule, asdict(rule.parameters)))
-    for name in shipped_agents(setting.agents_id):
-        agent = load_agent(name, env, env_id=setting.agents_id)
-        weights = b"".join(value.numpy().tobytes() for value in agent.network.state_dict().values())
-        digest = hashlib.sha256(weights).hexdigest()[:16]
-        policies.append((name, agent, {"trained_in": setting.agents_id, "weights": digest}))
-    return policies
+    return policies + trained_agents(setting.agents_id, env)
 
 
 def _tuned(name: str, setting: _Setting, env: EdgeVectorEnv, parts: Path) -> dict[str, Any]:
@@ -209,15 +200,11 @@ def _tuned(name: str, setting: _Setting, env: EdgeVectorEnv, parts: Path) -> dic
     returns = []
     for trial in trials:
         tried = {**values, parameter: trial}
-        path = parts / f"search_{_file_name(f'{name}, {setting.cell(k)}')}_{trial}.npz"
+        path = parts / part_name(f"search, {name}, {setting.cell(k)}, {trial}")
         rule = make_baseline(name, env, **tried)
         found = run_or_load(path, env, rule, {"name": name, **tried}, seeds, [], _nothing)
         returns.append(found.returns.mean())
     return {**values, parameter: trials[int(np.argmax(returns))]}
-
-
-def _file_name(task: str) -> str:
-    return task.replace(", ", "_").replace(" = ", "").replace(" ", "-")
 
 
 def _nothing(done: int, total: int) -> None:
@@ -273,12 +260,8 @@ def _numbers(policies: Mapping[str, Episodes]) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for name, episodes in policies.items():
         values = {"return": episodes.returns, **{m: episodes.infos[m] for m in _METRICS}}
-        table = summary(np.stack(list(values.values()), axis=1))
         numbers[name] = {
-            "metrics": {
-                metric: {"mean": mean, "ci95": ci95}
-                for metric, mean, ci95 in zip(values, table["mean"], table["ci95"], strict=True)
-            },
+            "metrics": metrics(values),
             "accuracy": {unit: accuracy_along(episodes, unit, ends[unit]) for unit in _UNITS},
         }
     return numbers
