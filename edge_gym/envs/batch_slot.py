@@ -584,7 +584,7 @@ class BatchSlot(FederatedLearning):
                     ),
                     GaugePanel(
                         title="Time left",
-                        value=float(config.budget_s - seconds),
+                        value=round(float(config.budget_s - seconds), 3),
                         maximum=config.budget_s,
                         unit="s",
                     ),
