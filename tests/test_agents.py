@@ -691,9 +691,9 @@ def test_train_config_applies_to_training_alone(tmp_path: Path) -> None:
     recipe = tiny_recipe("ppo", train_config={"validation_size": 80, "budget": 30}, steps=64)
     overrides = {name: value for name, value in TINY.items() if name != "validation_size"}
     run = training._Run(ID, recipe, tmp_path, overrides, False)
-    assert run.env.env.config.validation_size == 80
+    assert run.envs[0].env.config.validation_size == 80
     assert run.evaluation_env.config.validation_size == 600
-    assert run.env.env.config.budget == TINY["budget"]
+    assert run.envs[0].env.config.budget == TINY["budget"]
 
 
 _KILLED_SCRIPT = """

@@ -19,6 +19,7 @@ from edge_gym.baselines import (
     make_baseline,
     tuning,
 )
+from edge_gym.envs.batch_slot import BatchSlotConfig
 from edge_gym.envs.data_scheduling import DataSchedulingConfig
 from edge_gym.envs.retransmission import RetransmissionConfig, observation_table
 from edge_gym.envs.update_scheduling import UpdateSchedulingConfig
@@ -195,6 +196,12 @@ def test_a_name_means_one_rule_in_every_environment() -> None:
     configs += [
         DataSchedulingConfig(actions=actions, learner=learner, labels=labels, uploads_per_block=m)
         for actions, learner, labels, m in scheduling
+    ]
+    configs += [
+        BatchSlotConfig(actions=actions, update=update, max_batch=largest, max_rounds=rounds)
+        for actions, update, largest, rounds in itertools.product(
+            ("direct", "global"), ("gradient", "model"), (None, 128), (1, 9)
+        )
     ]
     met: set[type[Baseline]] = set()
     for config in configs:
