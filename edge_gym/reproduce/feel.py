@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +36,9 @@ from edge_gym.reproduce.findings import (
     Claim,
     Findings,
     Options,
+    along,
     check_data,
+    metrics,
     part_name,
     run_or_load,
     summary,
@@ -271,24 +273,6 @@ def _joined(parts: Sequence[Episodes]) -> Episodes:
     )
 
 
-def along(episodes: Episodes, quantity: str, times: Float64Array) -> Float64Array:
-    """Return ``"accuracy"`` or ``"loss"`` on the validation set at each time, ``(n, P)``.
-
-    An episode keeps its value until its next round ends, and after its last one.
-    """
-    curve, total, sign = {
-        "accuracy": ("validation_accuracy", "total_gain", -1),
-        "loss": ("validation_loss", "total_loss_decrease", 1),
-    }[quantity]
-    values = np.empty((len(episodes.lengths), len(times)))
-    for i, length in enumerate(episodes.lengths):
-        steps = episodes.curves[curve][i, :length]
-        initial = steps[-1] + sign * episodes.infos[total][i]
-        ends = episodes.curves["seconds"][i, :length]
-        values[i] = np.append(initial, steps)[np.searchsorted(ends, times, side="right")]
-    return values
-
-
 def convergence_time(times: Float64Array, accuracy: Float64Array) -> Float64Array:
     """Return when curves ``(..., P)`` first come within half a point of where they end.
 
@@ -505,7 +489,7 @@ def feel_table2(folder: Path, options: Options) -> Findings:
         data=data,
         files=[folder / "feel-table2.json", folder / "feel-table2.png"],
     )
-    _write(findings, _draw_table2)
+    write_findings(findings, _draw_table2)
     return findings
 
 
@@ -740,7 +724,7 @@ def feel_fig3(folder: Path, options: Options) -> Findings:
     colours = {
         network: dict(zip(of, _FACTORS.values(), strict=True)) for network, of in data.items()
     }
-    _write(findings, lambda findings, path: _draw_curves(findings, path, colours))
+    write_findings(findings, lambda findings, path: _draw_curves(findings, path, colours))
     return findings
 
 
@@ -838,7 +822,9 @@ def _gpu_schemes(folder: Path, options: Options, name: str, partition: str) -> F
         data={"schemes": {scheme: _numbers(run, times) for scheme, run in runs.items()}},
         files=[folder / f"{name}.json", folder / f"{name}.png"],
     )
-    _write(findings, lambda findings, path: _draw_curves(findings, path, {"schemes": colours}))
+    write_findings(
+        findings, lambda findings, path: _draw_curves(findings, path, {"schemes": colours})
+    )
     return findings
 
 
@@ -875,13 +861,9 @@ def _gpu_claims(runs: Mapping[str, Episodes], times: Float64Array) -> list[Claim
 def _numbers(episodes: Episodes, times: Float64Array) -> dict[str, Any]:
     """Return metrics with intervals, and loss and accuracy along time."""
     reached = [name for name in episodes.infos if name.startswith(("seconds_to_", "reached_"))]
-    metrics = ["test_accuracy", "total_loss_decrease", "rounds", "mean_batch", *reached]
-    table = summary(np.stack([episodes.infos[name] for name in metrics], axis=1))
+    names = ["test_accuracy", "total_loss_decrease", "rounds", "mean_batch", *reached]
     return {
-        "metrics": {
-            name: {"mean": mean, "ci95": ci95}
-            for name, mean, ci95 in zip(metrics, table["mean"], table["ci95"], strict=True)
-        },
+        "metrics": metrics({name: episodes.infos[name] for name in names}),
         "seconds": times.tolist(),
         **{quantity: summary(along(episodes, quantity, times)) for quantity in _QUANTITIES},
     }
@@ -925,9 +907,3 @@ def plain_ticks(axes: Any) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     axes.yaxis.set_minor_formatter("{x:g}")
-
-
-def _write(findings: Findings, draw: Callable[[Findings, Path], None]) -> None:
-    write_findings(findings)
-    with replacing(findings.files[1]) as scratch:
-        draw(findings, scratch)

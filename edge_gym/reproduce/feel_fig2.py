@@ -17,7 +17,6 @@ from scipy.optimize import nnls
 from edge_gym.charts import INK, new_figure, save, tidy
 from edge_gym.compute import gpu_latency
 from edge_gym.envs.checks import check_choice, check_integer
-from edge_gym.files import replacing
 from edge_gym.learning.models import Network, make_network
 from edge_gym.parallel import one_torch_thread
 from edge_gym.reproduce.feel import plain_ticks
@@ -147,9 +146,7 @@ def feel_fig2(folder: Path, options: Options) -> Findings:
         data=data,
         files=[folder / "feel-fig2.json", folder / "feel-fig2.png"],
     )
-    write_findings(findings)
-    with replacing(findings.files[1]) as scratch:
-        _draw(findings, scratch)
+    write_findings(findings, _draw)
     return findings
 
 

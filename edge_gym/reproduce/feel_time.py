@@ -18,7 +18,7 @@ from edge_gym.baselines.tuning import shipped_parameters, tunable_baselines
 from edge_gym.charts import INK, new_figure, save, tidy
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import Episodes, Policy, even_lanes, make_lanes, plain_config
-from edge_gym.files import prepare_folder, replacing
+from edge_gym.files import prepare_folder
 from edge_gym.reproduce.findings import (
     Claim,
     Findings,
@@ -114,9 +114,7 @@ def feel_time(folder: Path, options: Options) -> Findings:
         data={cell: _numbers(policies) for cell, policies in cells.items()},
         files=[folder / "feel-time.json", folder / "feel-time.png"],
     )
-    write_findings(findings)
-    with replacing(findings.files[1]) as scratch:
-        _draw(findings, scratch)
+    write_findings(findings, _draw)
     return findings
 
 

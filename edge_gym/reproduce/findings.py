@@ -212,12 +212,36 @@ def metrics(values: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
     }
 
 
+def along(
+    episodes: Episodes, quantity: str, points: NDArray[np.float64], unit: str = "seconds"
+) -> NDArray[np.float64]:
+    """Return ``"accuracy"`` or ``"loss"`` on the validation set at each point, ``(n, P)``.
+
+    An episode keeps its value until its next round ends, and after its last one.
+
+    Args:
+        episodes: With curves of ``unit`` and of the quantity.
+        quantity: What is looked for.
+        points: When: values of ``unit``, ``(P,)``.
+        unit: A step info that grows along an episode.
+    """
+    curve, total, sign = {
+        "accuracy": ("validation_accuracy", "total_gain", -1),
+        "loss": ("validation_loss", "total_loss_decrease", 1),
+    }[quantity]
+    values = np.empty((len(episodes.lengths), len(points)))
+    for i, length in enumerate(episodes.lengths):
+        steps = episodes.curves[curve][i, :length]
+        initial = steps[-1] + sign * episodes.infos[total][i]
+        ends = episodes.curves[unit][i, :length]
+        values[i] = np.append(initial, steps)[np.searchsorted(ends, points, side="right")]
+    return values
+
+
 def accuracy_along(
     episodes: Episodes, unit: str, end: float, n_points: int = 60
 ) -> dict[str, list[float]]:
     """Return the mean validation accuracy of all episodes when so much of ``unit`` was spent.
-
-    An episode keeps its accuracy until its next round ends, and after its last one.
 
     Args:
         episodes: With curves of ``unit`` and ``validation_accuracy``.
@@ -225,14 +249,9 @@ def accuracy_along(
         end: Up to which value of it.
         n_points: How many values of it, evenly from 0.
     """
-    spent, accuracy = episodes.curves[unit], episodes.curves["validation_accuracy"]
     points = np.linspace(0, end, n_points)
-    reached = np.zeros((len(spent), n_points))
-    for i, length in enumerate(episodes.lengths):
-        initial = accuracy[i, length - 1] - episodes.infos["total_gain"][i]
-        steps = np.append(initial, accuracy[i, :length])
-        reached[i] = steps[np.searchsorted(spent[i, :length], points, side="right")]
-    return {unit: points.tolist(), "mean": reached.mean(axis=0).tolist()}
+    means = along(episodes, "accuracy", points, unit).mean(axis=0)
+    return {unit: points.tolist(), "mean": means.tolist()}
 
 
 def _load(path: Path, key: str) -> Episodes | None:
@@ -268,6 +287,9 @@ def with_interval(values: NDArray[np.float64]) -> str:
     return f"{values.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def write_findings(findings: Findings) -> None:
-    """Write the first of ``findings.files``, the JSON."""
-    write_text(findings.files[0], json.dumps(findings.to_json(), indent=2, allow_nan=False) + "\n")
+def write_findings(findings: Findings, draw: Callable[[Findings, Path], None]) -> None:
+    """Write ``findings.files``: the JSON, and the picture that ``draw`` puts at a path."""
+    json_path, picture = findings.files
+    write_text(json_path, json.dumps(findings.to_json(), indent=2, allow_nan=False) + "\n")
+    with replacing(picture) as scratch:
+        draw(findings, scratch)

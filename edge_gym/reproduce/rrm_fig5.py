@@ -21,7 +21,6 @@ from edge_gym.envs.retransmission import (
     RetransmissionVectorEnv,
 )
 from edge_gym.evaluation import Episodes, even_lanes, plain_config, run_episodes
-from edge_gym.files import replacing
 from edge_gym.registration import find_environment
 from edge_gym.reproduce.findings import (
     NO,
@@ -137,9 +136,7 @@ def rrm_fig5(folder: Path, options: Options) -> Findings:
         },
         files=[folder / "rrm-fig5.json", folder / "rrm-fig5.png"],
     )
-    write_findings(findings)
-    with replacing(findings.files[1]) as scratch:
-        _draw_fig5(findings, scratch)
+    write_findings(findings, _draw_fig5)
     return findings
 
 

@@ -14,7 +14,7 @@ from edge_gym.charts import INK, new_figure, save, tidy
 from edge_gym.envs.core import make_config
 from edge_gym.envs.data_scheduling import DataSchedulingConfig
 from edge_gym.evaluation import even_lanes, make_lanes, plain_config
-from edge_gym.files import prepare_folder, replacing
+from edge_gym.files import prepare_folder
 from edge_gym.registration import find_environment
 from edge_gym.reproduce.findings import (
     Claim,
@@ -116,9 +116,7 @@ def rrm_fig9(folder: Path, options: Options) -> Findings:
         },
         files=[folder / "rrm-fig9.json", folder / "rrm-fig9.png"],
     )
-    write_findings(findings)
-    with replacing(findings.files[1]) as scratch:
-        _draw(findings, scratch)
+    write_findings(findings, _draw)
     return findings
 
 

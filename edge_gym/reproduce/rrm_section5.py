@@ -17,7 +17,7 @@ from edge_gym.baselines.tuning import shipped_parameters, tunable_baselines
 from edge_gym.charts import INK, new_figure, save, tidy
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import Episodes, Policy, even_lanes, make_lanes, plain_config
-from edge_gym.files import prepare_folder, replacing
+from edge_gym.files import prepare_folder
 from edge_gym.reproduce.findings import (
     Claim,
     Findings,
@@ -155,9 +155,7 @@ def rrm_section5(folder: Path, options: Options) -> Findings:
         data={cell: _numbers(policies) for cell, policies in cells.items()},
         files=[folder / "rrm-section5.json", folder / "rrm-section5.png"],
     )
-    write_findings(findings)
-    with replacing(findings.files[1]) as scratch:
-        _draw(findings, scratch)
+    write_findings(findings, _draw)
     return findings
 
 
