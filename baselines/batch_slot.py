@@ -16,7 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_gym.allocation import (
+from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
+from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.envs.batch_slot import BatchSlotConfig, action_of, global_batches, round_costs
+from edge_gym.envs.checks import check_choice, check_integer, check_number
+from edge_gym.solvers.batch_slot import (
     Allocation,
     RoundCosts,
     equal_allocation,
@@ -24,10 +28,6 @@ from edge_gym.allocation import (
     optimal_allocation,
     optimal_slots,
 )
-from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
-from edge_gym.baselines.update_scheduling import Seen
-from edge_gym.envs.batch_slot import BatchSlotConfig, action_of, global_batches, round_costs
-from edge_gym.envs.checks import check_choice, check_integer, check_number
 
 Float64Array = NDArray[np.float64]
 

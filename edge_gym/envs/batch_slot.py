@@ -13,7 +13,6 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from edge_gym import wireless
-from edge_gym.allocation import Allocation, RoundCosts, latency, optimal_allocation
 from edge_gym.compute import cpu_latency, gpu_latency, gpu_offset, gpu_update_latency
 from edge_gym.envs.checks import check_choice, check_integer, check_number
 from edge_gym.envs.core import EdgeEnv, EdgeVectorEnv, IntArray, Step
@@ -22,6 +21,7 @@ from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.federated import average
 from edge_gym.parallel import one_torch_thread
 from edge_gym.rendering import BarPanel, GaugePanel, Scene
+from edge_gym.solvers.batch_slot import Allocation, RoundCosts, latency, optimal_allocation
 
 SLOT_EXPONENT = 3.0
 """Devices get parts of a frame in proportion to exp(3ℓ), ℓ in [-1, 1]."""

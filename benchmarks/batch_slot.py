@@ -1,10 +1,10 @@
 """Time the exact batch and slot solver beside scipy's SLSQP and cvxpy.
 
-Run with ``OMP_NUM_THREADS=1 python -m benchmarks.allocation``. All solve the document's whole
+Run with ``OMP_NUM_THREADS=1 python -m benchmarks.batch_slot``. All solve the document's whole
 problem on the same instances, batches and the slots of both frames: SLSQP as printed, with exact
 derivatives and up to three starts where it fails, cvxpy for a given B as a cone program that it
 compiles once (Clarabel). Every repetition times all of them in turn; medians are compared. The
-table in ``edge_gym/allocation.py`` comes from here.
+table in ``edge_gym/solvers/batch_slot.py`` comes from here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+from tests.test_allocation import Conic, draw_costs, row, slsqp
 
 from edge_gym import allocation
-from tests.test_allocation import Conic, draw_costs, row, slsqp
 
 COUNTS = (1, 16, 256, 4096)
 

@@ -33,7 +33,7 @@ Where the document and the numerical optimum disagree, the optimum is what this 
   holds between devices whose batches are clipped at the same bound. Unclipped it is the other way
   round, τ_k ∝ √(ρ_k/R_k).
 
-Microseconds of one instance by ``benchmarks/allocation.py``, by the number of instances at once
+Microseconds of one instance by ``benchmarks/batch_slot.py``, by the number of instances at once
 (one core that others used too; CPUs, some devices clipped in most instances). SLSQP has exact
 derivatives and starts again up to twice where it fails; cvxpy (Clarabel) solves for a given B and
 stops up to 7e-4 above the optimum:

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.optimize import minimize
 
 from edge_gym import allocation
-from edge_gym.allocation import Allocation, RoundCosts
+from edge_gym.solvers.batch_slot import Allocation, RoundCosts
 
 MAX_BATCH = 128.0
 KINDS = ("cpu", "cpu-unclipped", "gpu")

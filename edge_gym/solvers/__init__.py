@@ -1,0 +1,1 @@
+"""Exact and published methods for the documents' allocation problems: arrays in, arrays out."""
