@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import minimize
 
-from edge_gym import allocation
+from edge_gym.solvers import batch_slot as allocation
 from edge_gym.solvers.batch_slot import Allocation, RoundCosts
 
 MAX_BATCH = 128.0
