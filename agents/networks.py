@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edge_gym.agents.decoders import Decoder
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
 CLIP = 5.0
 """Scaled features stay within plus and minus this."""
@@ -195,13 +197,13 @@ class DeviceArchitecture:
     Attributes:
         widths: Number of columns of each part, ``devices``, ``system`` and perhaps ``samples``.
         actions_per: Whether each ``"sample"``, each ``"device"`` or the whole ``"system"`` is
-            scored.
+            scored, or each ``"combination"`` of the devices' levels, by the sum of their scores.
         hidden: Units of the encoder, of the layer that adds the context, and of what follows.
         activation: What follows each, one of ``ACTIVATIONS``.
         context: What a score knows of the others: ``"none"``, their ``"mean"`` embedding, or
             also the largest values, ``"mean-max"``. The whole system is known by both.
-        outputs: Scores of each: the actions of the whole system, or the columns of an action for
-            each device.
+        outputs: Scores of each: the actions of the whole system, or the columns of an action or
+            the levels for each device.
 
     Raises:
         ValueError: If these do not fit together.
@@ -226,7 +228,7 @@ class DeviceArchitecture:
                 "a network on devices sees devices, system and perhaps samples, not "
                 f"{', '.join(self.widths)}"
             )
-        scored = {"system", "device", self.finest.removesuffix("s")}
+        scored = {"system", "device", "combination", self.finest.removesuffix("s")}
         if self.actions_per not in scored:
             raise ValueError(f"no way to score each {self.actions_per} of {', '.join(self.widths)}")
 
@@ -322,7 +324,7 @@ class DeviceScores(nn.Module):
         self.score = nn.Linear(shape.hidden[-1], shape.outputs)
 
     def forward(self, parts: Parts) -> Tensor:
-        """Return scores side by side, ``(..., K * outputs)`` or ``(..., K * N * outputs)``."""
+        """Return scores side by side: of devices, samples or combinations, ``(..., A)``."""
         return _in_chunks(self._scores, parts, self.shape)
 
     def _scores(self, parts: Parts) -> Tensor:
@@ -336,6 +338,8 @@ class DeviceScores(nn.Module):
         hidden = self.joint(own, *(_align(pooled, own) for pooled in context))
         hidden = _IN_PLACE[self.shape.activation](hidden)
         scores: Tensor = self.score(self.trunk(hidden))
+        if self.shape.actions_per == "combination":
+            return _of_combinations(scores)
         return scores.flatten(-3 if self.of_samples else -2)
 
 
@@ -436,11 +440,16 @@ class AgentPolicy:
 
     Attributes:
         metadata: Algorithm, environment, recipe, seeds, versions and evaluation.
+        decoder: Makes actions of scores that are none; None where they are.
     """
 
     def __init__(
-        self, network: PolicyNetwork | DeviceNetwork, metadata: Mapping[str, Any], name: str
+        self,
+        network: PolicyNetwork | DeviceNetwork,
+        metadata: Mapping[str, Any],
+        name: str,
     ) -> None:
+        self.decoder: Decoder | None = None
         self.network = network.eval()
         self.metadata = dict(metadata)
         self.name = name
@@ -465,6 +474,8 @@ class AgentPolicy:
         with torch.no_grad():
             found = self.network(_tensors(observations))
             scores = (as_many_positive(found) if self._signs else found).numpy()
+        if self.decoder is not None:
+            return self.decoder.decode(observations, scores.clip(-1, 1))
         if self._continuous:
             return np.asarray(scores.clip(-1, 1), np.float32)
         if masks is not None:
@@ -505,6 +516,18 @@ def _weighted(embeddings: Tensor, counted: Tensor) -> Tensor:
     weights = counted.to(embeddings.dtype)
     weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=1)
     return (embeddings * weights.unsqueeze(-1)).sum(dim=-2)
+
+
+def _of_combinations(scores: Tensor) -> Tensor:
+    """Return the sums of all combinations of levels, ``(..., L^K)``; the last one's count least.
+
+    As logits they are of independent choices; as values they add up over devices (Sunehag et al.,
+    "Value-Decomposition Networks For Cooperative Multi-Agent Learning", 2018).
+    """
+    first, *others = scores.unbind(-2)
+    for other in others:
+        first = (first.unsqueeze(-1) + other.unsqueeze(-2)).flatten(-2)
+    return first
 
 
 def _trunk(shape: DeviceArchitecture) -> nn.Sequential:

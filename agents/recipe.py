@@ -88,6 +88,8 @@ class Network:
             ``"mean"`` embedding, or also its largest values, ``"mean-max"``.
         exploration: How PPO tries out scores of devices: ``"gaussian"``, around them, or
             ``"signs"``, which devices are above 0, where the environment asks for no more.
+        decoder: ``name`` and parameters of what makes actions of scores, one of
+            ``decoders.DECODERS``, PPO's alone; None where scores are actions.
         log_std: Logarithm of the standard deviation with which Gaussian scores begin; at -0.7 they
             seldom reach the bounds ±1, where all are alike.
     """
@@ -97,6 +99,7 @@ class Network:
     activation: str = "tanh"
     context: str = "mean"
     exploration: str = "gaussian"
+    decoder: Mapping[str, Any] | None = None
     log_std: float = -0.7
 
     def __post_init__(self) -> None:
@@ -109,6 +112,9 @@ class Network:
         check_number("network.log_std", self.log_std, -5, 1)
         if self.kind is not None:
             check_choice("network.kind", self.kind, _KINDS)
+        named = isinstance(self.decoder, Mapping) and "name" in self.decoder
+        if self.decoder is not None and not named:
+            raise ValueError(f"network.decoder must be a mapping with name, got {self.decoder!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +230,13 @@ class Recipe:
                 check_number("action_bias", value)
         if self.imitation is not None and self.imitation.margin and self.algorithm != "dqn":
             raise ValueError(f"imitation.margin is for dqn, not for {self.algorithm}")
+        if self.network.decoder is not None and self.algorithm != "ppo":
+            raise ValueError(f"network.decoder is for ppo, not for {self.algorithm}")
+        if self.network.decoder is not None and self.imitation is not None:
+            raise ValueError(
+                "imitation is of actions, network.decoder is for scores that are none: "
+                "leave out one of them"
+            )
         if not isinstance(self.train_config, Mapping):
             raise ValueError(f"train_config must be a mapping, got {self.train_config!r}")
         object.__setattr__(self, "variations", _as_tuple("variations", self.variations))

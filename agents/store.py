@@ -101,6 +101,7 @@ def load_agent(
         AgentError: If the file is damaged or of another kind, or no agent of this name is shipped.
         ValueError: If the agent sees or does other things than ``env`` offers.
     """
+    from edge_gym.agents.decoders import make_decoder
     from edge_gym.agents.networks import AgentPolicy
 
     if path_or_name in ALGORITHMS:
@@ -121,6 +122,8 @@ def load_agent(
     except ValueError as error:
         raise AgentError(f"{file} is damaged: {error}") from error
     _check_interface(file, header, _interface(env))
+    if header.get("decoder") is not None:
+        policy.decoder = make_decoder(header["decoder"], env)
     return policy
 
 
@@ -150,6 +153,11 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{package: package_metadata.version(package) for package in packages},
     }
+
+
+def levels_per_device(actions: Any, observations: Any) -> int:
+    """Return how many levels each device has where actions are combinations of them."""
+    return round(int(actions.n) ** (1 / observations["devices"].shape[0]))
 
 
 def _algorithm(model: BaseAlgorithm) -> str:
@@ -261,15 +269,16 @@ def _device_network(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> Dev
 
 def _interface(env: Any) -> dict[str, Any]:
     """Return what an agent needs to know of an environment, in JSON's types."""
-    wanted = ("tables", "spec", "action_space", "actions_per")
+    wanted = ("tables", "spec", "action_space", "actions_per", "observation_space")
     if hasattr(env, "get_attr"):  # stable-baselines3's, whose lanes are alike
-        tables, spec, space, per = (env.get_attr(name)[0] for name in wanted)
+        tables, spec, space, per, seen = (env.get_attr(name)[0] for name in wanted)
     else:
         base = env.unwrapped
         if not hasattr(base, "tables"):
             raise ValueError(f"{env} names no observation columns: it is no edge_gym environment")
         tables, spec, per = base.tables, base.spec, base.actions_per
         space = getattr(base, "single_action_space", base.action_space)
+        seen = getattr(base, "single_observation_space", base.observation_space)
     interface: dict[str, Any] = {"environment": spec.id if spec is not None else None}
     names = {
         part: [f"{column.name} [{column.unit}]" for column in table]
@@ -280,6 +289,8 @@ def _interface(env: Any) -> dict[str, Any]:
         interface["action_space"] = {"kind": kind, "per": per}
         if per == "system":
             interface["action_space"]["n"] = int(space.n)
+        elif per == "combination":
+            interface["action_space"]["levels"] = levels_per_device(space, seen)
         elif len(space.shape) > 1:
             interface["action_space"]["columns"] = space.shape[-1]
         interface["columns"] = names

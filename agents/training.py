@@ -60,7 +60,7 @@ from edge_gym.agents.sb3 import (
     SummaryWriter,
     TensorBoardOutputFormat,
 )
-from edge_gym.agents.store import load_agent, save_agent
+from edge_gym.agents.store import levels_per_device, load_agent, save_agent
 from edge_gym.agents.varied import VariedPPO
 from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.envs.core import EdgeVectorEnv
@@ -178,7 +178,8 @@ class _Run:
         env = gym.make_vec(
             env_id, num_envs=self.recipe.lanes, autoreset_mode="SameStep", config=dict(config)
         )
-        return LaneVecEnv(cast(EdgeVectorEnv, env), self.recipe.reward_scale)
+        recipe = self.recipe
+        return LaneVecEnv(cast(EdgeVectorEnv, env), recipe.reward_scale, recipe.network.decoder)
 
     def finish(self, resume: bool) -> Path:
         """Train to the end and return the best agent's file."""
@@ -279,6 +280,7 @@ class _Run:
             self.out / f"{name}.safetensors",
             {
                 "recipe": self.recipe.as_mapping(),
+                "decoder": plain(self.recipe.network.decoder),
                 "overrides": self.overrides,
                 "config": plain_config(self.evaluation_env.config),
                 "training_seeds": [self.first_seed, self.first_seed + self.recipe.lanes - 1],
@@ -505,8 +507,10 @@ def _device_policy(recipe: Recipe, env: LaneVecEnv) -> tuple[type[Any], dict[str
 
 
 def _outputs(env: LaneVecEnv) -> int:
-    """Return the actions that concern the whole system, or the columns of each device's."""
+    """Return the system's actions, or the levels or the columns of each device's."""
     if isinstance(env.action_space, spaces.Discrete):
+        if env.env.actions_per == "combination":
+            return levels_per_device(env.action_space, env.observation_space)
         return int(env.action_space.n) if env.env.actions_per == "system" else 1
     shape = env.action_space.shape or ()
     return shape[1] if len(shape) > 1 else 1

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from edge_gym.agents.decoders import make_decoder
 from edge_gym.agents.sb3 import Monitor, VecEnv
 from edge_gym.envs.core import EdgeVectorEnv
 
@@ -26,12 +28,19 @@ class LaneVecEnv(VecEnv):
     Args:
         env: A vector environment with ``autoreset_mode="SameStep"``.
         reward_scale: Factor on the rewards that the agent sees; ``episode`` holds unscaled ones.
+        decoder: ``name`` and parameters of a decoder; the agent's actions are then scores that it
+            makes actions of.
 
     Raises:
-        ValueError: If the environment resets in another mode.
+        ValueError: If the environment resets in another mode, or the decoder does not suit it.
     """
 
-    def __init__(self, env: EdgeVectorEnv, reward_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        env: EdgeVectorEnv,
+        reward_scale: float = 1.0,
+        decoder: Mapping[str, Any] | None = None,
+    ) -> None:
         if env.autoreset_mode != AutoresetMode.SAME_STEP:
             raise ValueError(
                 "stable-baselines3 resets in the step that ends an episode: make the environment "
@@ -44,7 +53,13 @@ class LaneVecEnv(VecEnv):
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, np.int64)
         self._start = time.monotonic()
-        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self._decoder = make_decoder(decoder, env) if decoder is not None else None
+        self._observations: Any = None
+        space = env.single_action_space
+        if self._decoder is not None:
+            shape = (*(space.shape or ())[:1], self._decoder.columns)
+            space = spaces.Box(-1, 1, shape, np.float32)
+        super().__init__(env.num_envs, env.single_observation_space, space)
 
     def reset(self) -> Any:
         """Reset all lanes and return their observations.
@@ -61,16 +76,19 @@ class LaneVecEnv(VecEnv):
         self._returns[:] = 0
         self._lengths[:] = 0
         self.reset_infos = [_lane_info(self.last_infos, lane) for lane in range(self.num_envs)]
+        self._observations = observations
         return observations
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Keep the actions for ``step_wait``."""
+        if self._decoder is not None:
+            actions = self._decoder.decode(self._observations, actions)
         self._actions = actions
 
     def step_wait(self) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Step all lanes."""
         observations, reward, terminated, truncated, info = self.env.step(self._actions)
-        self.last_infos = info
+        self.last_infos, self._observations = info, observations
         done = terminated | truncated
         self._returns += reward
         self._lengths += 1
@@ -114,6 +132,7 @@ class LaneVecEnv(VecEnv):
             ValueError: If the state is of another configuration or number of lanes.
         """
         self.env.set_state(state["env"])
+        self._observations = self.env.problem.observe()
         self._returns[:] = state["returns"]
         self._lengths[:] = state["lengths"]
 

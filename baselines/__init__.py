@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_gym.baselines import batch_slot, data_scheduling, retransmission, update_scheduling
+from edge_gym.baselines import (
+    batch_slot,
+    data_scheduling,
+    offloading,
+    retransmission,
+    task_allocation,
+    update_scheduling,
+)
 from edge_gym.baselines.base import Baseline, RandomPolicy
 
 __all__ = ["BASELINES", "Baseline", "applicable_baselines", "find_baseline", "make_baseline"]
@@ -21,6 +28,8 @@ BASELINES = _by_name(
     *data_scheduling.RULES,
     *update_scheduling.RULES,
     *batch_slot.RULES,
+    *task_allocation.RULES,
+    *offloading.RULES,
 )
 """The rules of each name. A name may stand for another rule in another environment, as in the
 documents; in none for two."""

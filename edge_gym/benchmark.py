@@ -27,7 +27,14 @@ from edge_gym.seeds import TRAINING
 LANES = (1, 16, 64, 256)
 COMPARED_LANES = 64
 # The rule that shares its receptions out most like a trained agent, where it applies.
-_POLICIES = ("support-vector-aware", "optimal-batch-slot", "channel-aware", "random")
+_POLICIES = (
+    "support-vector-aware",
+    "optimal-batch-slot",
+    "ha-asyn",
+    "joint-task-resource",
+    "channel-aware",
+    "random",
+)
 _WARM_UP = 20
 _PATIENCE = 10
 _SKLEARN = "scikit-learn refits"

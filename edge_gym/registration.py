@@ -45,6 +45,8 @@ _retransmission = functools.partial(_row, "retransmission", "Retransmission")
 _data_scheduling = functools.partial(_row, "data_scheduling", "DataScheduling")
 _update_scheduling = functools.partial(_row, "update_scheduling", "UpdateScheduling")
 _batch_slot = functools.partial(_row, "batch_slot", "BatchSlot")
+_task_allocation = functools.partial(_row, "task_allocation", "TaskAllocation")
+_offloading = functools.partial(_row, "offloading", "Offloading")
 
 # FEEL §VI: CIFAR-10 and whole gradients; Table I is the configuration's default.
 _FEEL: dict[str, Any] = {
@@ -66,6 +68,36 @@ _FEEL_GPU: dict[str, Any] = {
     "gpu_flops": (1e12,),
     "gpu_base_latency_s": 0.1,
     "budget_s": 2e3,
+}
+# ASYNC-MEL §5 and Table 1: 280,440 weights of 32 bits, 784 features of 8 bits.
+_ASYNC_MEL: dict[str, Any] = {
+    "dataset": "mnist",
+    "image_size": None,
+    "hidden_sizes": (300, 124, 60),
+    "n_devices": 20,
+    "samples_per_device": None,
+    "validation_size": 1000,
+    "test_size": None,
+    "batch_size": 64,
+    "least_samples": 100,
+    "most_updates": 24,
+    "sample_bits": 6272.0,
+    "cycles_per_sample": 1_123_736.0,
+    "targets": (0.94, 0.95, 0.97),
+}
+# JOINT §IV and Table I: one realisation of the channel, equal tasks, in the last iteration.
+_JOINT: dict[str, Any] = {
+    "dataset": "mnist",
+    "image_size": None,
+    "hidden_sizes": (300, 124, 60),
+    "samples_per_device": 600,
+    "validation_size": 1000,
+    "test_size": None,
+    "period": None,
+    "iterations": 5,
+    "accuracy_weight": 0.0,
+    "task_spread": 0.0,
+    "fading": "episode",
 }
 
 ENVIRONMENTS: tuple[EnvironmentId, ...] = (
@@ -253,6 +285,83 @@ ENVIRONMENTS: tuple[EnvironmentId, ...] = (
         "BatchSlotGPU-Document-v0",
         "FEEL's own setting with GPUs",
         **_FEEL_GPU,
+    ),
+    _task_allocation(
+        "TaskAllocation-v0",
+        "every learner's samples and local updates in a global cycle, within time and energy",
+    ),
+    _task_allocation(
+        "TaskAllocationStaleness-v0",
+        "the cap on the staleness alone, under which the allocation is exact",
+        actions="staleness",
+    ),
+    _task_allocation(
+        "TaskAllocationFederated-v0",
+        "the same as the first where learners have samples of their own",
+        learning="federated",
+        samples_per_device=300,
+        task_share=0.5,
+    ),
+    _task_allocation(
+        "TaskAllocationNonIID-v0",
+        "the same with two shards of sorted data on each learner",
+        learning="federated",
+        samples_per_device=300,
+        task_share=0.5,
+        partition="shards",
+    ),
+    _task_allocation(
+        "TaskAllocationRisk-v0",
+        "the same as the first where learners drop out and compute slowly now and then",
+        drop_out=0.3,
+        slowdown_probability=0.1,
+    ),
+    _task_allocation(
+        "JointTaskResource-v0",
+        "samples, updates, bands, transmit powers and CPU speeds of all learners",
+        actions="joint",
+    ),
+    _task_allocation(
+        "TaskAllocation-Document-v0",
+        "ASYNC-MEL's own setting: MNIST, 784-300-124-60-10, twenty learners",
+        **_ASYNC_MEL,
+    ),
+    _task_allocation(
+        "TaskAllocationStaleness-Document-v0",
+        "the same, choosing the cap on the staleness alone",
+        **_ASYNC_MEL,
+        actions="staleness",
+    ),
+    _task_allocation(
+        "JointTaskResource-Document-v0",
+        "the same with bands, powers and CPU speeds",
+        **{**_ASYNC_MEL, "cycle_s": 12.0},
+        actions="joint",
+    ),
+    _offloading(
+        "Offloading-v0",
+        "bands, CPU speeds and what is offloaded of inference tasks while a model is trained",
+    ),
+    _offloading(
+        "OffloadingDiscrete-v0",
+        "what is offloaded alone, of all users as one number; all else is optimal",
+        actions="combination",
+    ),
+    _offloading(
+        "OffloadingGrid-v0",
+        "the same, of each user",
+        actions="grid",
+    ),
+    _offloading(
+        "Offloading-Document-v0",
+        "JOINT's own setting: Table I, four users, tasks in the last iteration, full MNIST",
+        **_JOINT,
+    ),
+    _offloading(
+        "OffloadingDiscrete-Document-v0",
+        "the same, what is offloaded alone",
+        **_JOINT,
+        actions="combination",
     ),
 )
 

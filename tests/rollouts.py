@@ -38,6 +38,18 @@ FEW_BATCHES = {
 }
 # FEEL's networks are tested elsewhere; where ids differ in nothing else, small ones do.
 FEW_DOCUMENT_BATCHES = {**FEW_BATCHES, "network": "mlp", "budget_s": 3.0}
+FEW_TASKS = {
+    "n_devices": 4,
+    "samples_per_device": 12,
+    "hidden_sizes": (6,),
+    "validation_size": 100,
+    "test_size": 100,
+    "cycles": 40,
+    "least_samples": 2,
+    "cycle_s": 1.5,
+    "energy_limit_j": 3.0,
+}
+FEW_DOCUMENT_TASKS = {**FEW_TASKS, "cycle_s": 0.8}
 # What makes an id small enough for a test. Retraining stays frequent, and episodes last 40 steps;
 # those with a budget of seconds or joules end when it is spent, mostly before their 40th round.
 SMALL: dict[str, dict[str, Any]] = {
@@ -71,6 +83,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "BatchSlotResNet-Document-v0": {**FEW_DOCUMENT_BATCHES, "hidden_sizes": (5,)},
     "BatchSlotMobileNet-Document-v0": {**FEW_DOCUMENT_BATCHES, "hidden_sizes": (4,)},
     "BatchSlotGPU-Document-v0": FEW_DOCUMENT_BATCHES,
+    "TaskAllocation-v0": FEW_TASKS,
+    "TaskAllocationStaleness-v0": FEW_TASKS,
+    "TaskAllocationFederated-v0": {**FEW_TASKS, "samples_per_device": 24},
+    "TaskAllocationNonIID-v0": {**FEW_TASKS, "samples_per_device": 24},
+    "TaskAllocationRisk-v0": FEW_TASKS,
+    "JointTaskResource-v0": FEW_TASKS,
+    "TaskAllocation-Document-v0": FEW_DOCUMENT_TASKS,
+    "TaskAllocationStaleness-Document-v0": FEW_DOCUMENT_TASKS,
+    "JointTaskResource-Document-v0": FEW_DOCUMENT_TASKS,
 }
 NEEDS_DATA = {row.name for row in ENVIRONMENTS if row.name.endswith("-Document-v0")}
 NETWORKS = {"RetransmissionCNN-v0", "DataSchedulingCNN-v0"}
@@ -97,6 +118,8 @@ def make_vec(name: str, num_envs: int, **overrides: Any) -> gym.vector.VectorEnv
 
 def lasting(name: str, steps: int) -> dict[str, Any]:
     """Return the fields of an episode of exactly so many steps."""
+    if "cycles" in SMALL[name]:
+        return {"cycles": steps}
     if "budget" in SMALL[name]:
         return {"budget": steps * SMALL[name]["budget"] // 40}
     budgets = {name: 1e3 for name in SMALL[name] if name.startswith("budget_")}

@@ -15,7 +15,7 @@ from edge_gym.evaluation import make_lanes, run_episodes
 from edge_gym.seeds import EVALUATION, SELECTION, TRAINING
 
 FOLDER = Path(edge_gym.agents.__path__[0])
-FEDERATED = ("UpdateScheduling", "BatchSlot")
+FEDERATED = ("UpdateScheduling", "BatchSlot", "TaskAllocation", "JointTaskResource")
 SHIPPED = sorted(path.relative_to(FOLDER) for path in FOLDER.glob("trained/*/*.safetensors"))
 
 
@@ -61,6 +61,9 @@ DEVICES = [
         ("UpdateScheduling", {"n_devices": 25}),
         ("BatchSlot", {"n_devices": 3}),
         ("BatchSlot", {"n_devices": 9}),
+        ("TaskAllocation", {"n_devices": 6}),
+        ("TaskAllocation", {"n_devices": 16}),
+        ("JointTaskResource", {"n_devices": 6}),
     )
     if path.parent.name.startswith(prefix)
 ]

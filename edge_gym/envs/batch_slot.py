@@ -16,7 +16,13 @@ from edge_gym import wireless
 from edge_gym.compute import cpu_latency, gpu_latency, gpu_offset, gpu_update_latency
 from edge_gym.envs.checks import check_choice, check_integer, check_number
 from edge_gym.envs.core import EdgeEnv, EdgeVectorEnv, IntArray, Step
-from edge_gym.envs.federated import MAX_LOSS, FederatedConfig, FederatedLearning, bounded
+from edge_gym.envs.federated import (
+    MAX_LOSS,
+    FederatedConfig,
+    FederatedLearning,
+    bounded,
+    of_groups,
+)
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.federated import average
 from edge_gym.parallel import one_torch_thread
@@ -422,7 +428,7 @@ class BatchSlot(FederatedLearning):
         for lane in lanes:
             self._draw_system(lane)
             if config.cpu_groups_hz is not None:
-                self._cpu_hz[lane] = _of_groups(config.cpu_groups_hz, k)
+                self._cpu_hz[lane] = of_groups(config.cpu_groups_hz, k)
             # At once, so that a round's fading does not depend on the batches before it.
             self._gain[lane] = wireless.rayleigh_gain(self.generators[lane], self._gain.shape[1:])
         for array in (
@@ -725,7 +731,7 @@ class BatchSlot(FederatedLearning):
         return gpu_update_latency(flops, self._gpu_flops(lanes))
 
     def _gpu_flops(self, lanes: IntArray) -> Float64Array:
-        speeds = _of_groups(self.config.gpu_flops, self.config.n_devices)
+        speeds = of_groups(self.config.gpu_flops, self.config.n_devices)
         return np.broadcast_to(speeds, (len(lanes), len(speeds)))
 
 
@@ -733,11 +739,6 @@ def _log_ratio(values: Float64Array) -> Float64Array:
     """Return logarithms of positive values ``(m, K)``, less their mean over devices."""
     logs = np.log(values)
     return np.asarray(logs - logs.mean(axis=1, keepdims=True))
-
-
-def _of_groups(speeds: tuple[float, ...], n_devices: int) -> Float64Array:
-    """Return the speed of each device when neighbours form groups of (nearly) equal size."""
-    return np.array(speeds)[np.arange(n_devices) * len(speeds) // n_devices]
 
 
 class BatchSlotEnv(EdgeEnv):

@@ -63,8 +63,10 @@ class Problem(ABC):
         documented_tables: The default configuration's tables, for docstrings.
         actions_per: ``"device"`` or ``"sample"`` where the action space has one action or one
             component (or row of components) for each, in the observation's order, so that a policy
-            that scores each of them acts for any number; ``"system"`` where devices are observed
-            and an action means the same for any number of them; None for flat observations.
+            that scores each of them acts for any number; ``"combination"`` where each device has
+            as many levels, and a discrete action is a combination of them, the last device's
+            counting least; ``"system"`` where devices are observed and an action means the same for
+            any number of them; None for flat observations.
     """
 
     config_type: ClassVar[type[Any]]
@@ -270,7 +272,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
 
     @property
     def actions_per(self) -> str | None:
-        """Whether actions are per ``"device"``, ``"sample"`` or ``"system"``; see ``Problem``."""
+        """What actions are of, ``"device"``, ``"sample"`` or others; see ``Problem``."""
         return self.problem.actions_per
 
     @property  # type: ignore[misc]
@@ -483,7 +485,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
 
     @property
     def actions_per(self) -> str | None:
-        """Whether actions are per ``"device"``, ``"sample"`` or ``"system"``; see ``Problem``."""
+        """What actions are of, ``"device"``, ``"sample"`` or others; see ``Problem``."""
         return self.problem.actions_per
 
     def reset(

@@ -47,6 +47,11 @@ def bounded(values: NDArray[np.float64], most: float) -> NDArray[np.float64]:
     return np.nan_to_num(values, nan=most).clip(0, most)
 
 
+def of_groups(speeds: tuple[float, ...], n_devices: int) -> NDArray[np.float64]:
+    """Return the speed of each device when neighbours form groups of (nearly) equal size."""
+    return np.array(speeds)[np.arange(n_devices) * len(speeds) // n_devices]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FederatedConfig:
     """Settings that the problems of federated edge learning share.
@@ -165,6 +170,8 @@ class FederatedLearning(Problem):
     """
 
     config: FederatedConfig
+    path_loss: ClassVar[tuple[float, float]] = (128.1, 3.76)
+    """Loss in dB at one kilometre, and the exponent."""
     lane_arrays: ClassVar[tuple[str, ...]] = (
         "_validation",
         "_test",
@@ -245,7 +252,27 @@ class FederatedLearning(Problem):
         self.compressor.set_state(lanes, state["compressor"])
 
     def _draw_system(self, lane: int, copies: int = 1) -> None:
-        """Draw an episode's data and where they lie, the devices' places and processors.
+        """Draw an episode's data, the devices' places and processors.
+
+        Args:
+            lane: The lane.
+            copies: As for ``_draw_data``.
+        """
+        config, rng = self.config, self.generators[lane]
+        self._draw_data(lane, copies)
+        distance_m = np.maximum(
+            config.cell_radius_m * np.sqrt(rng.random(config.n_devices)), _LEAST_DISTANCE_M
+        )
+        loss_db = wireless.log_distance_path_loss_db(distance_m, *self.path_loss, 1000.0)
+        noise_dbm = wireless.watt_to_dbm(
+            wireless.noise_power_watt(config.bandwidth_hz, _NOISE_DBM_HZ)
+        )
+        snr_db = config.transmit_power_dbm - loss_db - noise_dbm
+        self._mean_snr[lane] = wireless.db_to_linear(snr_db)
+        self._cpu_hz[lane] = rng.uniform(*config.cpu_hz, config.n_devices)
+
+    def _draw_data(self, lane: int, copies: int = 1) -> None:
+        """Draw an episode's data and where they lie.
 
         Args:
             lane: The lane.
@@ -278,16 +305,6 @@ class FederatedLearning(Problem):
             holders = slice(i * copies, (i + 1) * copies)
             self._rows[lane, holders, : len(part)] = pool[part]
             self._sizes[lane, holders] = len(part)
-        distance_m = np.maximum(
-            config.cell_radius_m * np.sqrt(rng.random(config.n_devices)), _LEAST_DISTANCE_M
-        )
-        loss_db = wireless.log_distance_path_loss_db(distance_m, 128.1, 3.76, 1000.0)
-        noise_dbm = wireless.watt_to_dbm(
-            wireless.noise_power_watt(config.bandwidth_hz, _NOISE_DBM_HZ)
-        )
-        snr_db = config.transmit_power_dbm - loss_db - noise_dbm
-        self._mean_snr[lane] = wireless.db_to_linear(snr_db)
-        self._cpu_hz[lane] = rng.uniform(*config.cpu_hz, config.n_devices)
 
     def _begin_learning(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw new models and return the infos."""

@@ -1,0 +1,160 @@
+"""What an agent's scores mean where they are no actions yet.
+
+A continuous action may have to meet limits so exactly that noise on it, by which PPO explores,
+breaks them: a learner given one sample too many does one update less. There an agent may score
+something else, of which a *decoder* makes the action, from what the agent sees and nothing more.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from edge_gym.baselines import make_baseline
+from edge_gym.baselines.base import DrawingBaseline
+from edge_gym.baselines.task_allocation import observed_costs, observed_limits, observed_total
+from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.envs.core import IntArray
+from edge_gym.envs.task_allocation import TaskAllocationConfig, direct_columns, joint_columns
+from edge_gym.solvers import task_resources
+from edge_gym.solvers.task_allocation import Tasks
+
+_PRIORITY_SPAN = 2.0
+_MOST_WANTED = 6
+
+
+class Decoder(ABC):
+    """Turns scores in [-1, 1] into actions.
+
+    Args:
+        env: The environment, scalar or vector.
+
+    Attributes:
+        columns: Scores of each device.
+
+    Raises:
+        ValueError: If it does not suit the environment.
+    """
+
+    columns: int
+
+    @abstractmethod
+    def decode(self, observations: Any, scores: NDArray[Any]) -> NDArray[np.float32]:
+        """Return actions, ``(..., K, c)``, for scores ``(..., K, columns)``."""
+
+
+class Residual(Decoder):
+    """Scores are added to what a baseline does.
+
+    Args:
+        env: The environment.
+        policy: ``name`` of the baseline, and its parameters.
+        scale: What a score of 1 adds.
+
+    Source: Johannink et al., "Residual Reinforcement Learning for Robot Control", 2019.
+    """
+
+    def __init__(self, env: Any, *, policy: Mapping[str, Any], scale: float = 0.2) -> None:
+        parameters = {name: value for name, value in policy.items() if name != "name"}
+        self._baseline = make_baseline(policy["name"], env, **parameters)
+        if isinstance(self._baseline, DrawingBaseline):
+            raise ValueError(f"{policy['name']} acts at random: an agent cannot learn around it")
+        space = self._baseline.action_space
+        if not isinstance(space, spaces.Box) or len(space.shape) != 2:
+            raise ValueError(f"a residual needs continuous actions of devices, not {space}")
+        self.columns = space.shape[1]
+        self._scale = scale
+
+    def decode(self, observations: Any, scores: NDArray[Any]) -> NDArray[np.float32]:
+        """Add them to the baseline's actions."""
+        actions = self._baseline.act(observations) + self._scale * scores
+        return np.clip(actions, -1, 1).astype(np.float32)
+
+
+class FillInOrder(Decoder):
+    """Learners are given samples in an order, each as many as leave it so many updates.
+
+    The first score moves a learner in the order of the samples D_k(1) that it can hold, by a
+    factor of up to e²; the second is the updates that it shall make, 1 to 6, geometrically. The
+    last one that is given samples gets what is left, and what nobody can hold goes to the last in
+    the order. Where resources are chosen too, bands are those of the joint optimum, times up to e
+    or its inverse by a third score, and powers and speeds the best for the tasks.
+    """
+
+    def __init__(self, env: Any) -> None:
+        lanes = env.unwrapped
+        config = lanes.config
+        suits = isinstance(config, TaskAllocationConfig) and config.actions in ("direct", "joint")
+        if not suits or config.redundancy > 1:
+            raise ValueError("fill-in-order is for task allocation with continuous actions")
+        self._config: TaskAllocationConfig = config
+        self._tables = lanes.tables
+        self.columns = 2 if config.actions == "direct" else 3
+
+    def decode(self, observations: Any, scores: NDArray[Any]) -> NDArray[np.float32]:
+        """Fill learners up in order."""
+        config, seen = self._config, Seen(self._tables, observations)
+        costs, total = observed_costs(seen, config), observed_total(seen)
+        values = np.asarray(scores, np.float64)
+        wanted = np.rint(np.exp(math.log(_MOST_WANTED) * (values[..., 1] + 1) / 2))
+        wanted = np.minimum(wanted, config.most_updates).astype(np.int64)
+        priority = np.log(np.maximum(costs.capacity(1.0), 1e-9)) + _PRIORITY_SPAN * values[..., 0]
+        if config.actions == "direct":
+            rooms = np.floor(costs.capacity(wanted) + 1e-9).astype(np.int64)
+            samples = _filled(rooms, priority, total)
+            return direct_columns(Tasks(samples, costs.max_updates(samples)), config)
+        limits = observed_limits(seen, config)
+        _, resources = task_resources.joint_allocation(
+            limits, total, None, config.least_samples, config.most_updates
+        )
+        bands = resources.band_hz * np.exp(values[..., 2])
+        bands *= (limits.band_hz / bands.sum(axis=-1))[..., None]
+        rooms = np.floor(task_resources.capacity(limits, wanted, bands)).astype(np.int64)
+        samples = _filled(rooms, priority, total)
+        updates = np.where((samples > 0) & (samples <= rooms), wanted, 0)
+        doing = np.where(updates > 0, samples, 0)
+        resources = task_resources.best_resources(limits, doing, updates, bands)
+        return joint_columns(Tasks(samples, updates), resources, limits, config)
+
+
+def _filled(rooms: IntArray, priority: NDArray[np.float64], total: IntArray) -> IntArray:
+    """Return samples ``(..., K)``, given in the order of falling priority as far as rooms go."""
+    order = np.argsort(-priority, axis=-1, kind="stable")
+    ranked = np.take_along_axis(rooms, order, axis=-1)
+    before = np.cumsum(ranked, axis=-1) - ranked
+    filled = np.clip(total[..., None] - before, 0, ranked)
+    filled[..., -1] += total - filled.sum(axis=-1)
+    samples = np.empty_like(filled)
+    np.put_along_axis(samples, order, filled, axis=-1)
+    return samples
+
+
+DECODERS: dict[str, type[Any]] = {"residual": Residual, "fill-in-order": FillInOrder}
+"""Decoders by the names that recipes use."""
+
+
+def make_decoder(wanted: Mapping[str, Any], env: Any) -> Decoder:
+    """Make a decoder for an environment.
+
+    Args:
+        wanted: ``name`` of the decoder, and its parameters.
+        env: The environment, scalar or vector.
+
+    Raises:
+        ValueError: If there is none of this name, a parameter is wrong or it does not suit.
+    """
+    parameters = {name: value for name, value in wanted.items() if name != "name"}
+    name = wanted.get("name")
+    if name not in DECODERS:
+        raise ValueError(f"unknown decoder {name!r}; known are {', '.join(DECODERS)}")
+    try:
+        decoder: Decoder = DECODERS[name](env, **parameters)
+    except TypeError as error:
+        raise ValueError(f"the decoder {name!r} has other parameters: {error}") from error
+    return decoder

@@ -1,0 +1,446 @@
+"""Rules of task allocation: ASYNC-MEL's schemes, MEL's joint optimisation, and mitigation of risk.
+
+Source: ASYNC-MEL §3 to §5; MEL on joint task and resource optimisation and risk mitigation.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline, NoParameters
+from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.envs.checks import check_choice, check_integer, check_number
+from edge_gym.envs.core import IntArray
+from edge_gym.envs.task_allocation import (
+    TaskAllocationConfig,
+    direct_columns,
+    joint_columns,
+    resource_limits,
+    task_costs,
+)
+from edge_gym.solvers.task_allocation import (
+    TaskCosts,
+    Tasks,
+    equal_allocation,
+    exact_allocation,
+    exact_updates,
+    split_samples,
+    suggest_and_improve,
+)
+from edge_gym.solvers.task_resources import (
+    ResourceLimits,
+    Resources,
+    joint_allocation,
+    resource_allocation,
+)
+
+_COSTS = (
+    "base_s",
+    "sample_s",
+    "update_s",
+    "base_j",
+    "sample_j",
+    "update_j",
+    "limit_j",
+    "own_samples",
+)
+_LIMITS = ("rate", "cpu_ghz", "base_s", "sample_s", "update_s", "limit_j", "own_samples")
+_CAPS = (0, 1, 2, 3, 4, 5)
+_MARGIN = 1e-5
+"""Share of time and energy that plans of resources leave, for actions are rounded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapParameters:
+    """Parameters of rules under a cap on the staleness.
+
+    Attributes:
+        cap: Largest difference c of any two τ_k; None sets none.
+    """
+
+    cap: int | None = 1
+
+    def __post_init__(self) -> None:
+        if self.cap is not None:
+            check_integer("cap", self.cap, 0)
+
+
+class _Rule(Baseline):
+    """A rule for tasks, with every learner's fair share of the band, full power and full speed."""
+
+    actions: ClassVar[tuple[str, ...]] = ("direct",)
+    config: TaskAllocationConfig
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Task allocation with the actions that the rule is made for, without copies."""
+        return (
+            isinstance(config, TaskAllocationConfig)
+            and config.actions in cls.actions
+            and config.redundancy == 1
+        )
+
+    @abstractmethod
+    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+        """Return samples and updates, ``(..., K)`` each; ``total`` has the shape ``(...)``."""
+
+    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Return the actions that mean these tasks."""
+        seen = Seen(self.tables, observations)
+        costs, total = observed_costs(seen, self.config), observed_total(seen)
+        tasks = self.tasks(seen, costs, total)
+        samples = _complete(tasks, costs.max_samples, total)
+        possible = costs.max_updates(np.minimum(samples, costs.max_samples))
+        tasks = Tasks(samples, np.minimum(tasks.updates, possible))
+        return direct_columns(tasks, self.config)
+
+
+def observed_costs(seen: Seen, config: TaskAllocationConfig) -> TaskCosts:
+    """Return what tasks cost, ``(..., K)``."""
+    return task_costs(config, **{name: seen.device(name) for name in _COSTS})
+
+
+def observed_limits(seen: Seen, config: TaskAllocationConfig) -> ResourceLimits:
+    """Return what learners may use, ``(..., K)``; a little less, for actions are rounded."""
+    limits = resource_limits(config, **{name: seen.device(name) for name in _LIMITS})
+    return replace(
+        limits, cycle_s=(1 - _MARGIN) * limits.cycle_s, limit_j=(1 - _MARGIN) * limits.limit_j
+    )
+
+
+def observed_total(seen: Seen) -> IntArray:
+    """Return the samples d of a cycle, ``(...)``."""
+    return np.asarray(np.rint(seen.system("samples")[..., 0]), np.int64)
+
+
+def _complete(tasks: Tasks, max_samples: NDArray[np.float64], total: IntArray) -> IntArray:
+    """Return tasks' samples and what they leave of the total, for actions share out all of it.
+
+    The rest goes where it changes nothing, to a learner without updates or without more samples of
+    its own; where there is none, to the one with the fewest samples.
+
+    Args:
+        tasks: Samples and updates, ``(..., K)``.
+        max_samples: Samples that learners have, ``(..., K)``.
+        total: Samples of all learners, ``(...)``.
+    """
+    samples = tasks.samples
+    free = (tasks.updates == 0) | (samples >= max_samples)
+    taker = np.where(free, -1, samples).argmin(axis=-1)[..., None]
+    rest = np.maximum(total - samples.sum(axis=-1), 0)[..., None]
+    return np.asarray(samples + rest * (np.arange(samples.shape[-1]) == taker))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodParameters(CapParameters):
+    """Parameters of heterogeneity-aware allocation.
+
+    Attributes:
+        method: ``"exact"``, or ``"suggest-and-improve"``: the relaxed synchronous optimum, then
+            coordinate ascent.
+    """
+
+    method: str = "exact"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("method", self.method, ("exact", "suggest-and-improve"))
+
+
+class HeterogeneityAware(_Rule):
+    """The largest mean number of updates under a cap on the staleness."""
+
+    name = "ha-asyn"
+    source = "ASYNC-MEL (16), Algorithm 1; its dual is replaced"
+    actions = ("direct", "staleness")
+    Parameters: ClassVar[type[Any]] = MethodParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": _CAPS}
+
+    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+        """Allocate exactly, or as the document does."""
+        parameters, config = self.parameters, self.config
+        solve = exact_allocation if parameters.method == "exact" else suggest_and_improve
+        return solve(costs, total, parameters.cap, config.least_samples, config.most_updates)
+
+    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Return the actions that mean these tasks, or the choice nearest to the cap."""
+        if self.config.actions != "staleness":
+            return super().act(observations, masks)
+        cap, caps = self.parameters.cap, np.array(self.config.caps)
+        index = len(caps) - 1 if cap is None else int(np.abs(caps - cap).argmin())
+        return np.full(observations["system"].shape[:-1], index)
+
+
+class HeterogeneityAwareSynchronous(HeterogeneityAware):
+    """The same with equal numbers of updates."""
+
+    name = "ha-sync"
+    source = "ASYNC-MEL (17)"
+    Parameters = NoParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+
+    def __init__(self, env: Any, **parameters: Any) -> None:
+        super().__init__(env, **parameters)
+        self.parameters = MethodParameters(cap=0)
+
+
+class HeterogeneityUnaware(_Rule):
+    """Equal numbers of samples, and as many updates as these allow, under a cap or none."""
+
+    name = "hu-asyn"
+    source = "ASYNC-MEL §5, equal task allocation"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Parameters(CapParameters):
+        """Parameters of equal allocation, by default without a cap."""
+
+        cap: int | None = None
+
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": (None, 1, 2, 3, 4, 5)}
+
+    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+        """Share samples out evenly."""
+        return equal_allocation(costs, total, self.parameters.cap)
+
+
+class HeterogeneityUnawareSynchronous(_Rule):
+    """Equal numbers of samples and of updates: what the slowest learner manages."""
+
+    name = "hu-sync"
+    source = "ASYNC-MEL §5, equal task allocation"
+
+    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+        """Share samples out evenly."""
+        return equal_allocation(costs, total, 0)
+
+
+class RandomShares(_Rule, DrawingBaseline):
+    """Shares of the samples at random, uniform over all, and the updates that these allow."""
+
+    name = "random-shares"
+    source = OURS
+
+    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+        """Draw shares from the flat Dirichlet distribution."""
+        shape = costs.base_s.shape
+        draws = np.stack([rng.standard_exponential(shape[-1]) for rng in self._generators])
+        shares = draws.reshape(shape) / draws.reshape(shape).sum(axis=-1, keepdims=True)
+        ends = np.rint(np.cumsum(shares, axis=-1) * total[..., None])
+        samples = np.minimum(np.diff(ends, axis=-1, prepend=0), costs.max_samples)
+        whole = samples.astype(np.int64)
+        return Tasks(whole, costs.max_updates(whole))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdatesParameters:
+    """Parameters of the rule that prefers strong learners.
+
+    Attributes:
+        updates: τ, the updates that a learner shall still make on the samples that it is given.
+    """
+
+    updates: int = 1
+
+    def __post_init__(self) -> None:
+        check_integer("updates", self.updates, 1)
+
+
+class StrongestLearners(_Rule):
+    """Few learners with many samples: those that hold the most ones for so many updates.
+
+    The average moves as far as its learners do, weighted by their samples. How far one gets goes
+    with τ_k·d_k, which time and energy bound; so weak learners hold the average back.
+    """
+
+    name = "strongest-learners"
+    source = OURS
+    Parameters = UpdatesParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"updates": (1, 2, 3, 4)}
+
+    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+        """Fill one after the other; the last one gets what is left."""
+        rooms = np.floor(costs.capacity(float(self.parameters.updates)) + 1e-9)
+        order = np.argsort(-rooms, axis=-1, kind="stable")
+        ranked = np.take_along_axis(rooms, order, axis=-1)
+        before = np.cumsum(ranked, axis=-1) - ranked
+        filled = np.clip(total[..., None] - before, 0, ranked).astype(np.int64)
+        samples = np.zeros(rooms.shape, np.int64)
+        np.put_along_axis(samples, order, filled, axis=-1)
+        return Tasks(samples, costs.max_updates(samples))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliableParameters(CapParameters):
+    """Parameters of the rule that leaves unreliable learners out.
+
+    Attributes:
+        max_drop_out: Learners that drop out more often are left out.
+    """
+
+    max_drop_out: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("max_drop_out", self.max_drop_out, 0, 1)
+
+
+class ReliableLinks(_Rule):
+    """The largest mean number of updates of the learners that seldom drop out."""
+
+    name = "reliable-links"
+    source = "MEL, risk mitigation: elimination; with ASYNC-MEL (16)"
+    Parameters = ReliableParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "max_drop_out": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
+        "cap": _CAPS[:4],
+    }
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Task allocation among learners that drop out."""
+        return super().applies_to(config) and config.drop_out > 0
+
+    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+        """Allocate among the reliable ones, or all where there is none."""
+        reliable = seen.device("drop_out") <= self.parameters.max_drop_out
+        reliable |= ~reliable.any(axis=-1, keepdims=True)
+        kept = replace(costs, max_samples=np.where(reliable, costs.max_samples, 0.0))
+        config = self.config
+        return exact_allocation(
+            kept, total, self.parameters.cap, config.least_samples, config.most_updates
+        )
+
+
+class CodedRedundancy(_Rule):
+    """The largest mean number of updates of groups that train on the same samples."""
+
+    name = "coded-redundancy"
+    source = "MEL, risk mitigation: redundancy; with ASYNC-MEL (16)"
+    Parameters: ClassVar[type[Any]] = CapParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": _CAPS[:4]}
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Task allocation among groups of learners that hold the same samples."""
+        return (
+            isinstance(config, TaskAllocationConfig)
+            and config.redundancy > 1
+            and config.actions == "direct"
+        )
+
+    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+        """Allocate to groups, each as capable as the least of its learners."""
+        config = self.config
+        shape, r = costs.base_s.shape, self.config.redundancy
+        table = costs.whole_capacities(config.most_updates)
+        groups = table.reshape(*shape[:-1], -1, r, table.shape[-1]).min(axis=-2)
+        updates = exact_updates(groups, total, self.parameters.cap, config.least_samples)
+        taken = np.take_along_axis(groups, np.maximum(updates - 1, 0)[..., None], axis=-1)[..., 0]
+        rooms = np.where(updates > 0, taken, 0)
+        samples = split_samples(rooms, total, config.least_samples)
+        own = costs.max_samples[..., ::r]
+        samples = _complete(Tasks(samples, updates), own, total)
+        possible = (groups >= np.minimum(samples, own)[..., None]).sum(axis=-1)
+        updates = np.minimum(updates, possible)
+        # The group's first learner is given all of it, which the others train on too.
+        given = np.zeros((*samples.shape, r), np.int64)
+        given[..., 0] = samples
+        return Tasks(given.reshape(shape), np.repeat(updates, r, axis=-1))
+
+
+class _JointRule(Baseline):
+    """A rule for tasks and resources."""
+
+    Parameters: ClassVar[type[Any]] = CapParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": _CAPS[:4]}
+    config: TaskAllocationConfig
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Joint task and resource allocation."""
+        return isinstance(config, TaskAllocationConfig) and config.actions == "joint"
+
+    @abstractmethod
+    def solution(
+        self, costs: TaskCosts, limits: ResourceLimits, total: IntArray
+    ) -> tuple[Tasks, Resources]:
+        """Return tasks and resources, ``(..., K)`` each."""
+
+    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Return the actions that mean these tasks and resources."""
+        seen = Seen(self.tables, observations)
+        config = self.config
+        costs, limits = observed_costs(seen, config), observed_limits(seen, config)
+        total = observed_total(seen)
+        tasks, resources = self.solution(costs, limits, total)
+        samples = _complete(tasks, costs.max_samples, total)
+        return joint_columns(Tasks(samples, tasks.updates), resources, limits, config)
+
+
+class TaskOnly(_JointRule):
+    """The best tasks with fair shares of the band, full powers and full speeds."""
+
+    name = "task-only"
+    source = "MEL Fig. 3, task allocation only; ASYNC-MEL (16)"
+
+    def solution(
+        self, costs: TaskCosts, limits: ResourceLimits, total: IntArray
+    ) -> tuple[Tasks, Resources]:
+        """Allocate tasks exactly."""
+        config = self.config
+        tasks = exact_allocation(
+            costs, total, self.parameters.cap, config.least_samples, config.most_updates
+        )
+        band = np.full(costs.base_s.shape, config.bandwidth_hz)
+        return tasks, Resources(band, limits.max_power_w + 0 * band, limits.max_cpu_hz + 0 * band)
+
+
+class ResourceOnly(_JointRule):
+    """The best bands, powers and speeds for equal tasks."""
+
+    name = "resource-only"
+    source = "MEL Fig. 3, resource optimisation only"
+
+    def solution(
+        self, costs: TaskCosts, limits: ResourceLimits, total: IntArray
+    ) -> tuple[Tasks, Resources]:
+        """Allocate resources for equal numbers of samples."""
+        return resource_allocation(limits, total, self.parameters.cap, self.config.most_updates)
+
+
+class JointTaskResource(_JointRule):
+    """The best tasks and resources."""
+
+    name = "joint-task-resource"
+    source = "MEL Fig. 3, joint task and resource optimisation"
+
+    def solution(
+        self, costs: TaskCosts, limits: ResourceLimits, total: IntArray
+    ) -> tuple[Tasks, Resources]:
+        """Allocate both."""
+        config = self.config
+        return joint_allocation(
+            limits, total, self.parameters.cap, config.least_samples, config.most_updates
+        )
+
+
+RULES: tuple[type[Baseline], ...] = (
+    HeterogeneityAware,
+    HeterogeneityAwareSynchronous,
+    HeterogeneityUnaware,
+    HeterogeneityUnawareSynchronous,
+    RandomShares,
+    StrongestLearners,
+    ReliableLinks,
+    CodedRedundancy,
+    TaskOnly,
+    ResourceOnly,
+    JointTaskResource,
+)
+"""The rules of task allocation."""

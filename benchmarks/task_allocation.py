@@ -1,0 +1,99 @@
+"""Time the exact task allocation and the document's, beside HiGHS, and compare what they reach.
+
+Run with ``EDGE_GYM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.task_allocation``. Instances
+are placements of the document's system with 3,000 samples for each learner and d_l = 100. HiGHS
+solves the same tables, one after the other, as a mixed-integer program of the updates alone; it
+gets no more updates than the exact solver looks at. Every repetition times all of them in turn;
+medians are compared. The tables in ``edge_gym/solvers/task_allocation.py`` come from here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from edge_gym.solvers import task_allocation as allocation
+from tests.test_task_allocation_solver import (
+    LEAST,
+    PLACED,
+    TOTAL,
+    document_costs,
+    mixed_integer,
+    row,
+)
+
+COUNTS = {20: (1, 16, 256), 100: (1, 16, 256), 1000: (1, 16)}
+CAPS = (0, 1, 3)
+
+
+def seconds(play: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    play()
+    return time.perf_counter() - begin
+
+
+def medians(
+    n_learners: int, cap: int, repeats: int, programs: int, limit_s: float
+) -> dict[str, float]:
+    """Return the microseconds of one instance, by solver and number of instances.
+
+    HiGHS counts with its time limit where it does not prove the optimum.
+    """
+    counts, total = COUNTS[n_learners], n_learners * TOTAL // 20
+    rng, m = np.random.default_rng(0), max(COUNTS[n_learners])
+    costs = document_costs(rng, (m,), n_learners, 10.0, 10.0)
+    for place in PLACED:
+        place(row(costs, [0]), total, cap, LEAST)
+    times: dict[str, list[float]] = {}
+    for i in range(repeats):
+        for place, count in itertools.product(PLACED, counts):
+            part = row(costs, (np.arange(count) + i) % m)
+            spent = seconds(lambda p=part, f=place: f(p, total, cap, LEAST))
+            times.setdefault(f"{place.__name__} {count}", []).append(spent / count)
+        if i < programs:
+            table = row(costs, i).whole_capacities(64)
+            common = allocation.exact_updates(table, total, 0, LEAST).max()
+            table = table[:, : common + cap]
+            spent = seconds(lambda t=table: mixed_integer(t, total, cap, LEAST, seconds=limit_s))
+            times.setdefault("HiGHS", []).append(spent)
+    return {name: 1e6 * float(np.median(values)) for name, values in times.items()}
+
+
+def means(placements: int, cycle_s: float, limit_j: float, cap: int) -> str:
+    """Return what both reach on average, and how often and by how much they differ."""
+    costs = document_costs(np.random.default_rng(1), (placements,), 20, cycle_s, limit_j)
+    exact, suggested = (place(costs, TOTAL, cap, LEAST) for place in PLACED)
+    together = allocation.exact_allocation(costs, TOTAL, 0, LEAST).updates.max(axis=-1)
+    difference = exact.updates.mean(axis=-1) - suggested.updates.mean(axis=-1)
+    below = exact.updates.min(axis=-1) < together
+    weighted = (exact.updates * exact.samples).sum(axis=-1) / TOTAL
+    return (
+        f"mean τ {exact.updates.mean():.3f} and {suggested.updates.mean():.3f}, gap mean "
+        f"{difference.mean():.3f} largest {difference.max():.2f}, exact better in "
+        f"{100 * (difference > 0).mean():.1f} %, its least τ below the synchronous one in "
+        f"{100 * below.mean():.1f} %, its mean τ of a sample {weighted.mean():.3f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--programs", type=int, default=5, help="instances that HiGHS solves")
+    parser.add_argument("--limit-s", type=float, default=20.0, help="of each of them")
+    parser.add_argument("--placements", type=int, default=1024)
+    options = parser.parse_args()
+    for cycle_s, limit_j, cap in itertools.product((10.0, 20.0), (10.0, 20.0), range(6)):
+        found = means(options.placements, cycle_s, limit_j, cap)
+        print(f"T = {cycle_s:g} s, E = {limit_j:g} J, c = {cap}: {found}", flush=True)
+    for n_learners, cap in itertools.product(COUNTS, CAPS):
+        found = medians(n_learners, cap, options.repeats, options.programs, options.limit_s)
+        line = ", ".join(f"{name} {value:.3g}" for name, value in found.items())
+        print(f"K = {n_learners}, c = {cap}: µs {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
