@@ -83,8 +83,8 @@ class FillInOrder(Decoder):
     The first score moves a learner in the order of the samples D_k(1) that it can hold, by a
     factor of up to e²; the second is the updates that it shall make, 1 to 6, geometrically. The
     last one that is given samples gets what is left, and what nobody can hold goes to the last in
-    the order. Where resources are chosen too, bands are those of the joint optimum, times up to e
-    or its inverse by a third score, and powers and speeds the best for the tasks.
+    the order. Where resources are chosen too, bands are those of the joint optimum under the cap
+    3, times up to e or its inverse by a third score, and powers and speeds the best for the tasks.
     """
 
     def __init__(self, env: Any) -> None:
@@ -111,7 +111,7 @@ class FillInOrder(Decoder):
             return direct_columns(Tasks(samples, costs.max_updates(samples)), config)
         limits = observed_limits(seen, config)
         _, resources = task_resources.joint_allocation(
-            limits, total, None, config.least_samples, config.most_updates
+            limits, total, 3, config.least_samples, config.most_updates
         )
         bands = resources.band_hz * np.exp(values[..., 2])
         bands *= (limits.band_hz / bands.sum(axis=-1))[..., None]

@@ -5,6 +5,7 @@ Source: ASYNC-MEL §3 to §5; MEL on joint task and resource optimisation and ri
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from edge_gym.baselines.update_scheduling import Seen
 from edge_gym.envs.checks import check_choice, check_integer, check_number
 from edge_gym.envs.core import IntArray
 from edge_gym.envs.task_allocation import (
+    SHARE_EXPONENT,
     TaskAllocationConfig,
     direct_columns,
     joint_columns,
@@ -97,8 +99,8 @@ class _Rule(Baseline):
         tasks = self.tasks(seen, costs, total)
         samples = _complete(tasks, costs.max_samples, total)
         possible = costs.max_updates(np.minimum(samples, costs.max_samples))
-        tasks = Tasks(samples, np.minimum(tasks.updates, possible))
-        return direct_columns(tasks, self.config)
+        fewer = np.where(samples > tasks.samples, possible, tasks.updates)
+        return direct_columns(Tasks(samples, np.minimum(fewer, tasks.updates)), self.config)
 
 
 def observed_costs(seen: Seen, config: TaskAllocationConfig) -> TaskCosts:
@@ -379,6 +381,11 @@ class _JointRule(Baseline):
         costs, limits = observed_costs(seen, config), observed_limits(seen, config)
         total = observed_total(seen)
         tasks, resources = self.solution(costs, limits, total)
+        idle = (tasks.updates == 0).sum(axis=-1)
+        if idle.any():
+            # In actions, each of these has a share of the band, by this less than the largest.
+            band_hz = limits.band_hz * (1 - idle * math.exp(-2 * SHARE_EXPONENT))
+            tasks, resources = self.solution(costs, replace(limits, band_hz=band_hz), total)
         samples = _complete(tasks, costs.max_samples, total)
         return joint_columns(Tasks(samples, tasks.updates), resources, limits, config)
 

@@ -49,6 +49,15 @@ FEW_TASKS = {
     "cycle_s": 1.5,
     "energy_limit_j": 3.0,
 }
+FEW_USERS = {
+    "n_devices": 3,
+    "samples_per_device": 12,
+    "hidden_sizes": (6,),
+    "validation_size": 100,
+    "test_size": 100,
+    "iterations": 40,
+    "task_images": 4,
+}
 FEW_DOCUMENT_TASKS = {**FEW_TASKS, "cycle_s": 0.8}
 # What makes an id small enough for a test. Retraining stays frequent, and episodes last 40 steps;
 # those with a budget of seconds or joules end when it is spent, mostly before their 40th round.
@@ -92,6 +101,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "TaskAllocation-Document-v0": FEW_DOCUMENT_TASKS,
     "TaskAllocationStaleness-Document-v0": FEW_DOCUMENT_TASKS,
     "JointTaskResource-Document-v0": FEW_DOCUMENT_TASKS,
+    "Offloading-v0": FEW_USERS,
+    "OffloadingDiscrete-v0": FEW_USERS,
+    "OffloadingGrid-v0": FEW_USERS,
+    "Offloading-Document-v0": FEW_USERS,
+    "OffloadingDiscrete-Document-v0": FEW_USERS,
 }
 NEEDS_DATA = {row.name for row in ENVIRONMENTS if row.name.endswith("-Document-v0")}
 NETWORKS = {"RetransmissionCNN-v0", "DataSchedulingCNN-v0"}
@@ -118,8 +132,9 @@ def make_vec(name: str, num_envs: int, **overrides: Any) -> gym.vector.VectorEnv
 
 def lasting(name: str, steps: int) -> dict[str, Any]:
     """Return the fields of an episode of exactly so many steps."""
-    if "cycles" in SMALL[name]:
-        return {"cycles": steps}
+    for field in ("cycles", "iterations"):
+        if field in SMALL[name]:
+            return {field: steps}
     if "budget" in SMALL[name]:
         return {"budget": steps * SMALL[name]["budget"] // 40}
     budgets = {name: 1e3 for name in SMALL[name] if name.startswith("budget_")}
@@ -132,6 +147,8 @@ def random_actions(space: gym.Space[Any], seed: int = 0) -> Iterator[Any]:
     while True:
         if isinstance(space, gym.spaces.Discrete):
             yield int(rng.integers(space.n))
+        elif isinstance(space, gym.spaces.MultiDiscrete):
+            yield rng.integers(space.nvec)
         else:
             assert isinstance(space, gym.spaces.Box)
             yield rng.uniform(space.low, space.high).astype(space.dtype)

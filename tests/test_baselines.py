@@ -21,7 +21,9 @@ from edge_gym.baselines import (
 )
 from edge_gym.envs.batch_slot import BatchSlotConfig
 from edge_gym.envs.data_scheduling import DataSchedulingConfig
+from edge_gym.envs.offloading import OffloadingConfig
 from edge_gym.envs.retransmission import RetransmissionConfig, observation_table
+from edge_gym.envs.task_allocation import TaskAllocationConfig
 from edge_gym.envs.update_scheduling import UpdateSchedulingConfig
 from edge_gym.evaluation import Episodes, make_lanes, own_config, plain_config, run_episodes
 from edge_gym.learning.svm import coding_matrix
@@ -202,6 +204,15 @@ def test_a_name_means_one_rule_in_every_environment() -> None:
         for actions, update, largest, rounds in itertools.product(
             ("direct", "global"), ("gradient", "model"), (None, 128), (1, 9)
         )
+    ]
+    configs += [
+        TaskAllocationConfig(actions=actions, drop_out=drop_out)
+        for actions, drop_out in itertools.product(("direct", "staleness", "joint"), (0.0, 0.3))
+    ]
+    configs += [TaskAllocationConfig(redundancy=2, drop_out=drop_out) for drop_out in (0.0, 0.3)]
+    configs += [
+        OffloadingConfig(actions=actions, n_devices=m)
+        for actions, m in itertools.product(("direct", "grid", "combination"), (1, 4, 6))
     ]
     met: set[type[Baseline]] = set()
     for config in configs:

@@ -30,7 +30,9 @@ from edge_gym import ENVIRONMENTS
 from edge_gym.envs.batch_slot import BatchSlotConfig
 from edge_gym.envs.core import validate_actions
 from edge_gym.envs.data_scheduling import DataSchedulingConfig
+from edge_gym.envs.offloading import OffloadingConfig
 from edge_gym.envs.retransmission import RetransmissionConfig
+from edge_gym.envs.task_allocation import TaskAllocationConfig
 from edge_gym.envs.update_scheduling import UpdateSchedulingConfig
 from edge_gym.registration import find_environment
 
@@ -100,7 +102,9 @@ def test_rewards_telescope_to_the_gain_in_validation_accuracy_or_loss(name: str)
     assert final["total_gain"] == pytest.approx(gain, abs=1e-12)
     by_loss = make(name).config.reward == "loss"
     expected = final["total_loss_decrease"] if by_loss else gain
-    assert total == pytest.approx(expected, abs=1e-12)
+    if "total_wsel" in final:
+        expected = make(name).config.accuracy_weight * expected - final["total_wsel"]
+    assert total == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 @pytest.mark.parametrize("plain_name", [PLAIN, SCHEDULING, UPDATES])
@@ -589,6 +593,8 @@ def test_a_lane_that_never_began_is_named() -> None:
 NOT_COUNTS = (0, -1, 1.5, None, "3", True)
 NOT_OPTIONAL_COUNTS = (0, -1, 1.5, "3", True)
 NOT_POSITIVE = (0, -1.0, np.nan, np.inf, None, "1", True)
+NOT_AT_LEAST_0 = (-0.1, np.nan, np.inf, None, "1", True)
+NOT_POSITIVE_BUT_OPTIONAL = tuple(value for value in NOT_POSITIVE if value is not None)
 BAD_CENTRALIZED: dict[str, tuple[Any, ...]] = {
     "dataset": ("imagenet", None),
     "classes": ((3,), (), (3, 3), (1, 2, 3)),
@@ -697,6 +703,67 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         "budget_s": NOT_POSITIVE,
         "max_rounds": NOT_COUNTS,
         "targets": ((0.9, 0.8), (0.8, 0.8)),
+    },
+    TaskAllocationConfig: {
+        **BAD_FEDERATED,
+        # Whole models are exchanged.
+        "bits": (*BAD_FEDERATED["bits"], 8),
+        "density": (*BAD_FEDERATED["density"], 0.5),
+        "actions": ("global", "", None),
+        "learning": ("central", "", None),
+        "task_share": (0, -0.1, 1.1, np.nan, None, "1"),
+        "cycle_s": NOT_POSITIVE,
+        "energy_limit_j": NOT_POSITIVE,
+        # More than the mean limit, too.
+        "energy_spread_j": (-0.1, 10.1, np.nan, np.inf, None, "1"),
+        "cycles": NOT_COUNTS,
+        "batch_size": NOT_COUNTS,
+        "least_samples": NOT_COUNTS,
+        "most_updates": NOT_COUNTS,
+        "caps": ((), (1,), (1, 0), (1, 1)),
+        # More speeds than learners, and none.
+        "cpu_groups_hz": ((), (1e9,) * 11),
+        "fading": ("round", "", None),
+        "drop_out": (-0.1, 1.1, np.nan, None, "0.1"),
+        "slowdown_probability": (-0.1, 1.1, np.nan, None, "0.1"),
+        "slowdown": (0.9, -4.0, np.nan, np.inf, None, "4"),
+        # More than there are learners, and none of their number's divisors.
+        "redundancy": (*NOT_COUNTS, 11, 3),
+        "model_bits": NOT_POSITIVE_BUT_OPTIONAL,
+        "model_bits_per_sample": (-0.1, np.nan, np.inf, None, "1"),
+        "sample_bits": NOT_POSITIVE_BUT_OPTIONAL,
+        "cycles_per_sample": NOT_POSITIVE_BUT_OPTIONAL,
+        "targets": ((0.9, 0.8), (0.8, 0.8)),
+    },
+    OffloadingConfig: {
+        **BAD_FEDERATED,
+        # Whole models are exchanged.
+        "bits": (*BAD_FEDERATED["bits"], 8),
+        "density": (*BAD_FEDERATED["density"], 0.5),
+        "actions": ("levels", "", None),
+        "iterations": NOT_COUNTS,
+        "period": NOT_OPTIONAL_COUNTS,
+        "accuracy_weight": NOT_AT_LEAST_0,
+        "energy_weight": NOT_AT_LEAST_0,
+        "time_weight": NOT_POSITIVE,
+        "local_epochs": NOT_COUNTS,
+        "batch_size": NOT_COUNTS,
+        "model_bits": NOT_POSITIVE_BUT_OPTIONAL,
+        "task_bits": NOT_POSITIVE_BUT_OPTIONAL,
+        "task_spread": (-0.1, 1, np.nan, None, "0.5"),
+        "task_images": NOT_COUNTS,
+        "training_s": (-0.1, np.nan, np.inf, "1", True),
+        "training_j": (-0.1, np.nan, np.inf, "1", True),
+        "first_download_s": NOT_AT_LEAST_0,
+        "cycles_per_bit": NOT_POSITIVE,
+        "server_hz": NOT_POSITIVE,
+        "max_cpu_hz": NOT_POSITIVE,
+        "receive_power_w": NOT_AT_LEAST_0,
+        "downlink_power_dbm": (-50.1, 60.1, np.nan, None, "33"),
+        "placement": ("square", "", None),
+        "path_loss_exponent": (-0.1, 6.1, np.nan, np.inf, None, "2"),
+        "fading": ("cycle", "", None),
+        "move_m": NOT_AT_LEAST_0,
     },
 }
 DO_NOT_FIT = [

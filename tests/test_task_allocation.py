@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any
@@ -62,6 +63,15 @@ OWN_COSTS = {
     "energy_spread_j": 1e-4,
 }
 LANE = np.zeros(1, np.int64)
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    """Keep reference computations from waiting for cores that others use."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make(**fields: Any) -> Any:
@@ -251,10 +261,10 @@ class Plain:
             h = (h if i == 0 else h.relu()) @ weights + biases
         return torch.nn.functional.cross_entropy(h, torch.tensor(features.train_labels[rows]))
 
-    def trained(self, rows: Any, epochs: int, rng: np.random.Generator) -> Vector:
-        """Return what epochs of mini-batch SGD add to the global model."""
-        begin = torch.from_numpy(global_model(self.env))
-        w, size = begin, self.config.batch_size
+    def trained(self, model: Vector, rows: Any, epochs: int, rng: np.random.Generator) -> Vector:
+        """Return what epochs of mini-batch SGD add to a model."""
+        begin = w = torch.from_numpy(model)
+        size = self.config.batch_size
         for _ in range(epochs):
             order = rows[np.argsort(rng.random(len(rows)))]
             for start in range(0, len(order), size):
@@ -291,7 +301,7 @@ class Plain:
         rows = self.drawn(given, held, rng)
         assert [len(part) for part in rows] == held
         w = global_model(self.env)
-        changes = {k: self.trained(rows[k], done[k], rng) for k in arrived}
+        changes = {k: self.trained(w, rows[k], done[k], rng) for k in arrived}
         groups = [[k for k in arrived if k // self.r == g] for g in range(self.k // self.r)]
         groups = [group for group in groups if group]
         weight = sum(held[group[0]] for group in groups)
@@ -352,7 +362,9 @@ def compare_seen(plain: Plain, observation: dict[str, Any], info: Any) -> None:
         "rate": config.bandwidth_hz * np.log2(1 + plain.snr) / 1e6,
         "limit_j": plain.limit_j,
         "own_samples": plain.own,
-        "stronger_share": [sum(d for d in ones if d > ones[k]) / plain.total for k in ks],
+        "stronger_share": [
+            sum(d for i, d in enumerate(ones) if (-d, i) < (-ones[k], k)) / plain.total for k in ks
+        ],
         "drop_out": plain.problem._absence[0],
         "arrivals": plain.arrivals / plain.cycle if begun else np.ones(plain.k),
         "equal_updates": [
@@ -432,6 +444,9 @@ def test_an_episode_equals_the_plain_reference(fields: dict[str, Any]) -> None:
         observation, reward, terminated, truncated, info = env.step(action)
         np.testing.assert_allclose(global_model(env), model, atol=1e-5)
         learned += np.abs(model - w).max() > 1e-3
+        if plain.cycle == 6:
+            # The last one is of the whole episode.
+            told["mean_updates"] = np.mean([updates for updates, _ in plain.told])
         for name, value in told.items():
             assert info[name] == pytest.approx(value, rel=1e-9), name
         lowered, left_out = lowered + info["lowered"], left_out + info["left_out"]
@@ -446,9 +461,7 @@ def test_an_episode_equals_the_plain_reference(fields: dict[str, Any]) -> None:
     assert left_out > 0 or env.config.actions == "staleness"
     exact = plain.loss(torch.from_numpy(global_model(env)), env.problem._validation[0])
     assert info["validation_loss"] == pytest.approx(exact.item(), rel=1e-5)
-    updates, staleness = np.mean(plain.told, axis=0)
-    assert info["mean_updates"] == pytest.approx(updates)
-    assert info["mean_staleness"] == pytest.approx(staleness)
+    assert info["mean_staleness"] == pytest.approx(np.mean([s for _, s in plain.told]))
 
 
 def test_the_costs_of_the_document() -> None:
@@ -508,8 +521,9 @@ def test_time_and_energy_are_never_exceeded(fields: dict[str, Any]) -> None:
     problem = env.problem
     forget_learning(problem)
     highest = np.zeros(2)
-    for action in itertools.islice(random_actions(env.action_space, 1), 6):
-        *_, info = env.step(action)
+    actions = random_actions(env.single_action_space, 1)
+    for _ in range(6):
+        *_, info = env.step(np.array([next(actions) for _ in range(64)]))
         used = np.stack([problem._finish_s / 1.5, problem._spent_j / problem._limit_j])
         assert (used <= 1 + 1e-9).all()
         highest = np.maximum(highest, used.max(axis=(1, 2)))
@@ -611,22 +625,584 @@ def test_orchestrators_draw_samples_anew() -> None:
         assert np.abs(counts / 300 - share).max() < 5 * math.sqrt(share * (1 - share) / 300)
 
 
+PLENTY = {"cycle_s": 100.0, "energy_limit_j": 1e3}
+# A batch holds all samples of a learner, so that their order means nothing.
+WHOLE = {**PLENTY, "batch_size": 1000}
+ANY_ORDER = np.random.default_rng(0)
+
+
 def test_those_without_updates_are_left_out_of_the_average() -> None:
-    env = make(batch_size=100, cycle_s=100.0, energy_limit_j=1e3)
+    env = make(**WHOLE)
     rows = remember_rows(env)
     env.reset(seed=0)
-    action = everyone(2)
-    action[1:3, 1] = -1
-    plain = Plain(env)
-    wanted = sum(
-        12 / 24 * plain.trained(plain_rows, 2, np.random.default_rng(0))
-        for plain_rows in copy.deepcopy(env.problem)._draw_tasks_after_luck()
-    ) if hasattr(env.problem, "_draw_tasks_after_luck") else None
-    assert wanted is None
-    w = global_model(env)
+    w, plain = global_model(env), Plain(env)
+    action = everyone(3)
+    action[:, 0], action[1:3, 1] = [0.2, 0.9, 0, -0.1], -1
     *_, info = env.step(action)
-    kept = Plain(env)
-    assert (info["left_out"], info["arrived"], info["samples"]) == (2, 2, 24)
-    assert rows and kept is not None and w is not None
+    assert (info["left_out"], info["lowered"], info["arrived"]) == (2, 0, 2)
+    changes = [plain.trained(w, rows[0][k], 3, ANY_ORDER) for k in (0, 3)]
+    mean = np.average(changes, axis=0, weights=[len(rows[0][k]) for k in (0, 3)])
+    np.testing.assert_allclose(global_model(env), w + mean, atol=2e-6)
+    assert len(rows[0][0]) > len(rows[0][3])
 
 
+def test_a_cycle_in_which_nothing_is_done_or_arrives() -> None:
+    for absence, updates in ((1.0, 3), (0.0, 0)):
+        env = make(**PLENTY)
+        env.reset(seed=0)
+        env.problem._absence[0] = absence
+        before = env.problem.learner.weights.clone()
+        _, reward, *_, info = env.step(everyone(updates))
+        assert torch.equal(env.problem.learner.weights, before)
+        assert reward == info["arrived"] == info["samples"] == info["staleness"] == 0
+        # Who trains for nothing has spent its energy.
+        assert (info["cycle_j"] > 0) == (updates > 0)
+
+
+def test_an_epoch_goes_once_through_all_samples() -> None:
+    """Samples that are all alike make the same steps in any order."""
+    env = make(**PLENTY, batch_size=5)
+    env.reset(seed=0)
+    env.problem._rows[0] = env.problem._rows[0, :1, :1]
+    w, plain = global_model(env), Plain(env)
+    env.step(everyone(2))
+    # Two epochs of twelve samples are six steps.
+    plain.config = replace(env.config, batch_size=1000)
+    wanted = w + plain.trained(w, plain.rows[0], 6, ANY_ORDER)
+    np.testing.assert_allclose(global_model(env), wanted, atol=2e-6)
+
+
+# ------------------------------------------------------------------------------- what goes wrong
+
+
+def test_models_are_lost_as_often_as_they_should() -> None:
+    problem = many(60, samples_per_device=2, drop_out=0.3, cycles=20, **PLENTY)
+    forget_learning(problem)
+    problem._absence[:] = [0.0, 0.1, 0.5, 1.0]
+    for _ in range(20):
+        problem.step_lanes(np.arange(60), np.tile(everyone(1), (60, 1, 1)))
+    # Five standard deviations of 1,200 draws.
+    np.testing.assert_allclose(problem._arrived.mean(axis=0) / 20, [1, 0.9, 0.5, 0], atol=0.073)
+    assert (problem._arrived[:, 0] == 20).all()
+    found = column(problem, problem.observe(), "devices", "arrivals")
+    np.testing.assert_allclose(found, problem._arrived / 20, rtol=1e-6)
+
+
+def test_who_drops_out_has_no_influence() -> None:
+    results = []
+    for updates in (1, 2):
+        env = make(**PLENTY)
+        env.reset(seed=0)
+        env.problem._absence[0] = [0, 1, 0, 0]
+        action = everyone(3)
+        action[1, 1] = 2 * updates / 12 - 1
+        *_, info = env.step(action)
+        assert (info["arrived"], info["samples"]) == (3, 36)
+        results.append(global_model(env))
+    np.testing.assert_array_equal(*results)
+
+
+def test_slow_learners_send_what_is_ready() -> None:
+    plan, busy = (make(slowdown_probability=p, slowdown=2.0) for p in (0.0, 1.0))
+    for env in (plan, busy):
+        env.reset(seed=1)
+    plain = Plain(busy)
+    plain.look()
+    wanted = [plain.possible(k, 12) for k in range(4)]
+    slow = [plain.possible(k, 12, None, 2.0) for k in range(4)]
+    assert sum(slow) < sum(wanted)
+    action = everyone(0)
+    action[:, 1] = 2 * np.array(wanted) / 12 - 1
+    ours, theirs = busy.step(action), plan.step(action)
+    assert column(plan, theirs[0], "devices", "updates").tolist() == wanted
+    done = [min(pair) for pair in zip(wanted, slow, strict=True)]
+    assert column(busy, ours[0], "devices", "updates").tolist() == done
+    # The orchestrator did not ask for too much.
+    assert ours[4]["lowered"] == theirs[4]["lowered"] == 0
+    assert ours[4]["left_out"] == theirs[4]["left_out"] == wanted.count(0)
+    assert ours[4]["arrived"] == 4 - done.count(0)
+
+
+def test_cpus_are_busy_as_often_as_they_should() -> None:
+    fields = {"slowdown_probability": 0.3, "slowdown": 2.0, "energy_limit_j": 1e3}
+    problem = many(60, **fields, cycles=20, cycle_s=3.0, most_updates=100)
+    forget_learning(problem)
+    slow = 0
+    for _ in range(20):
+        problem.step_lanes(np.arange(60), np.tile(everyone(100, most=100), (60, 1, 1)))
+        fast = problem._possible(np.arange(60), np.full((60, 4), 12), None)
+        slow += (problem._updates < fast).sum(axis=0)
+        assert (fast > 1).all()
+    np.testing.assert_allclose(slow / 1200, 0.3, atol=0.067)
+
+
+# ------------------------------------------------------------------------------------- redundancy
+
+
+@pytest.mark.parametrize("learning", ["parallelized", "federated"])
+def test_one_arrival_of_a_group_is_enough(learning: str) -> None:
+    models = []
+    for lost in ([0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 1, 0], [1, 1, 0, 0, 0, 1]):
+        env = make(**WHOLE, n_devices=6, redundancy=2, learning=learning, task_share=0.9)
+        rows = remember_rows(env)
+        env.reset(seed=2)
+        assert env.problem._total[0] == round(0.9 * 72)
+        env.problem._absence[0] = lost
+        action = everyone(2, n=6)
+        action[:, 0] = [0, 0.4, -1, 0.1, 0, 0]
+        w, plain = global_model(env), Plain(env)
+        *_, info = env.step(action)
+        drawn = rows[0]
+        for first in (0, 2, 4):
+            np.testing.assert_array_equal(drawn[first], drawn[first + 1])
+        sizes = [len(drawn[k]) for k in (0, 2, 4)]
+        assert len(set(sizes)) > 1
+        counted = [g for g in range(3) if not all(lost[2 * g : 2 * g + 2])]
+        changes = [plain.trained(w, drawn[2 * g], 2, ANY_ORDER) for g in counted]
+        mean = np.average(changes, axis=0, weights=[sizes[g] for g in counted])
+        np.testing.assert_allclose(global_model(env), w + mean, atol=2e-6)
+        assert info["arrived"] == 6 - sum(lost)
+        # Copies count.
+        assert info["samples"] == sum(sizes[k // 2] for k in range(6) if not lost[k])
+        models.append(global_model(env))
+    np.testing.assert_allclose(models[1], models[0], atol=2e-6)
+    assert np.abs(models[2] - models[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("partition", ["iid", "shards"])
+def test_who_holds_which_samples(partition: str) -> None:
+    for redundancy in (1, 2, 3):
+        env = make(
+            partition=partition, n_devices=6, redundancy=redundancy, task_share=0.5, **FEDERATED
+        )
+        env.reset(seed=5)
+        problem = env.problem
+        held = [problem._rows[0, k, : problem._sizes[0, k]].tolist() for k in range(6)]
+        groups = held[::redundancy]
+        assert all(held[k] == groups[k // redundancy] for k in range(6))
+        every = list(itertools.chain(*groups))
+        assert len(set(every)) == len(every) == 72
+        assert not set(every) & set(problem._validation[0])
+        assert problem._total[0] == 36
+
+
+# ----------------------------------------------------------------------------- staleness and joint
+
+
+def test_a_cap_means_the_exact_allocation() -> None:
+    """The twin does in every cycle, to the bit, what the exact tasks do as a direct action."""
+    twin, direct = make(**STALENESS, **FADING), make(**FADING)
+    assert_same(twin.reset(seed=4)[1], direct.reset(seed=4)[1])
+    config, seen = direct.config, []
+    for i in (1, 0, 3, 5, 2, 4):
+        tasks = exact_allocation(direct.problem._costs(LANE), 48, config.caps[i], 2, 12)
+        assert tasks.samples.sum() == 48
+        ours, theirs = twin.step(i), direct.step(direct_columns(tasks, config)[0])
+        assert ours[1] == theirs[1]
+        assert_same(ours[4], theirs[4])
+        np.testing.assert_array_equal(ours[0]["devices"], theirs[0]["devices"])
+        assert ours[4]["lowered"] == 0
+        assert ours[4]["staleness"] <= config.caps[i]
+        seen.append(tuple(tasks.samples[0]))
+    assert len(set(seen)) == 6
+
+
+def test_choices_follow_the_fading() -> None:
+    for fields in ({}, FADING):
+        env = make(**STALENESS, **fields, cycle_s=3.0)
+        observation, _ = env.reset(seed=0)
+        names = [f"{what}_{cap}" for what in ("updates", "work") for cap in range(6)]
+        rows = [[column(env, observation, "system", name) for name in names]]
+        for i in range(5):
+            observation, *_ = env.step(i)
+            rows.append([column(env, observation, "system", name) for name in names])
+        # Means of updates do not fall with the cap.
+        assert (np.diff(np.array(rows)[:, :6]) >= 0).all()
+        assert len(np.unique(rows, axis=0)) in ((4, 5, 6) if fields else (1,))
+
+
+@pytest.mark.parametrize("fields", [{}, {**FADING, **RISK}, FEDERATED])
+def test_fair_shares_full_power_and_speed_are_the_direct_actions(fields: dict[str, Any]) -> None:
+    direct, joint = make(**fields), make(**JOINT, **fields)
+    direct.reset(seed=2), joint.reset(seed=2)
+    for action in itertools.islice(random_actions(direct.action_space, 7), 6):
+        full = np.concatenate([action, np.tile(np.float32([0.3, 1, 1]), (4, 1))], axis=1)
+        theirs, ours = direct.step(action), joint.step(full)
+        assert ours[1] == theirs[1]
+        shared = [named.name for named in direct.tables["devices"] if named.name != "finish_s"]
+        for name in shared:
+            found, wanted = (
+                column(env, step[0], "devices", name)
+                for env, step in ((joint, ours), (direct, theirs))
+            )
+            np.testing.assert_array_equal(found, wanted, err_msg=name)
+        for name in ("mean_updates", "weighted_updates", "lowered", "left_out", "arrived"):
+            assert ours[4][name] == theirs[4][name], name
+        if "slowdown_probability" not in fields:
+            assert ours[4]["finish_s"] == pytest.approx(theirs[4]["finish_s"], rel=1e-9)
+            assert ours[4]["joules"] == pytest.approx(theirs[4]["joules"], rel=1e-9)
+
+
+def test_slow_cpus_cost_the_same_energy_with_either_actions() -> None:
+    fields = {"slowdown_probability": 1.0, "slowdown": 1.3, "cycle_s": 6.0, "energy_limit_j": 30.0}
+    joules = []
+    for env in (make(**fields), make(**JOINT, **fields), make(**{**fields, "slowdown": 1.0})):
+        env.reset(seed=0)
+        rest = np.tile(np.float32([0, 1, 1]), (4, 1))[:, : env.action_space.shape[1] - 2]
+        *_, info = env.step(np.concatenate([everyone(2), rest], axis=1))
+        assert (info["mean_updates"], info["lowered"]) == (2, 0)
+        joules.append(info["joules"])
+    np.testing.assert_allclose(joules, joules[0], rtol=1e-12)
+
+
+# ----------------------------------------------------------------------------- tasks and actions
+
+
+@pytest.mark.parametrize("n_devices", [1, 4, 20])
+def test_tasks_and_resources_translate_into_actions(n_devices: int) -> None:
+    config = TaskAllocationConfig(**JOINT, n_devices=n_devices, cpu_groups_hz=(6e9,))
+    env: Any = TaskAllocationVectorEnv(50, config=config, validation_size=5, test_size=5)
+    env.reset(seed=0)
+    problem, lanes = env.problem, np.arange(50)
+    rng, shape = np.random.default_rng(n_devices), (50, n_devices)
+    for total in (n_devices, 1500, 60_000):
+        # Nobody's share is below exp(-6) of the largest.
+        weights = np.exp(rng.uniform(-5.9, 0, shape)) * (rng.random(shape) < 0.8)
+        weights[:, 0] = 1
+        samples = np.stack([rng.multinomial(total, row / row.sum()) for row in weights])
+        samples[samples < samples.max(axis=1, keepdims=True) * math.exp(-6)] = 0
+        problem._total[:] = samples.sum(axis=1)
+        updates = rng.integers(0, 13, shape)
+        band = np.exp(rng.uniform(-5.9, 0, shape))
+        band *= n_devices * config.bandwidth_hz / band.sum(axis=1, keepdims=True)
+        limits = problem._limits(lanes)
+        power = limits.max_power_w * 10 ** rng.uniform(-3, 0, shape)
+        cpu = limits.max_cpu_hz * rng.uniform(0.05, 1, shape)
+        wanted, resources = Tasks(samples, updates), Resources(band, power, cpu)
+        action = joint_columns(wanted, resources, limits, config)
+        assert action.dtype == np.float32
+        assert env.action_space.contains(action)
+        np.testing.assert_array_equal(action[..., :2], direct_columns(wanted, config))
+        given, found, used = problem._decide(lanes, action)
+        np.testing.assert_array_equal(given, samples)
+        np.testing.assert_array_equal(found, updates)
+        for array, value in zip(used, resources, strict=True):
+            np.testing.assert_allclose(array, value, rtol=2e-6)
+
+
+def test_what_actions_cannot_say_is_clipped() -> None:
+    config = TaskAllocationConfig(**SMALL, **JOINT)
+    env: Any = TaskAllocationVectorEnv(1, config=config)
+    env.reset(seed=0)
+    problem = env.problem
+    problem._total[:] = 1000
+    limits = problem._limits(LANE)
+    tasks = Tasks(np.array([[999, 1, 0, 0]]), np.array([[99, 12, 0, 0]]))
+    resources = Resources(
+        2e7 * np.array([[1.0, 1e-6, 0.0, 0.0]]),
+        limits.max_power_w * np.array([[1.0, 1e-5, 0.0, 2.0]]),
+        limits.max_cpu_hz * np.array([[1.0, 0.01, 0.0, 2.0]]),
+    )
+    given, updates, used = problem._decide(LANE, joint_columns(tasks, resources, limits, config))
+    least = math.exp(-6)
+    # 2.47 samples are rounded.
+    assert given.tolist() == [[998, 2, 0, 0]]
+    assert updates.tolist() == [[12, 12, 0, 0]]
+    wanted = 2e7 * np.array([[1, least, least, least]]) / (1 + 3 * least)
+    np.testing.assert_allclose(used.band_hz, wanted, rtol=1e-5)
+    np.testing.assert_allclose(used.power_w / limits.max_power_w, [[1, 1e-3, 1e-3, 1]], rtol=1e-5)
+    np.testing.assert_allclose(used.cpu_hz / limits.max_cpu_hz, [[1, 0.05, 0.05, 1]], rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------ rewards and ends
+
+
+@pytest.mark.parametrize("reward", ["accuracy", "loss"])
+@pytest.mark.parametrize("fields", [{}, {**STALENESS, **RISK}, {**JOINT, "cycle_s": 3.0}])
+def test_rewards_telescope(fields: dict[str, Any], reward: str) -> None:
+    env = make(reward=reward, **fields)
+    _, first = env.reset(seed=2)
+    rewards, told, over = [], [], False
+    actions = random_actions(env.action_space, 2)
+    while not over:
+        _, gain, over, truncated, info = env.step(next(actions))
+        assert not truncated
+        assert gain == info["accuracy_gain" if reward == "accuracy" else "loss_decrease"]
+        rewards.append(gain)
+        told.append(info["mean_updates"])
+        if not over:
+            assert "test_accuracy" not in info
+    assert len(rewards) == 6
+    change = info[f"validation_{reward}"] - first[f"validation_{reward}"]
+    assert sum(rewards) == pytest.approx(change if reward == "accuracy" else -change, abs=1e-12)
+    assert info["total_gain"] == pytest.approx(
+        info["validation_accuracy"] - first["validation_accuracy"], abs=1e-12
+    )
+    assert info["total_loss_decrease"] == pytest.approx(
+        first["validation_loss"] - info["validation_loss"]
+    )
+    assert np.count_nonzero(rewards) >= 3
+
+
+def test_the_time_to_targets() -> None:
+    targets = (0.0, 0.2, 0.35, 0.5, 1.0)
+    env = make(targets=targets, **PLENTY, cycles=12)
+    _, first = env.reset(seed=0)
+    accuracies = [first["validation_accuracy"]]
+    for step in range(12):
+        *_, terminated, _, info = env.step(everyone(4))
+        accuracies.append(info["validation_accuracy"])
+        assert terminated == (step == 11)
+    assert first["validation_accuracy"] < 0.2 < 0.5 < max(accuracies) < 1
+    for target in targets:
+        name = f"{100 * target:g}"
+        passed = [i for i, accuracy in enumerate(accuracies) if accuracy >= target]
+        assert info[f"reached_{name}"] == bool(passed)
+        assert info[f"cycles_to_{name}"] == (passed[0] if passed else 12)
+        assert info[f"seconds_to_{name}"] == 100 * info[f"cycles_to_{name}"]
+    assert info["cycles_to_0"] == info["reached_100"] == 0
+    assert info["cycles_to_20"] < info["cycles_to_50"] < 12
+
+
+def test_a_model_that_diverges_is_told_in_finite_numbers() -> None:
+    env = make(learning_rate=1e30, reward="loss", **PLENTY)
+    _, first = env.reset(seed=0)
+    rewards = []
+    for _ in range(4):
+        observation, reward, *_, info = env.step(everyone(2))
+        assert env.observation_space.contains(observation)
+        assert all(math.isfinite(value) for value in info.values())
+        rewards.append(reward)
+    assert not torch.isfinite(env.problem.learner.weights).all()
+    assert first["validation_loss"] - sum(rewards) == pytest.approx(100)
+
+
+# --------------------------------------------------------------------------------- what is drawn
+
+
+def test_places_energies_speeds_and_luck_are_drawn_as_documented() -> None:
+    fields = {"cell_radius_m": 200.0, "n_devices": 10, "samples_per_device": 2, **FADING}
+    problem = many(60, **fields, cycles=4, drop_out=0.2, energy_limit_j=8.0, energy_spread_j=3.0)
+    loss_db = 23 - 10 * np.log10(problem._mean_snr.ravel()) - (-174 + 10 * math.log10(5e6))
+    distance_km = 10 ** ((loss_db - 128) / 37.1)
+    inside = distance_km[distance_km > 1.001e-2]
+    assert inside.size > 0.99 * distance_km.size
+    assert kstest((inside**2 - 1e-4) / (0.04 - 1e-4), "uniform").pvalue > 0.01
+    assert kstest((problem._limit_j.ravel() - 5) / 6, "uniform").pvalue > 0.01
+    assert kstest(problem._absence.ravel() / 0.4, "uniform").pvalue > 0.01
+    assert kstest(problem._gain.ravel(), "expon").pvalue > 0.01
+    # Ten learners make groups of three, two, three and two.
+    groups = [6e9] * 3 + [2.4e9] * 2 + [1.4e9] * 3 + [0.7e9] * 2
+    np.testing.assert_array_equal(problem._cpu_hz, np.broadcast_to(groups, (60, 10)))
+    free = many(60, **fields, cpu_groups_hz=None, cpu_hz=(1e9, 3e9), drop_out=0.8)
+    assert kstest((free._cpu_hz.ravel() - 1e9) / 2e9, "uniform").pvalue > 0.01
+    # Two times 0.8 is more than always.
+    assert np.mean(free._absence == 1) == pytest.approx(1 - 1 / 1.6, abs=0.1)
+    assert free._absence.max() == 1
+
+
+def test_fading_does_not_depend_on_what_was_done() -> None:
+    env, twin = make(**FADING), make(**FADING, **STALENESS)
+    ours, theirs = env.reset(seed=7)[0], twin.reset(seed=7)[0]
+    seen = []
+    for action in itertools.islice(random_actions(env.action_space), 6):
+        found = column(env, ours, "devices", "rate")
+        np.testing.assert_array_equal(found, column(twin, theirs, "devices", "rate"))
+        seen.append(found)
+        ours, theirs = env.step(action)[0], twin.step(0)[0]
+    assert len(np.unique(seen)) == 24
+
+
+# ------------------------------------------------------------------------------------------ lanes
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {**FADING, **RISK, "redundancy": 2},
+        {**STALENESS, **FADING},
+        {**JOINT, **FEDERATED, "size_spread": 0.5, "cycle_s": 3.0},
+    ],
+)
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_a_lane_equals_the_scalar_environment(mode: AutoresetMode, fields: dict[str, Any]) -> None:
+    fields = {**SMALL, "cycles": 3, "task_share": 0.8, **fields}
+    ours: Any = TaskAllocationVectorEnv(3, autoreset_mode=mode, **fields)
+    theirs = SyncVectorEnv([lambda: TaskAllocationEnv(**fields)] * 3, autoreset_mode=mode)
+    assert_same(ours.reset(seed=3), theirs.reset(seed=3))
+    chosen = random_actions(ours.single_action_space)
+    for _ in range(8):
+        action = np.array([next(chosen) for _ in range(3)])
+        assert_same(ours.step(action), theirs.step(action))
+
+
+@pytest.mark.parametrize("fields", [{**STALENESS, **FADING}, STALENESS])
+def test_lanes_may_be_at_different_cycles(fields: dict[str, Any]) -> None:
+    env: Any = TaskAllocationVectorEnv(3, autoreset_mode="Disabled", **{**SMALL, **fields})
+    env.reset(seed=0)
+    for i in (1, 2):
+        env.step(np.full(3, i))
+    mask = np.array([False, True, False])
+    env.reset(seed=[None, 40, None], options={"reset_mask": mask})
+    for i in (3, 0):
+        observation, *_ = env.step(np.full(3, i))
+    for lane, (seed, actions) in enumerate(((0, (1, 2, 3, 0)), (40, (3, 0)), (2, (1, 2, 3, 0)))):
+        alone = make(**fields)
+        alone.reset(seed=seed)
+        for i in actions:
+            wanted, *_ = alone.step(i)
+        for part, values in wanted.items():
+            np.testing.assert_array_equal(observation[part][lane], values)
+
+
+@pytest.mark.parametrize("fields", [{**FADING, **RISK}, {**STALENESS, **FADING}, JOINT])
+def test_episodes_go_on_from_their_state(fields: dict[str, Any]) -> None:
+    env, twin = (make(**fields, targets=(0.05, 0.9)) for _ in range(2))
+    env.reset(seed=0)
+    chosen = list(itertools.islice(random_actions(env.action_space), 6))
+    for action in chosen[:3]:
+        env.step(action)
+    state = env.get_state()
+    twin.reset(seed=99)
+    twin.set_state(state)
+    for name, value in vars(env.problem).items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(vars(twin.problem)[name], value, err_msg=name)
+    for action in chosen[3:]:
+        assert_same(env.step(action), twin.step(action))
+
+
+@pytest.mark.parametrize("fields", [FADING, STALENESS, JOINT])
+def test_a_new_episode_knows_nothing_of_the_last_one(fields: dict[str, Any]) -> None:
+    env, fresh = (make(**fields, targets=(0.1, 0.3), cycles=4) for _ in range(2))
+    env.reset(seed=0)
+    for action in itertools.islice(random_actions(env.action_space), 4):
+        env.step(action)
+    assert_same(env.reset(seed=1), fresh.reset(seed=1))
+    for action in itertools.islice(random_actions(env.action_space, 1), 4):
+        assert_same(env.step(action), fresh.step(action))
+
+
+def test_learners_may_be_named_in_any_order() -> None:
+    # Each trains on all that it has, and a batch holds all of that.
+    fields = {**FEDERATED, **JOINT, "size_spread": 0.5, "batch_size": 1000, "cpu_groups_hz": None}
+    env, twin = (make(**fields, cycle_s=10.0, energy_limit_j=9.0) for _ in range(2))
+    env.reset(seed=1)
+    sizes = env.problem._sizes[0]
+    assert len(set(sizes)) == 4
+    action = np.random.default_rng(0).uniform(0.3, 1, (4, 5))
+    action[:, 0], action[:, 1] = 1 + np.log(sizes / sizes.max()) / 3, [-0.7, -0.5, -0.7, -0.4]
+    env.step(action)
+    order = np.array([2, 0, 3, 1])
+    state = env.get_state()
+    problem = state["problem"]
+    by_learner = [key for key, value in problem.items() if np.shape(value)[1:2] == (4,)]
+    assert {"_rows", "_limit_j", "_joules", "_cpu_hz"} < set(by_learner)
+    permuted = {key: problem[key][:, order] for key in by_learner}
+    permuted |= {key: problem[key][..., order] for key in ("_gain", "_resources")}
+    twin.set_state({**state, "problem": {**problem, **permuted}})
+    theirs, ours = env.step(action), twin.step(action[order])
+    np.testing.assert_allclose(global_model(twin), global_model(env), atol=1e-6)
+    for name in theirs[4]:
+        assert ours[4][name] == pytest.approx(theirs[4][name], rel=1e-6), name
+    assert (ours[4]["arrived"], ours[4]["samples"]) == (4, sizes.sum())
+    np.testing.assert_allclose(ours[0]["devices"], theirs[0]["devices"][order], rtol=1e-5)
+    np.testing.assert_allclose(ours[0]["system"], theirs[0]["system"], rtol=1e-4)
+
+
+# ----------------------------------------------------------------------------- checkers, pictures
+
+
+@pytest.mark.parametrize("fields", [{**FADING, **RISK, "redundancy": 2}, STALENESS, JOINT])
+def test_checkers_find_nothing(fields: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(make(**fields), skip_render_check=True)
+        # It expects vectors or images.
+        warnings.filterwarnings("ignore", "Your observation devices has an unconventional shape")
+        check_for_sb3(make(**fields))
+
+
+def test_the_picture_tells_tasks_times_and_energies() -> None:
+    env = make(render_mode="rgb_array")
+    env.reset(seed=0)
+    before = env.render()
+    assert env.problem.scene(0).title.startswith("Cycle 0: ")
+    action = everyone(1)
+    action[:, 0] = [-1, 0.5, 0.5, -1]
+    action[3] = [0.5, -1]
+    observation, *_, info = env.step(action)
+    assert before.shape == env.render().shape == (500, 900, 3)
+    assert (before != env.render()).any()
+    scene = env.problem.scene(0)
+    accuracy = 100 * info["validation_accuracy"]
+    assert scene.title == f"Cycle 1: {accuracy:.1f} % validation accuracy"
+    for part in ("1.5 s ", f" {info['joules']:.0f} J ", "last cycle 0.5 updates on average"):
+        assert part in scene.text
+    samples, updates, finish, energy = scene.panels[0]
+    assert samples.series[""].tolist() == [0, 16, 16, 16]
+    assert updates.series[""].tolist() == [0, 1, 1, 0]
+    np.testing.assert_allclose(
+        finish.series[""], column(env, observation, "devices", "finish_s"), rtol=1e-6
+    )
+    assert finish.series[""].max() == info["finish_s"]
+    assert finish.targets["T"].tolist() == [1.5] * 4
+    assert energy.series[""].sum() == pytest.approx(info["cycle_j"])
+    np.testing.assert_allclose(
+        energy.targets["limit"], column(env, observation, "devices", "limit_j"), rtol=1e-6
+    )
+    curve, left = scene.panels[1]
+    np.testing.assert_array_equal(curve.x, [0, 1])
+    assert curve.series["accuracy"][1] == pytest.approx(accuracy)
+    assert (left.value, left.maximum) == (5, 6)
+
+
+def test_a_picture_of_many_learners_shows_some() -> None:
+    env = make(n_devices=50, samples_per_device=2, render_mode="rgb_array", **PLENTY)
+    env.reset(seed=0)
+    env.step(everyone(1, n=50))
+    assert all(len(panel.labels) == 40 for panel in env.problem.scene(0).panels[0])
+    assert env.render().shape == (500, 900, 3)
+
+
+# -------------------------------------------------------------------------------------- the config
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"bits": 8}, "bits must be 32 and density 1, whole models are exchanged here, got 8"),
+        ({"density": 0.5}, "bits must be 32 and density 1.* got 32 and 0.5"),
+        ({"actions": "global"}, "actions must be one of direct, staleness, joint"),
+        ({"learning": "central"}, "learning must be one of parallelized, federated"),
+        ({"task_share": 0.0}, r"task_share must be a finite number in \(0, 1\]"),
+        ({"task_share": 1.1}, "task_share must be a finite number"),
+        ({"energy_spread_j": 10.1}, r"energy_spread_j must be a finite number in \[0, 10\]"),
+        ({"caps": (1,)}, "caps must be two or more that ascend"),
+        ({"caps": (1, 0)}, "caps must be two or more that ascend"),
+        ({"caps": (1, 1)}, "caps must be two or more that ascend"),
+        ({"caps": (-1, 1)}, "caps must be an integer at least 0"),
+        ({"cpu_groups_hz": ()}, "cpu_groups_hz must have 1 to n_devices = 10 speeds"),
+        ({"cpu_groups_hz": (1e9, 0.0)}, "cpu_groups_hz must be a finite number in"),
+        ({"fading": "round"}, "fading must be one of none, cycle"),
+        ({"slowdown": 0.5}, "slowdown must be a finite number in"),
+        ({"redundancy": 3}, "redundancy must divide n_devices = 10, got 3"),
+        ({"redundancy": 11}, r"redundancy must be an integer in \[1, 10\]"),
+        ({"redundancy": 2, **JOINT}, "redundancy needs actions=\"direct\", got 'joint'"),
+        ({"redundancy": 2, **STALENESS}, "redundancy needs actions=\"direct\", got 'staleness'"),
+        ({"model_bits": 0}, "model_bits must be a finite number"),
+        ({"sample_bits": -1.0}, "sample_bits must be a finite number"),
+        ({"cycles_per_sample": math.inf}, "cycles_per_sample must be a finite number"),
+        ({"model_bits_per_sample": 1.0, **JOINT}, "model_bits_per_sample must be 0 with actions"),
+        ({"targets": (0.9, 0.8)}, "targets must ascend"),
+        ({"targets": (0.9, 1.1)}, "targets must be a finite number"),
+    ],
+)
+def test_wrong_settings_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TaskAllocationConfig(**fields)
+
+
+def test_a_configuration_travels_through_json() -> None:
+    config = TaskAllocationConfig(targets=(0.5,), caps=(0, 2, 4), cpu_groups_hz=(1e9, 2e9))
+    assert TaskAllocationConfig(**json.loads(json.dumps(asdict(config)))) == config

@@ -205,6 +205,14 @@ def test_capacity_is_all_that_fits() -> None:
     assert positive.mean() > 0.5
 
 
+def test_needs_are_seconds_and_joules() -> None:
+    rng = np.random.default_rng(1)
+    costs = draw_costs(rng, (50, 3))
+    samples, updates = rng.integers(0, 90, (2, 50, 3))
+    wanted = seconds_and_joules(costs, updates, samples)
+    np.testing.assert_allclose(costs.needs(samples, updates), wanted, rtol=1e-12)
+
+
 def test_capacity_where_nothing_limits() -> None:
     free = TaskCosts(*(np.zeros(2),) * 6, np.full(2, np.inf), np.array([np.inf, 7.5]), np.ones(2))
     assert free.capacity(3.0).tolist() == [np.inf, 7.5]
@@ -363,7 +371,7 @@ def test_exact_is_the_mixed_integer_program() -> None:
     for i in range(20):
         cap = i % 5
         if i % 2:
-            n_learners = int(rng.integers(20, 27))
+            n_learners = int(rng.integers(20, 24))
             total = 3000 * n_learners
             table = document_costs(rng, (), n_learners, 10.0, 10.0).whole_capacities(8)
         else:

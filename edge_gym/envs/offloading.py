@@ -20,6 +20,7 @@ from edge_gym.envs.checks import check_choice, check_integer, check_number
 from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Step
 from edge_gym.envs.federated import MAX_LOSS, FederatedConfig, FederatedLearning
 from edge_gym.envs.observation import Column, ObservationTable
+from edge_gym.learning.compression import FULL_BITS
 from edge_gym.learning.federated import average
 from edge_gym.parallel import one_torch_thread
 from edge_gym.rendering import BarPanel, GaugePanel, Scene
@@ -125,6 +126,11 @@ class OffloadingConfig(FederatedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.bits != FULL_BITS or self.density != 1:
+            raise ValueError(
+                f"bits must be {FULL_BITS} and density 1, whole models are exchanged here, got "
+                f"{self.bits} and {self.density}; model_bits says what a model takes on the air"
+            )
         check_choice("actions", self.actions, ("direct", "grid", "combination"))
         if self.actions == "combination" and SPLIT_LEVELS**self.n_devices > _MOST_COMBINATIONS:
             raise ValueError(

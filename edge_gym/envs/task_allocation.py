@@ -46,6 +46,7 @@ LEAST_CPU_SHARE = 0.05
 _LEAST_RATE = 1.0
 _MAX_SECONDS = 1e9
 _MAX_LOG = 40.0
+_LEAST_LOGIT = float(np.nextafter(np.float32(-1), np.float32(0)))
 _ROOMS = (1, 2, 3)
 _LIMITED = ("base_s", "sample_s", "update_s", "base_j", "sample_j", "update_j")
 
@@ -237,7 +238,7 @@ def observation_tables(
             "1",
             0,
             1e6,
-            "samples on which learners with a larger D_k(1) can make one update, over d",
+            "sum of the D_l(1) larger than its own, or equal and of earlier learners, over d",
             1.5,
             1.5,
         ),
@@ -293,10 +294,12 @@ def observation_tables(
 def direct_columns(tasks: Tasks, config: TaskAllocationConfig) -> NDArray[np.float32]:
     """Return the first two columns of the actions, ``(..., K, 2)``, that mean these tasks.
 
-    Learners whose share is below exp(-6) of the largest one get none.
+    Shares below exp(-6) of the largest one are raised to that, but for those that get none.
     """
+    logits = _logits_of(tasks.samples)
+    logits = np.where(tasks.samples > 0, np.maximum(logits, _LEAST_LOGIT), -1)
     updates = 2 * tasks.updates / config.most_updates - 1
-    columns = [_logits_of(tasks.samples), np.clip(updates, -1, 1)]
+    columns = [logits, np.clip(updates, -1, 1)]
     return np.stack(columns, axis=-1).astype(np.float32)
 
 
@@ -861,7 +864,7 @@ class TaskAllocation(FederatedLearning):
 
 
 def _stronger(rooms: Float64Array) -> Float64Array:
-    """Return the sum of the rooms of those with more room than each learner, ``(m, K)``."""
+    """Return the sum of the rooms of those with more room, or as much and before, ``(m, K)``."""
     order = np.argsort(-rooms, axis=1, kind="stable")
     ranked = np.take_along_axis(rooms, order, axis=1)
     stronger = np.empty(rooms.shape)
@@ -909,10 +912,11 @@ class TaskAllocationEnv(EdgeEnv):
     - ``actions="staleness"`` (``TaskAllocationStaleness-v0``): ``Discrete``, one of the ``caps`` c
       on the difference of any two τ_k, under which their mean is as large as it can be, (16).
     - ``actions="joint"`` (``JointTaskResource-v0``): ``Box(-1, 1, (K, 5))``. After the two columns
-      of the direct actions: the band of K·``bandwidth_hz`` is shared, the same way in both directions,
-      in proportion to exp(3ℓ); the transmit power goes from 30 dB below the largest up to that; the
-      CPU's speed linearly from a twentieth of the full one up to that. A learner receives at the
-      orchestrator's constant power density, and sends at w·log₂(1 + p·h/(N₀·w)) in its w Hz.
+      of the direct actions: the band of K·``bandwidth_hz`` is shared, the same way in both
+      directions, in proportion to exp(3ℓ); the transmit power goes from 30 dB below the largest up
+      to that; the CPU's speed linearly from a twentieth of the full one up to that. A learner
+      receives at the orchestrator's constant power density, and sends at w·log₂(1 + p·h/(N₀·w)) in
+      its w Hz.
 
     An action beyond a learner's limits is projected: τ_k is lowered to what d_k (and the resources)
     allow, and in FL d_k to the learner's samples. ``info`` has ``lowered`` and ``left_out``.

@@ -6,10 +6,19 @@ import os
 from dataclasses import dataclass
 
 from edge_gym.files import prepare_folder
+from edge_gym.reproduce.async_mel import (
+    async_mel_fig4,
+    async_mel_fig5,
+    async_mel_fig6,
+    async_mel_fig7,
+    async_mel_fig8,
+)
 from edge_gym.reproduce.feel import feel_fig3, feel_fig4, feel_fig5, feel_table2
 from edge_gym.reproduce.feel_fig2 import feel_fig2
 from edge_gym.reproduce.feel_time import feel_time
 from edge_gym.reproduce.findings import Claim, Findings, Options, Run
+from edge_gym.reproduce.joint import joint_fig2
+from edge_gym.reproduce.mel import mel_fig2, mel_fig3
 from edge_gym.reproduce.rrm_fig5 import rrm_fig5
 from edge_gym.reproduce.rrm_fig9 import rrm_fig9
 from edge_gym.reproduce.rrm_section5 import rrm_section5
@@ -51,6 +60,14 @@ REPRODUCTIONS = (
     Reproduction("feel-fig4", "FEEL Fig. 4", feel_fig4),
     Reproduction("feel-fig5", "FEEL Fig. 5", feel_fig5),
     Reproduction("feel-time", "FEEL §VI, for all rules and agents", feel_time),
+    Reproduction("async-mel-fig4", "ASYNC-MEL Fig. 4", async_mel_fig4),
+    Reproduction("async-mel-fig5", "ASYNC-MEL Fig. 5", async_mel_fig5),
+    Reproduction("async-mel-fig6", "ASYNC-MEL Fig. 6", async_mel_fig6),
+    Reproduction("async-mel-fig7", "ASYNC-MEL Fig. 7", async_mel_fig7),
+    Reproduction("async-mel-fig8", "ASYNC-MEL Fig. 8", async_mel_fig8),
+    Reproduction("mel-fig2", "MEL Fig. 2", mel_fig2),
+    Reproduction("mel-fig3", "MEL Fig. 3", mel_fig3),
+    Reproduction("joint-fig2", "JOINT Fig. 2", joint_fig2),
 )
 
 

@@ -215,8 +215,8 @@ def cycles_to(run: Episodes, target: float) -> tuple[Float64Array, Float64Array]
     Where it was not, all cycles of the episode are counted, as the environment does.
     """
     there = path_of(run) >= target
-    reached = there.any(axis=1)
-    return np.where(reached, there.argmax(axis=1), run.lengths), reached.astype(np.float64)
+    reached = np.asarray(there.any(axis=1), np.float64)
+    return np.where(reached, there.argmax(axis=1), run.lengths).astype(np.float64), reached
 
 
 def marks_of(run: Episodes) -> tuple[int, int]:
@@ -400,7 +400,7 @@ def async_mel_fig4(folder: Path, options: Options) -> Findings:
     cells = sweep.run(cells_of(*_PANELS, options), schemes)
     findings = sweep.findings(
         "async-mel-fig4",
-        _title("Fig. 4, without staleness", sweep),
+        _title("Fig. 4, HA and HU without staleness", sweep),
         _fig4_claims(cells),
         {cell.name: numbers(cell, runs, ()) for cell, runs in cells.items()},
     )
@@ -453,8 +453,9 @@ def _fig4_claims(cells: Cells) -> list[Claim]:
     return claims
 
 
-# Of the usual run, and the document's: to both it is as far.
-_TARGETS = ((0.8, 0.85), (0.94, 0.95))
+# Of the usual run, and the document's; HA-Sync needs about as many cycles to the ones as to the
+# others, at T = E = 10 and for the last one at T = 25, E = 10.
+_TARGETS = ((0.84, 0.85), (0.94, 0.95))
 _LATE_TARGETS = ((0.86, 0.88), (0.955, 0.973))
 _FIG5 = (HA_SYNC, "HA-Asyn, c = 1", "HA-Asyn, c = 2", HU_ASYN, "HA-Asyn, c = 3", *_HU[1:])
 _QUICK = (HA_SYNC, "HA-Asyn, c = 1", HU_ASYN)
@@ -486,7 +487,10 @@ def async_mel_fig5(folder: Path, options: Options) -> Findings:
                 said = {"target": own, "cycles": reported[name]}
                 schemes[name]["cycles_to"][percent(target)]["reported"] = said
     findings = sweep.findings(
-        "async-mel-fig5", _title("Fig. 5", sweep), _fig5_claims(cells, targets), data
+        "async-mel-fig5",
+        _title("Fig. 5, caps c on the staleness", sweep),
+        _fig5_claims(cells, targets),
+        data,
     )
     write_findings(findings, lambda findings, path: draw_curves(findings, path, SCHEMES, 1))
     return findings
@@ -583,7 +587,7 @@ def async_mel_fig6(folder: Path, options: Options) -> Findings:
     def claims(cells: Cells) -> list[Claim]:
         return _said_claims(cells) + _accuracy_claims(cells)
 
-    return _against_cycle(folder, options, "Fig. 6", (10.0, 20.0), ("after",), claims)
+    return _against_cycle(folder, options, 6, (10.0, 20.0), ("after",), claims)
 
 
 def _said_claims(cells: Cells) -> list[Claim]:
@@ -665,7 +669,7 @@ def async_mel_fig7(folder: Path, options: Options) -> Findings:
             claims.append(_reaching_claim(row, second))
         return claims + _cycles_claims(cells, (first, second))
 
-    return _against_cycle(folder, options, "Fig. 7", (10.0, 20.0), ("cycles_to",), claims)
+    return _against_cycle(folder, options, 7, (10.0, 20.0), ("cycles_to",), claims)
 
 
 def _reaching_claim(row: Cells, target: float) -> Claim:
@@ -712,13 +716,13 @@ def async_mel_fig8(folder: Path, options: Options) -> Findings:
     def claims(cells: Cells) -> list[Claim]:
         return _accuracy_claims(cells) + _cycles_claims(cells, _LATE_TARGETS[options.full])
 
-    return _against_cycle(folder, options, "Fig. 8", (30.0,), ("after", "cycles_to"), claims)
+    return _against_cycle(folder, options, 8, (30.0,), ("after", "cycles_to"), claims)
 
 
 def _against_cycle(
     folder: Path,
     options: Options,
-    figure: str,
+    number: int,
     energies_j: Sequence[float],
     shown: Sequence[str],
     claims: Callable[[Cells], list[Claim]],
@@ -727,14 +731,12 @@ def _against_cycle(
     cells = sweep.run(cells_of(_CYCLES_S, energies_j, options), _chosen(_BARS, options, _QUICK))
     targets = _LATE_TARGETS[options.full]
     findings = sweep.findings(
-        f"async-mel-fig{figure[-1]}",
-        _title(figure, sweep),
+        f"async-mel-fig{number}",
+        _title(f"Fig. {number}, caps c on the staleness against T", sweep),
         claims(cells),
         {cell.name: numbers(cell, runs, targets) for cell, runs in cells.items()},
     )
-    write_findings(
-        findings, lambda findings, path: _draw_against_cycle(findings, path, shown, energies_j)
-    )
+    write_findings(findings, lambda findings, path: _draw_against_cycle(findings, path, shown))
     return findings
 
 
@@ -754,13 +756,13 @@ def draw_curves(
         path: Where the picture goes.
         schemes: How lines are drawn.
         counted: For so many of the energies another panel shows the cycles to the targets, and
-            accuracies are shown from where HA begins.
+            accuracies are shown from where schemes that are no HU begin.
     """
     times, energies, cells = _grid_of(findings.data)
     beside = energies[:counted]
     width = 3.5 * len(energies) + 4.0 * len(beside) + 1.6
     columns = len(energies) + len(beside)
-    figure, grid = new_figure(width, 3.3 * len(times) + 0.6, len(times), columns)
+    figure, grid = new_figure(width, 3.3 * len(times) + 0.6, len(times), columns, sharey=not beside)
     _curve_panels(grid, times, energies, cells, schemes, zoomed=counted > 0)
     for row, cycle_s in zip(grid, times, strict=True):
         for axes, energy_j in zip(row[len(energies) :], beside, strict=True):
@@ -799,9 +801,9 @@ def _curve_panels(
 
 
 def _zoom(axes: Any, schemes: Mapping[str, Any]) -> None:
-    """Leave out what never rises to where HA begins, and say so."""
+    """Show accuracies from where the first schemes but HU begin, and say what stays below."""
     paths = {name: 100 * np.array(of["accuracy"]["mean"][1:]) for name, of in schemes.items()}
-    floor = min(path[0] for name, path in paths.items() if name.startswith("HA")) - 4
+    floor = min(path[0] for name, path in paths.items() if name not in _HU) - 4
     axes.set_ylim(bottom=floor)
     below = [name for name, path in paths.items() if path[-1] < floor]
     shown = [f"{name}: {paths[name][-1]:.0f} %" for name in below if name in (HU_ASYN, HU_SYNC)]
@@ -819,7 +821,7 @@ def _zoom(axes: Any, schemes: Mapping[str, Any]) -> None:
 
 def _legend(figure: Any, grid: Any, schemes: Mapping[str, Scheme]) -> None:
     """Name every line once, beside the panels."""
-    handles = {}
+    handles: dict[str, Any] = {}
     for axes in grid.flat:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
@@ -856,59 +858,61 @@ def _cycles_panel(axes: Any, found: Mapping[str, Any], schemes: Mapping[str, Sch
         f"{target} % ({'●' if fill == 'full' else '○'})"
         for target, fill in zip(targets, fills, strict=True)
     )
-    label = f"cycles to {label}; pale: most do not get there"
+    label = f"cycles to {label}"
     if reported:
-        label += f"\n◇, ◆ reported, to {' and '.join(sorted(set(reported)))} %"
+        label += f"\nreported (◇, ◆): to {' and '.join(sorted(set(reported)))} %"
+    if any(to["reached"] <= 0.5 for of in found.values() for to in of["cycles_to"].values()):
+        label += "\npale: most do not get there"
     axes.set_xlabel(label, color=INK, fontsize=9)
     tidy(axes)
 
 
-def _draw_against_cycle(
-    findings: Findings, path: Path, shown: Sequence[str], energies_j: Sequence[float]
-) -> None:
+def _draw_against_cycle(findings: Findings, path: Path, shown: Sequence[str]) -> None:
     """Draw a row for each quantity; for each E values, and how far ahead of HA-Sync they are."""
     times, energies, cells = _grid_of(findings.data)
-    first = next(iter(cells.values()))[HA_SYNC]
-    rows = [(kind, key) for kind in shown for key in first[kind]]
+    first = next(iter(cells.values()))
+    names = [name for name in SCHEMES if name in first and SCHEMES[name].colour]
+    rows = [(kind, key) for kind in shown for key in first[HA_SYNC][kind]]
     figure, grid = new_figure(
-        8.0 * len(energies) + 1.6, 3.2 * len(rows) + 0.5, len(rows), 2 * len(energies)
+        8.0 * len(energies) + 1.6, 3.2 * len(rows) + 0.6, len(rows), 2 * len(energies)
     )
     for axes_row, (kind, key) in zip(grid, rows, strict=True):
-        scale = 100 if kind == "after" else 1
-        label = f"accuracy after {key} cycles, %" if kind == "after" else f"cycles to {key} %"
-        for i, energy_j in enumerate(energies):
-            values, ahead = axes_row[2 * i : 2 * i + 2]
-            names = [name for name in SCHEMES if name in first and SCHEMES[name].colour]
+        if kind == "after":
+            labels = (f"accuracy after {key} cycles, %", "points above HA-Sync")
+        else:
+            labels = (f"cycles to {key} %", "cycles fewer than HA-Sync")
+        for i, axes in enumerate(axes_row):
+            energy_j, ahead = energies[i // 2], i % 2 == 1
+            drawn = []
             for j, name in enumerate(names):
-                scheme = SCHEMES[name]
-                places = np.array(times) + 0.35 * (j - len(names) / 2)
-                for axes, part in ((values, None), (ahead, "ahead")):
-                    if part and name == HA_SYNC:
-                        continue
-                    found = [cells[t, energy_j][name][kind][key] for t in times]
-                    found = [of[part] for of in found] if part else found
-                    means = scale * np.array([of["mean"] for of in found])
-                    ends = scale * np.array([of["ci95"] for of in found]).T
-                    axes.errorbar(
-                        places,
-                        means,
-                        yerr=np.abs(ends - means),
-                        color=scheme.colour,
-                        ls=scheme.dash,
-                        lw=1.2,
-                        fmt="o",
-                        ms=3.5,
-                        label=name,
-                    )
-            ahead.axhline(0, color=SCHEMES[HA_SYNC].colour, linewidth=1.2)
-            values.set_ylabel(label, color=INK)
-            points = "points above HA-Sync" if kind == "after" else "cycles fewer than HA-Sync"
-            ahead.set_ylabel(points, color=INK)
-            for axes in (values, ahead):
-                axes.set_xlabel("T, s", color=INK)
-                axes.set_xticks(times)
-                axes.set_title(f"E = {energy_j:g} J", fontsize=10, color=INK)
-                tidy(axes)
+                found = [cells[cycle_s, energy_j][name][kind][key] for cycle_s in times]
+                if ahead:
+                    found = [of["ahead"] for of in found]
+                scale = 100 if kind == "after" else 1
+                means = scale * np.array([of["mean"] for of in found])
+                ends = scale * np.array([of["ci95"] for of in found]).T
+                axes.errorbar(
+                    np.array(times) + 0.35 * (j - (len(names) - 1) / 2),
+                    means,
+                    yerr=np.abs(ends - means),
+                    color=SCHEMES[name].colour,
+                    ls=SCHEMES[name].dash,
+                    lw=1.2,
+                    marker="o",
+                    ms=3.5,
+                    label=name,
+                )
+                if name not in _HU:
+                    drawn.append(ends)
+            # Equal tasks are so far off in places that nothing else would be told apart.
+            low, high = np.min(drawn), np.max(drawn)
+            margin = 0.1 * max(high - low, 0.5)
+            axes.set_ylim(low - margin, high + margin)
+            axes.set_xlabel("T, s", color=INK)
+            axes.set_ylabel(labels[ahead], color=INK)
+            axes.set_xticks(times)
+            axes.set_title(f"E = {energy_j:g} J", fontsize=10, color=INK)
+            tidy(axes)
     _legend(figure, grid, SCHEMES)
     figure.suptitle(f"{findings.title}; 95 % intervals", color=INK, fontsize=12)
     save(figure, path)
