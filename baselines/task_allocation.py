@@ -124,8 +124,8 @@ def observed_total(seen: Seen) -> IntArray:
 def _complete(tasks: Tasks, max_samples: NDArray[np.float64], total: IntArray) -> IntArray:
     """Return tasks' samples and what they leave of the total, for actions share out all of it.
 
-    The rest goes where it changes nothing, to a learner without updates or without more samples of
-    its own; where there is none, to the one with the fewest samples.
+    The rest goes where it changes nothing, to a learner without more samples of its own or without
+    any to train on; where there is none, to the one with the fewest.
 
     Args:
         tasks: Samples and updates, ``(..., K)``.
@@ -133,8 +133,7 @@ def _complete(tasks: Tasks, max_samples: NDArray[np.float64], total: IntArray) -
         total: Samples of all learners, ``(...)``.
     """
     samples = tasks.samples
-    free = (tasks.updates == 0) | (samples >= max_samples)
-    taker = np.where(free, -1, samples).argmin(axis=-1)[..., None]
+    taker = np.where(samples >= max_samples, -1, samples).argmin(axis=-1)[..., None]
     rest = np.maximum(total - samples.sum(axis=-1), 0)[..., None]
     return np.asarray(samples + rest * (np.arange(samples.shape[-1]) == taker))
 

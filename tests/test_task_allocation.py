@@ -466,6 +466,11 @@ def test_an_episode_equals_the_plain_reference(fields: dict[str, Any]) -> None:
 
 def test_the_costs_of_the_document() -> None:
     """Equations (7) to (11) with the constants of Table 1, at the SNRs that were drawn."""
+    # Nobody is nearer than 10 m.
+    near = make(cell_radius_m=10.0)
+    snr_db = 23 - (128 + 37.1 * math.log10(0.01)) - (-174 + 10 * math.log10(5e6))
+    rates = column(near, near.reset(seed=0)[0], "devices", "rate")
+    np.testing.assert_allclose(rates, 5 * math.log2(1 + 10 ** (snr_db / 10)), rtol=1e-6)
     config = own_config("TaskAllocation-Document-v0")
     network = (784, 300, 124, 60, 10)
     weights = sum(a * b for a, b in itertools.pairwise(network))

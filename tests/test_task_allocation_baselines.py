@@ -255,6 +255,22 @@ def test_random_shares_are_uniform_and_follow_from_the_seed() -> None:
     assert len(np.unique(tasks.updates)) > 5
 
 
+def test_random_shares_beyond_own_samples_change_nothing_else() -> None:
+    env = Made(lanes=150)
+    own = np.random.default_rng(1).integers(30, 400, (150, K))
+    free, limited = (
+        tasks_of("random-shares", env, draw(env, own_samples=n)) for n in (TOTAL + 0 * own, own)
+    )
+    # Shares below exp(-6) of the largest are raised.
+    plain = free.samples.min(axis=1) > free.samples.max(axis=1) / 300
+    within = (free.samples <= own) & plain[:, None]
+    np.testing.assert_array_equal(limited.samples[within], free.samples[within])
+    np.testing.assert_array_equal(limited.updates[within], free.updates[within])
+    assert (limited.samples >= own)[~within & plain[:, None]].all()
+    assert plain.sum() > 100
+    assert 0.5 < within[plain].mean() < 0.9
+
+
 @pytest.mark.parametrize("updates", [1, 2, 4])
 def test_the_strongest_are_filled_one_after_the_other(updates: int) -> None:
     env = Made()

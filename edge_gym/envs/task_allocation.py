@@ -326,7 +326,8 @@ def _logits_of(parts: ArrayLike) -> Float64Array:
     """Return logits ``(..., K)`` of parts, -1 of those that vanish beside the largest."""
     values = np.asarray(parts, np.float64)
     relative = values / np.maximum(values.max(axis=-1, keepdims=True), 1e-300)
-    return np.clip(1 + np.log(np.maximum(relative, 1e-300)) / SHARE_EXPONENT, -1, 1)
+    logits = 1 + np.log(np.maximum(relative, 1e-300)) / SHARE_EXPONENT
+    return np.asarray(np.clip(logits, -1, 1))
 
 
 def _apportion(logits: NDArray[Any], total: IntArray) -> IntArray:
@@ -727,7 +728,7 @@ class TaskAllocation(FederatedLearning):
         lanes: IntArray,
         held: IntArray,
         resources: Resources | None,
-        slower: ArrayLike = 1.0,
+        slower: Float64Array | float = 1.0,
     ) -> IntArray:
         """Return the most updates that time and energy allow, ``(m, K)``."""
         if resources is None:
@@ -880,7 +881,7 @@ def _real_updates(costs: TaskCosts, samples: Float64Array) -> Float64Array:
         np.divide(left, costs_of * samples, out=np.full(left.shape, np.inf), where=costs_of > 0)
         for left, costs_of in ((left_s, costs.update_s), (left_j, costs.update_j))
     ]
-    return np.maximum(np.minimum(*ratios), 0)
+    return np.asarray(np.maximum(np.minimum(*ratios), 0))
 
 
 class TaskAllocationEnv(EdgeEnv):

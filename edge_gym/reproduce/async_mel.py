@@ -311,8 +311,8 @@ def saving_claim(
         seen = PARTLY
     return Claim(
         text,
-        f"{fast.mean():.1f} against {slow.mean():.1f} cycles to {percent(target)} %, "
-        f"{share.mean():.0%} fewer [{low:.0%}, {high:.0%}]; reached by {here.mean():.0%} and "
+        f"{fast.mean():.1f} against {slow.mean():.1f} cycles to {percent(target)} %, a saving of "
+        f"{share.mean():.0%} [{low:.0%}, {high:.0%}]; reached by {here.mean():.0%} and "
         f"{there.mean():.0%}",
         seen,
     )
@@ -492,7 +492,7 @@ def async_mel_fig5(folder: Path, options: Options) -> Findings:
         _fig5_claims(cells, targets),
         data,
     )
-    write_findings(findings, lambda findings, path: draw_curves(findings, path, SCHEMES, 1))
+    write_findings(findings, lambda findings, path: draw_curves(findings, path, SCHEMES, True))
     return findings
 
 
@@ -732,7 +732,7 @@ def _against_cycle(
     targets = _LATE_TARGETS[options.full]
     findings = sweep.findings(
         f"async-mel-fig{number}",
-        _title(f"Fig. {number}, caps c on the staleness against T", sweep),
+        _title(f"Fig. {number}, caps c on the staleness", sweep),
         claims(cells),
         {cell.name: numbers(cell, runs, targets) for cell, runs in cells.items()},
     )
@@ -747,7 +747,7 @@ def _grid_of(data: Mapping[str, Any]) -> tuple[list[float], list[float], dict[An
 
 
 def draw_curves(
-    findings: Findings, path: Path, schemes: Mapping[str, Scheme], counted: int = 0
+    findings: Findings, path: Path, schemes: Mapping[str, Scheme], counted: bool = False
 ) -> None:
     """Draw the accuracy along the cycles, a panel for each cell: rows of T, columns of E.
 
@@ -755,68 +755,69 @@ def draw_curves(
         findings: What was found.
         path: Where the picture goes.
         schemes: How lines are drawn.
-        counted: For so many of the energies another panel shows the cycles to the targets, and
-            accuracies are shown from where schemes that are no HU begin.
+        counted: Whether the cycles to the targets are shown in another panel, for the first cell of
+            each row, which is all there is in a row if there is one T; accuracies are then shown
+            from where schemes that are no HU have come to after two cycles.
     """
     times, energies, cells = _grid_of(findings.data)
-    beside = energies[:counted]
-    width = 3.5 * len(energies) + 4.0 * len(beside) + 1.6
-    columns = len(energies) + len(beside)
-    figure, grid = new_figure(width, 3.3 * len(times) + 0.6, len(times), columns, sharey=not beside)
-    _curve_panels(grid, times, energies, cells, schemes, zoomed=counted > 0)
-    for row, cycle_s in zip(grid, times, strict=True):
-        for axes, energy_j in zip(row[len(energies) :], beside, strict=True):
-            _cycles_panel(axes, cells[cycle_s, energy_j], schemes)
+    rows = [[(cycle_s, energy_j) for energy_j in energies] for cycle_s in times]
+    if counted and len(times) == 1:
+        rows = [[cell] for cell in rows[0]]
+    columns = len(rows[0]) + counted
+    figure, grid = new_figure(
+        3.6 * len(rows[0]) + 4.4 * counted + 1.8,
+        3.3 * len(rows) + 0.6,
+        len(rows),
+        columns,
+        sharey=not counted,
+    )
+    for axes_row, row in zip(grid, rows, strict=True):
+        for axes, cell in zip(axes_row, row, strict=False):
+            _curve_panel(axes, cells[cell], schemes, counted)
+        axes_row[0].set_ylabel("validation accuracy, %", color=INK)
+        if counted:
+            _cycles_panel(axes_row[-1], cells[row[0]], schemes)
+        for axes, (cycle_s, energy_j) in zip(axes_row, [*row, row[0]], strict=False):
             axes.set_title(f"T = {cycle_s:g} s, E = {energy_j:g} J", fontsize=10, color=INK)
-    _legend(figure, grid[:, : len(energies)], schemes)
+            tidy(axes)
+    _legend(figure, grid, schemes)
     figure.suptitle(f"{findings.title}; 95 % intervals", color=INK, fontsize=12)
     save(figure, path)
 
 
-def _curve_panels(
-    grid: Any,
-    times: Sequence[float],
-    energies: Sequence[float],
-    cells: Mapping[Any, Any],
-    schemes: Mapping[str, Scheme],
-    zoomed: bool = False,
+def _curve_panel(
+    axes: Any, found: Mapping[str, Any], schemes: Mapping[str, Scheme], zoomed: bool
 ) -> None:
-    for row, cycle_s in zip(grid, times, strict=True):
-        for axes, energy_j in zip(row, energies, strict=False):
-            for name, scheme in schemes.items():
-                of = cells[cycle_s, energy_j].get(name)
-                if of is None or scheme.colour is None:
-                    continue
-                mean = 100 * np.array(of["accuracy"]["mean"][1:])
-                low, high = 100 * np.transpose(of["accuracy"]["ci95"][1:])
-                cycles = 1 + np.arange(len(mean))
-                axes.plot(cycles, mean, scheme.dash, color=scheme.colour, lw=1.6, label=name)
-                axes.fill_between(cycles, low, high, color=scheme.colour, alpha=0.15, linewidth=0)
-            if zoomed:
-                _zoom(axes, cells[cycle_s, energy_j])
-            axes.set_title(f"T = {cycle_s:g} s, E = {energy_j:g} J", fontsize=10, color=INK)
-            axes.set_xlabel("global cycles", color=INK)
-            tidy(axes)
-        row[0].set_ylabel("validation accuracy, %", color=INK)
-
-
-def _zoom(axes: Any, schemes: Mapping[str, Any]) -> None:
-    """Show accuracies from where the first schemes but HU begin, and say what stays below."""
-    paths = {name: 100 * np.array(of["accuracy"]["mean"][1:]) for name, of in schemes.items()}
-    floor = min(path[0] for name, path in paths.items() if name not in _HU) - 4
+    paths = {}
+    for name in _drawn(schemes, found):
+        accuracy = found[name]["accuracy"]
+        paths[name] = 100 * np.array(accuracy["mean"][1:])
+        low, high = 100 * np.transpose(accuracy["ci95"][1:])
+        cycles = 1 + np.arange(len(low))
+        colour = schemes[name].colour
+        axes.plot(cycles, paths[name], schemes[name].dash, color=colour, lw=1.6, label=name)
+        axes.fill_between(cycles, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xlabel("global cycles", color=INK)
+    if not zoomed:
+        return
+    floor = min(path[:2].max() for name, path in paths.items() if name not in _HU) - 2
     axes.set_ylim(bottom=floor)
-    below = [name for name, path in paths.items() if path[-1] < floor]
-    shown = [f"{name}: {paths[name][-1]:.0f} %" for name in below if name in (HU_ASYN, HU_SYNC)]
-    if shown:
+    below = [f"{name}: {path[-1]:.0f} %" for name, path in paths.items() if path[-1] < floor]
+    if below:
         axes.text(
             0.97,
             0.04,
-            "below: " + ", ".join(shown),
+            f"below, {', '.join(below)}",
             transform=axes.transAxes,
             ha="right",
             fontsize=8,
             color=INK,
         )
+
+
+def _drawn(schemes: Mapping[str, Scheme], found: Mapping[str, Any]) -> list[str]:
+    """Return the names of the schemes that have lines."""
+    return [name for name, scheme in schemes.items() if name in found and scheme.colour]
 
 
 def _legend(figure: Any, grid: Any, schemes: Mapping[str, Scheme]) -> None:
@@ -837,7 +838,7 @@ def _legend(figure: Any, grid: Any, schemes: Mapping[str, Scheme]) -> None:
 
 def _cycles_panel(axes: Any, found: Mapping[str, Any], schemes: Mapping[str, Scheme]) -> None:
     """Draw the cycles to one or two targets of every scheme, and those that were reported."""
-    names = [name for name in schemes if name in found and schemes[name].colour][::-1]
+    names = _drawn(schemes, found)[::-1]
     targets = list(next(iter(found.values()))["cycles_to"])
     fills = ("full",) if len(targets) == 1 else ("none", "full")
     reported: list[str] = []
@@ -864,55 +865,51 @@ def _cycles_panel(axes: Any, found: Mapping[str, Any], schemes: Mapping[str, Sch
     if any(to["reached"] <= 0.5 for of in found.values() for to in of["cycles_to"].values()):
         label += "\npale: most do not get there"
     axes.set_xlabel(label, color=INK, fontsize=9)
-    tidy(axes)
 
 
 def _draw_against_cycle(findings: Findings, path: Path, shown: Sequence[str]) -> None:
-    """Draw a row for each quantity; for each E values, and how far ahead of HA-Sync they are."""
+    """Draw each quantity for each E, and beside it how far ahead of HA-Sync schemes are."""
     times, energies, cells = _grid_of(findings.data)
     first = next(iter(cells.values()))
-    names = [name for name in SCHEMES if name in first and SCHEMES[name].colour]
-    rows = [(kind, key) for kind in shown for key in first[HA_SYNC][kind]]
-    figure, grid = new_figure(
-        8.0 * len(energies) + 1.6, 3.2 * len(rows) + 0.6, len(rows), 2 * len(energies)
-    )
-    for axes_row, (kind, key) in zip(grid, rows, strict=True):
+    panels = [
+        (kind, key, energy_j)
+        for kind in shown
+        for key in first[HA_SYNC][kind]
+        for energy_j in energies
+    ]
+    # Each quantity has two values or two energies, so that two panels and theirs fill a row.
+    figure, grid = new_figure(17.6, 1.6 * len(panels) + 0.6, len(panels) // 2, 4)
+    for (kind, key, energy_j), (left, right) in zip(panels, grid.reshape(-1, 2), strict=True):
+        scale = 100 if kind == "after" else 1
+        names = _drawn(SCHEMES, first)
+        limits: list[Float64Array] = []
+        for j, name in enumerate(names):
+            scheme = SCHEMES[name]
+            found = [cells[cycle_s, energy_j][name][kind][key] for cycle_s in times]
+            means = scale * np.array([of["mean"] for of in found])
+            ahead = scale * np.array([of["ahead"]["mean"] for of in found])
+            ends = scale * np.array([of["ahead"]["ci95"] for of in found]).T
+            style: dict[str, Any] = {"color": scheme.colour, "ls": scheme.dash, "marker": "o"}
+            left.plot(times, means, **style, lw=1.2, ms=3.5, label=name)
+            places = np.array(times) + 0.4 * (j - (len(names) - 1) / 2)
+            right.errorbar(places, ahead, yerr=np.abs(ends - ahead), **style, lw=1, ms=3.5)
+            if name not in _HU:
+                limits.append(np.stack([means, means, *ends]).reshape(2, 2, -1))
+        # Equal tasks are so far off in places that nothing else would be told apart.
+        for axes, values in zip((left, right), np.stack(limits, axis=1), strict=True):
+            margin = 0.1 * max(float(np.ptp(values)), 0.5)
+            axes.set_ylim(values.min() - margin, values.max() + margin)
+            axes.set_xlabel("T, s", color=INK)
+            axes.set_xticks(times)
+            axes.set_title(f"E = {energy_j:g} J", fontsize=10, color=INK)
+            tidy(axes)
         if kind == "after":
             labels = (f"accuracy after {key} cycles, %", "points above HA-Sync")
         else:
             labels = (f"cycles to {key} %", "cycles fewer than HA-Sync")
-        for i, axes in enumerate(axes_row):
-            energy_j, ahead = energies[i // 2], i % 2 == 1
-            drawn = []
-            for j, name in enumerate(names):
-                found = [cells[cycle_s, energy_j][name][kind][key] for cycle_s in times]
-                if ahead:
-                    found = [of["ahead"] for of in found]
-                scale = 100 if kind == "after" else 1
-                means = scale * np.array([of["mean"] for of in found])
-                ends = scale * np.array([of["ci95"] for of in found]).T
-                axes.errorbar(
-                    np.array(times) + 0.35 * (j - (len(names) - 1) / 2),
-                    means,
-                    yerr=np.abs(ends - means),
-                    color=SCHEMES[name].colour,
-                    ls=SCHEMES[name].dash,
-                    lw=1.2,
-                    marker="o",
-                    ms=3.5,
-                    label=name,
-                )
-                if name not in _HU:
-                    drawn.append(ends)
-            # Equal tasks are so far off in places that nothing else would be told apart.
-            low, high = np.min(drawn), np.max(drawn)
-            margin = 0.1 * max(high - low, 0.5)
-            axes.set_ylim(low - margin, high + margin)
-            axes.set_xlabel("T, s", color=INK)
-            axes.set_ylabel(labels[ahead], color=INK)
-            axes.set_xticks(times)
-            axes.set_title(f"E = {energy_j:g} J", fontsize=10, color=INK)
-            tidy(axes)
+        left.set_ylabel(labels[0], color=INK)
+        right.set_ylabel(labels[1], color=INK)
     _legend(figure, grid, SCHEMES)
-    figure.suptitle(f"{findings.title}; 95 % intervals", color=INK, fontsize=12)
+    title = f"{findings.title}; 95 % intervals of paired differences"
+    figure.suptitle(title, color=INK, fontsize=12)
     save(figure, path)

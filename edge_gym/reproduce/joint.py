@@ -292,7 +292,7 @@ def claims_of(by_size: Sweep, by_loss: Sweep, steps: Mapping[float, Float64Array
     ]
 
 
-def _gap_claim(name: str, sweeps: Iterable[Sweep]) -> Claim:
+def _gap_claim(name: str, sweeps: Sequence[Sweep]) -> Claim:
     gap = np.concatenate([sweep.excess(name, OPTIMUM) for sweep in sweeps])
     within = float(np.mean(gap <= _REPORTED_GAP))
     return Claim(
@@ -300,18 +300,18 @@ def _gap_claim(name: str, sweeps: Iterable[Sweep]) -> Claim:
         "exhaustive search",
         f"{gap.mean():z.2%} above on average, {gap.mean(axis=1).max():z.2%} at the worst point, "
         f"{gap.max():z.2%} in the worst draw; {within:.1%} of the draws below that",
-        _throughout(verdict(_REPORTED_GAP - point) for point in gap),
+        _throughout(_verdicts(_REPORTED_GAP - gap)),
     )
 
 
-def _superiority_claim(sweeps: Iterable[Sweep]) -> Claim:
+def _superiority_claim(sweeps: Sequence[Sweep]) -> Claim:
     saved = np.stack(
         [np.concatenate([sweep.excess(name, ADMM) for sweep in sweeps]) for name in _BENCHMARKS]
     )
-    seen = [[verdict(point) for point in excess] for excess in saved]
+    seen = [_verdicts(excess) for excess in saved]
     text = ", ".join(
-        f"{name} by {means.min():z.2%} to {means.max():.2%}, at {verdicts.count(YES)} of "
-        f"{len(verdicts)} points for sure"
+        f"{name} by {means.min():z.2%} to {means.max():z.2%}, clearly at {verdicts.count(YES)} "
+        f"of {len(verdicts)} points"
         for name, means, verdicts in zip(_BENCHMARKS, saved.mean(axis=2), seen, strict=True)
     )
     return Claim(
@@ -428,21 +428,23 @@ def _step_claim(steps: Mapping[float, Float64Array]) -> Claim:
     )
 
 
-def _iteration_claim(name: str, sweeps: Iterable[Sweep]) -> Claim:
+def _iteration_claim(name: str, sweeps: Sequence[Sweep]) -> Claim:
     taken = np.concatenate([sweep.iterations[name].ravel() for sweep in sweeps])
     low, high = _REPORTED_ITERATIONS
     median, late = np.quantile(taken, [0.5, 0.9])
     within = float(np.mean(taken <= high))
+    stopped = int(np.sum(taken == _MOST_ITERATIONS))
+    last = f" ({stopped} of {taken.size} runs were stopped there)" if stopped else ""
     ours = "" if name == PUBLISHED else "(ours) "
     return Claim(
         f"{ours}§III: {name} meets (24) after less than {low} to {high} iterations",
-        f"median {median:.0f}, 90 % within {late:.0f}, at most {taken.max()}; {within:.1%} of all "
-        f"within {high}",
+        f"median {median:.0f}, 90 % within {late:.0f}, at most {taken.max()}{last}; "
+        f"{within:.1%} of all within {high}",
         YES if taken.max() <= high else PARTLY if median <= high else NO,
     )
 
 
-def _bound_claim(sweeps: Iterable[Sweep]) -> Claim:
+def _bound_claim(sweeps: Sequence[Sweep]) -> Claim:
     excess = np.concatenate([sweep.excess(NEAR, OPTIMUM) for sweep in sweeps])
     never = float(np.mean(excess <= _ROUNDING))
     on_average = excess.mean(axis=0)
@@ -460,6 +462,12 @@ def _approaches(far: Float64Array, near: Float64Array) -> str:
     outcome = verdict(far - near)
     similar = mean_intervals(near)[1] <= _SIMILAR
     return PARTLY if outcome == YES and not similar else outcome
+
+
+def _verdicts(values: Float64Array) -> list[str]:
+    """Say of each row of ``(k, n)`` values whether its mean is above zero."""
+    ends = mean_intervals(values)
+    return [YES if low > 0 else NO if high < 0 else OPEN for low, high in ends]
 
 
 def _throughout(verdicts: Iterable[str]) -> str:

@@ -24,7 +24,6 @@ _TOLERANCE = 1e-8
 _MAX_STEPS = 100
 _SPLIT_PRECISION = 1e-3
 _NEWTON_STEP = 1e-6
-_BAND = 64
 _MAX_PRICE = 1e12
 _PRICE_STEPS = 25
 _CELLS_PER_USER = 8
@@ -296,8 +295,7 @@ def given_bands(costs: OffloadingCosts) -> Offloading:
 
     Source: JOINT §IV.
     """
-    n_users = costs.band_hz.shape[-1]
-    found, _ = admm(costs, share_penalty=8 * (n_users / 4) ** 2, max_iterations=200, grouped=True)
+    found, _ = admm(costs, share_factor=4.0, max_iterations=200, grouped=True)
     return optimal_resources(costs, found.offloaded, grouped=True)
 
 
@@ -305,7 +303,8 @@ def admm(
     costs: OffloadingCosts,
     penalty: float = 2.0,
     *,
-    share_penalty: float | None = None,
+    share_factor: float = 1.0,
+    scaled: bool = True,
     tolerances: tuple[float, float] = (1.5e-4, 1e-4),
     max_iterations: int = 500,
     grouped: bool = False,
@@ -315,9 +314,10 @@ def admm(
     Args:
         costs: Costs of the iteration, ``(..., M)``.
         penalty: Step size c; the document has 20, with which far more iterations are needed.
-        share_penalty: Step size of the shares of the band alone. ``None`` is c·(M/4)², which is c
-            for the document's M = 4: shares are of the order of 1/M, and what they cost bends with
-            the square of M.
+        share_factor: How many times as large the step size of shares is as that of τ̂.
+        scaled: Whether to scale c, which the document gives for M = 4 alone, to other M, c·4/M for
+            τ̂ and c·(M/4)³ for shares: where M users have the band, shares are of the order of 1/M,
+            latencies and what a user costs of the order of M. It changes nothing for M = 4.
         tolerances: ε₁ and ε₂ of (24), per user.
         max_iterations: After how many iterations to stop where (24) does not hold yet.
         grouped: Whether uplinks and downlinks have half of the band each.
@@ -327,20 +327,20 @@ def admm(
         of iterations, ``(...)``.
 
     Raises:
-        ValueError: If a penalty, a tolerance or ``max_iterations`` is not positive.
+        ValueError: If ``penalty``, ``share_factor``, ``max_iterations`` or a tolerance is not
+            positive.
 
     Source: JOINT eqs. (14)-(24), Algorithm 1; multipliers of equalities are free in sign.
     """
-    users, n_users = _users(costs), costs.band_hz.shape[-1]
-    if share_penalty is None:
-        share_penalty = penalty * (n_users / 4) ** 2
     for name, value in (
-        *(("penalty", penalty), ("share_penalty", share_penalty)),
+        *(("penalty", penalty), ("share_factor", share_factor)),
         *(("tolerances", min(tolerances)), ("max_iterations", max_iterations)),
     ):
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
-    penalties = np.array([share_penalty, penalty, share_penalty])
+    users = _users(costs)
+    size = users.shape[1] / 4 if scaled else 1.0
+    penalties = penalty * np.array([share_factor * size**3, 1 / size, share_factor * size**3])
     settings = grouped, penalties, np.asarray(tolerances, np.float64), max_iterations
     split, uplink, downlink = (np.empty(users.shape) for _ in range(3))
     iterations = np.empty(len(users), np.int64)
@@ -1409,8 +1409,8 @@ def _try_ready(users, ready, cells, grid, work, found):  # type: ignore[no-untyp
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _work(n_users, width):  # type: ignore[no-untyped-def]
-    span = 2 * max(width, _BAND) + 1
+def _work(n_users, width, reach):  # type: ignore[no-untyped-def]
+    span = 2 * reach + 1
     return (
         np.empty(n_users),
         np.empty(width),
@@ -1428,7 +1428,7 @@ def _work(n_users, width):  # type: ignore[no-untyped-def]
 def _near_optimal(users, n_cells, n_levels, offloaded):  # type: ignore[no-untyped-def]
     """Write near-optimal shares ι: the best τ̂ and shares on a grid, then on ever finer ones."""
     n_users = users.shape[0]
-    work = _work(n_users, n_cells + 1)
+    work = _work(n_users, n_cells + 1, n_cells + 1)
     budget = max(n_cells, _CELLS_PER_USER * n_users)
     cells, trial, best = np.zeros((n_users, 3)), np.zeros((n_users, 3)), np.zeros((n_users, 3))
     for j in range(n_users):
@@ -1453,7 +1453,7 @@ def _near_optimal(users, n_cells, n_levels, offloaded):  # type: ignore[no-untyp
             best, trial = trial, best
     ready = levels[chosen]
     reach = (levels[max(chosen - 1, 0)] - levels[min(chosen + 1, n_levels - 1)]) / 4
-    work = _work(n_users, 4 * _ZOOM_REACH + 1)
+    work = _work(n_users, 4 * _ZOOM_REACH + 1, 8 * _ZOOM_REACH)
     grid = (2 * _ZOOM_REACH, 2 * _ZOOM_REACH)
     width, centre, middle = 0.5 / budget, best.copy(), ready
     for _ in range(_MAX_STEPS):
