@@ -21,7 +21,12 @@ from edge_gym.baselines.base import DrawingBaseline
 from edge_gym.baselines.task_allocation import observed_costs, observed_limits, observed_total
 from edge_gym.baselines.update_scheduling import Seen
 from edge_gym.envs.core import IntArray
-from edge_gym.envs.task_allocation import TaskAllocationConfig, direct_columns, joint_columns
+from edge_gym.envs.task_allocation import (
+    SHARE_EXPONENT,
+    TaskAllocationConfig,
+    direct_columns,
+    joint_columns,
+)
 from edge_gym.solvers import task_resources
 from edge_gym.solvers.task_allocation import Tasks
 
@@ -114,6 +119,8 @@ class FillInOrder(Decoder):
             limits, total, 3, config.least_samples, config.most_updates
         )
         bands = resources.band_hz * np.exp(values[..., 2])
+        # What an action can say at least.
+        bands = np.maximum(bands, np.exp(-2 * SHARE_EXPONENT) * bands.max(axis=-1, keepdims=True))
         bands *= (limits.band_hz / bands.sum(axis=-1))[..., None]
         rooms = np.floor(task_resources.capacity(limits, wanted, bands)).astype(np.int64)
         samples = _filled(rooms, priority, total)

@@ -157,7 +157,8 @@ def versions() -> dict[str, str]:
 
 def levels_per_device(actions: Any, observations: Any) -> int:
     """Return how many levels each device has where actions are combinations of them."""
-    return round(int(actions.n) ** (1 / observations["devices"].shape[0]))
+    n_devices: int = observations["devices"].shape[0]
+    return int(round(float(actions.n) ** (1 / n_devices)))
 
 
 def _algorithm(model: BaseAlgorithm) -> str:

@@ -156,8 +156,8 @@ class ThresholdParameters:
     """Parameters of the threshold on channels.
 
     Attributes:
-        threshold_db: Users whose channel gain is above this, relative to the gain at which a user
-            offloads half, do so; dB over the mean of Rayleigh fading at the cell's radius.
+        threshold_db: Users whose channel gain is above this offload; dB over the mean of Rayleigh
+            fading at the cell's radius.
         offloaded: What they offload; the others offload nothing.
     """
 

@@ -17,60 +17,65 @@ from collections.abc import Callable
 import numpy as np
 
 from edge_gym.solvers import offloading as solver
+from edge_gym.solvers.offloading import Offloading, OffloadingCosts
 from tests.test_offloading_solver import channel_gains, row, table_one
 
-COUNTS = (1, 64)
+MANY = 64
+MANY_REPEATS = 3
+SHORT = 5e-3
 
 
-def seconds(play: Callable[[], object]) -> float:
-    begin = time.process_time()
-    play()
-    return time.process_time() - begin
+def milliseconds(play: Callable[[], object]) -> float:
+    """Return the CPU time of one call, of many if it is short."""
+    calls, begin = 0, time.process_time()
+    while calls == 0 or time.process_time() - begin < SHORT:
+        play()
+        calls += 1
+    return 1e3 * (time.process_time() - begin) / calls
 
 
-def medians(n_users: int, repeats: int) -> dict[str, tuple[float, ...]]:
+def methods(
+    costs: OffloadingCosts, split: np.ndarray, decisions: Offloading
+) -> dict[str, Callable[[], object]]:
+    result: dict[str, Callable[[], object]] = {
+        "evaluate": lambda: solver.evaluate(costs, decisions),
+        "optimal_resources": lambda: solver.optimal_resources(costs, split),
+        "near_optimal": lambda: solver.near_optimal(costs),
+        "admm, c = 2": lambda: solver.admm(costs),
+        "admm, c = 20": lambda: solver.admm(costs, 20.0),
+        "local_only": lambda: solver.local_only(costs),
+        "edge_only": lambda: solver.edge_only(costs),
+        "given_bands": lambda: solver.given_bands(costs),
+    }
+    if split.shape[-1] <= 4:
+        result["exhaustive"] = lambda: solver.exhaustive(costs)
+    return result
+
+
+def medians(n_users: int, repeats: int) -> dict[str, list[float]]:
     """Return the milliseconds of one instance, by method, one and many at once."""
-    many = table_one(channel_gains(np.random.default_rng(0), (max(COUNTS), n_users)))
+    many = table_one(channel_gains(np.random.default_rng(0), (MANY, n_users)))
     split = solver.near_optimal(many).offloaded
     decisions = solver.optimal_resources(many, split)
-    iterations = solver.admm(many)[1]
-    print(f"M = {n_users}: ADMM's iterations, median {np.median(iterations):g}", flush=True)
     problem, users = solver._Conic(n_users, grouped=False), solver._users(many)
-    times: dict[str, list[list[float]]] = {}
-    for repeat in range(repeats):
-        for column, count in enumerate(COUNTS):
-            rows: int | slice = slice(None) if count > 1 else repeat % len(split)
-            costs = many if count > 1 else row(many, repeat % len(split))
-            one = solver.Offloading(*(part[rows] for part in decisions))
-            methods: dict[str, Callable[[], object]] = {
-                "evaluate": lambda c=costs, o=one: solver.evaluate(c, o),
-                "optimal_resources": lambda c=costs, s=split[rows]: solver.optimal_resources(c, s),
-                "near_optimal": lambda c=costs: solver.near_optimal(c),
-                "admm, c = 2": lambda c=costs: solver.admm(c),
-                "admm, c = 20": lambda c=costs: solver.admm(c, 20.0),
-                "local_only": lambda c=costs: solver.local_only(c),
-                "edge_only": lambda c=costs: solver.edge_only(c),
-                "given_bands": lambda c=costs: solver.given_bands(c),
-            }
-            if n_users <= 4:
-                methods["exhaustive"] = lambda c=costs: solver.exhaustive(c)
-            if count > 1 and repeat >= 3:
-                continue
-            if count == 1:
-                i = repeat % len(split)
-                # The first time compiles for this pattern of downloads.
-                problem.solve(users[i], split[i])
-                methods["cvxpy, one ι"] = lambda i=i: problem.solve(users[i], split[i])
-                methods["cvxpy, one ι, compiled"] = lambda c=costs, s=split[i]: (
-                    solver.optimal_resources(c, s, solver="cvxpy")
-                )
-            for name, play in methods.items():
-                entry = times.setdefault(name, [[] for _ in COUNTS])
-                entry[column].append(1e3 * seconds(play) / count)
-    return {
-        name: tuple(float(np.median(values)) for values in columns if values)
-        for name, columns in times.items()
-    }
+    times: dict[str, tuple[list[float], list[float]]] = {}
+    for i in range(repeats):
+        one = row(many, i)
+        own = Offloading(*(part[i] for part in decisions))
+        # The first time compiles for this pattern of downloads.
+        problem.solve(users[i], split[i])
+        conic: dict[str, Callable[[], object]] = {
+            "cvxpy, one ι": lambda i=i: problem.solve(users[i], split[i]),
+            "cvxpy, one ι, compiled": lambda c=one, i=i: solver.optimal_resources(
+                c, split[i], solver="cvxpy"
+            ),
+        }
+        for name, play in (methods(one, split[i], own) | conic).items():
+            times.setdefault(name, ([], []))[0].append(milliseconds(play))
+        if i < MANY_REPEATS:
+            for name, play in methods(many, split, decisions).items():
+                times[name][1].append(milliseconds(play) / MANY)
+    return {name: [float(np.median(t)) for t in both if t] for name, both in times.items()}
 
 
 def main() -> None:

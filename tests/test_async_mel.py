@@ -188,7 +188,7 @@ def test_verdicts_on_the_best_of_several_schemes() -> None:
     fast, slow = rising(0.4), rising(0.3)
 
     def claim(cells: Mapping[Cell, Mapping[str, Episodes]], most: bool = False) -> Any:
-        return best_claim("text", cells, (C1, C2), (HA_SYNC,), async_mel.after(0), most)
+        return best_claim("text", cells, (C1, C2), (HA_SYNC,), async_mel.accuracy_after(0), most)
 
     ahead = {C1: slow, C2: fast, HA_SYNC: slow}
     level = {C1: rising(0.3, seed=1), C2: rising(0.3, seed=2), HA_SYNC: slow}
@@ -216,10 +216,10 @@ def test_choosing_the_best_widens_the_interval() -> None:
     sync = episodes_of(np.full((400, 3), 0.5))
     caps = tuple(f"HA-Asyn, c = {cap}" for cap in range(1, 6))
     cell = {HA_SYNC: sync, C1: episodes_of(better)}
-    one = best_claim("text", {Cell(5, 10): cell}, caps, (HA_SYNC,), async_mel.after(1))
+    one = best_claim("text", {Cell(5, 10): cell}, caps, (HA_SYNC,), async_mel.accuracy_after(1))
     assert one.verdict == "yes"
     cell |= dict.fromkeys(caps[1:], sync)
-    five = best_claim("text", {Cell(5, 10): cell}, caps, (HA_SYNC,), async_mel.after(1))
+    five = best_claim("text", {Cell(5, 10): cell}, caps, (HA_SYNC,), async_mel.accuracy_after(1))
     assert (five.verdict, five.measured) == ("within noise", "level at T = 5 (c = 1)")
 
 

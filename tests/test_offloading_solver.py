@@ -446,17 +446,20 @@ def test_admm_is_near_the_exhaustive_optimum() -> None:
     assert wsel(costs, capped).mean() > wsel(costs, found).mean()
 
 
-def test_step_size_of_shares_follows_the_number_of_users() -> None:
-    costs = table_one(channel_gains(np.random.default_rng(11), (6, 12)))
+@pytest.mark.parametrize("n_users", [2, 8, 24])
+def test_step_sizes_scaled_to_the_number_of_users(n_users: int) -> None:
+    costs = table_one(channel_gains(np.random.default_rng(11), (6, n_users)))
     found, iterations = solver.admm(costs)
-    same, unscaled = solver.admm(costs, share_penalty=2.0)
-    assert np.median(iterations) < 150
-    assert np.median(unscaled) == 500
+    assert np.median(iterations) < 120
     best = wsel(costs, solver.near_optimal(costs))
-    assert (wsel(costs, found) <= best * 1.005).all()
-    explicit, _ = solver.admm(costs, share_penalty=2.0 * 9)
-    np.testing.assert_array_equal(explicit.uplink_share, found.uplink_share)
-    assert not np.array_equal(same.uplink_share, found.uplink_share)
+    assert (wsel(costs, found) <= best * 1.02).all()
+    unscaled, more = solver.admm(costs, scaled=False)
+    assert n_users < 24 or np.median(more) == 500
+    assert not np.array_equal(unscaled.uplink_share, found.uplink_share)
+    size = n_users / 4
+    explicit, same = solver.admm(costs, 2 / size, share_factor=size**4, scaled=False)
+    np.testing.assert_array_equal(same, iterations)
+    np.testing.assert_allclose(explicit.uplink_share, found.uplink_share, rtol=1e-6)
 
 
 def test_grouped_bands() -> None:
@@ -633,7 +636,7 @@ def test_arguments_are_checked() -> None:
     for step in (0.3, 0.0, -1.0, 2.0):
         with pytest.raises(ValueError, match="step must be one over a whole number"):
             solver.exhaustive(few, step)
-    for name in ("penalty", "share_penalty", "max_iterations"):
+    for name in ("penalty", "share_factor", "max_iterations"):
         with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
             solver.admm(few, **{name: 0})
     with pytest.raises(ValueError, match="tolerances must be positive, got 0"):

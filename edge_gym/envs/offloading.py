@@ -56,8 +56,10 @@ class OffloadingConfig(FederatedConfig):
     """Settings of joint training and inference; further fields are ``FederatedConfig``'s.
 
     Devices are called users here. ``bandwidth_hz`` is the band B that all uplinks and downlinks
-    share. The default is Table I's radio with tasks in every second iteration, and a network small
-    enough to step in milliseconds, whose size on the air is the document's all the same.
+    share; users transmit with all of ``transmit_power_dbm`` in any part of it. ``max_cpu_hz`` takes
+    the place of ``cpu_hz``. The default is Table I's radio with tasks in every second iteration,
+    and a network small enough to step in milliseconds, whose size on the air is the document's all
+    the same.
 
     Attributes:
         actions: ``"direct"``: shares of the band, CPU frequencies and the parts of the tasks that
@@ -307,7 +309,7 @@ def action_of(offloading: Offloading, config: OffloadingConfig) -> NDArray[Any]:
     """
     if config.actions != "direct":
         levels = np.rint(offloading.offloaded * (SPLIT_LEVELS - 1)).astype(np.int64)
-        return levels if config.actions == "grid" else combination_of(levels)
+        return np.asarray(levels if config.actions == "grid" else combination_of(levels))
     shares = np.stack([offloading.uplink_share, offloading.downlink_share], axis=-1)
     largest = shares.max(axis=(-2, -1), keepdims=True)
     logits = 1 + np.log(np.maximum(shares / largest, 1e-300)) / SHARE_EXPONENT
@@ -388,7 +390,6 @@ class OffloadingProblem(FederatedLearning):
         "_cpu_share",
         "_shares",
         "_wsel",
-        "_spent_j",
         "_latency_s",
         "_wsel_sum",
         "_joules",
@@ -436,7 +437,6 @@ class OffloadingProblem(FederatedLearning):
         self._cpu_share = np.zeros((n_lanes, m))
         self._shares = np.zeros((n_lanes, 2, m))
         self._wsel = np.zeros(n_lanes)
-        self._spent_j = np.zeros((n_lanes, m))
         self._latency_s = np.zeros((n_lanes, m))
         # Of the episode so far.
         self._wsel_sum = np.zeros(n_lanes)
@@ -459,7 +459,6 @@ class OffloadingProblem(FederatedLearning):
             self._cpu_share,
             self._shares,
             self._wsel,
-            self._spent_j,
             self._latency_s,
             self._wsel_sum,
             self._joules,
@@ -488,7 +487,7 @@ class OffloadingProblem(FederatedLearning):
         self._train(lanes)
         over = self._round[lanes] + 1 >= config.iterations
         gain, info, final_info = self._end_round(lanes, over)
-        inferred = has_tasks.any(axis=1)
+        inferred = np.asarray(has_tasks.any(axis=1))
         self._infer(lanes[inferred], has_tasks[inferred])
         self._download(lanes, offloading, found)
 
@@ -499,7 +498,7 @@ class OffloadingProblem(FederatedLearning):
         )
         self._cpu_share[lanes] = offloading.cpu_hz / config.max_cpu_hz
         self._shares[lanes] = np.stack([offloading.uplink_share, offloading.downlink_share], axis=1)
-        self._spent_j[lanes], self._latency_s[lanes] = found.energy_j, found.latency_s
+        self._latency_s[lanes] = found.latency_s
         self._wsel_sum[lanes] += self._wsel[lanes]
         self._joules[lanes] += found.energy_j.sum(axis=1)
         self._seconds[lanes] += found.latency_s.mean(axis=1)
@@ -564,7 +563,7 @@ class OffloadingProblem(FederatedLearning):
         }
 
     def scene(self, lane: int) -> Scene:
-        """Show what was offloaded, the band, latencies, energies and the accuracy."""
+        """Show what was offloaded, the band, latencies and the accuracy."""
         config, iterations = self.config, int(self._round[lane])
         labels = self._device_labels()
         shown = len(labels)
