@@ -317,7 +317,8 @@ def action_of(offloading: Offloading, config: OffloadingConfig) -> NDArray[Any]:
     split = (2 * offloading.offloaded - 1) / (1 + _EDGE)
     split = np.where(offloading.offloaded == 1, 1.0, split)
     columns = [logits, (2 * cpu - 1)[..., None], split[..., None]]
-    return np.clip(np.concatenate(columns, axis=-1), -1, 1).astype(np.float32)
+    actions: NDArray[np.float32] = np.concatenate(columns, axis=-1).astype(np.float32)
+    return np.clip(actions, -1, 1)
 
 
 def combination_of(levels: IntArray) -> IntArray:
