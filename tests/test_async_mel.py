@@ -232,11 +232,14 @@ def test_claims_on_the_synchronous_case() -> None:
     verdicts = {claim.claim: claim.verdict for claim in async_mel._fig4_claims(cells)}
     assert list(verdicts.values()) == ["yes", "no", "yes", "no", "no", "partly"]
     assert verdicts["T = 10, E = 10: HA-Asyn with c = 0 works better than HA-Sync"] == "no"
-    cells[Cell(20, 10)][HU_SYNC] = never
+    cells[Cell(20, 10)] |= {HU_SYNC: never, HU_ASYN: rising(0.35)}
     last = async_mel._fig4_claims(cells)[-1]
     assert last.claim == "HU-Sync fails to converge on several occasions"
     assert last.verdict == "yes"
     assert last.measured.endswith("100% at T = 10, E = 10, 100% at T = 20, E = 10")
+    uncapped = async_mel._fig4_claims(cells)[-2]
+    assert uncapped.claim == "T = 20, E = 10: HA-Sync works better than HU-Asyn"
+    assert uncapped.verdict == "yes"
 
 
 def test_claims_on_single_cells() -> None:

@@ -21,7 +21,6 @@ from scipy.stats import gmean, kstest
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_checker import check_env as check_for_sb3
 
-from edge_gym import allocation
 from edge_gym.envs.batch_slot import (
     BatchSlotConfig,
     BatchSlotEnv,
@@ -30,6 +29,7 @@ from edge_gym.envs.batch_slot import (
     allocation_of,
     global_batches,
 )
+from edge_gym.solvers import batch_slot as allocation
 
 SMALL: dict[str, Any] = {
     "n_devices": 4,

@@ -11,7 +11,6 @@ import pytest
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from edge_gym import allocation
 from edge_gym.baselines.base import Baseline
 from edge_gym.baselines.batch_slot import RULES
 from edge_gym.envs.batch_slot import (
@@ -23,6 +22,7 @@ from edge_gym.envs.batch_slot import (
     observation_tables,
 )
 from edge_gym.evaluation import run_episodes
+from edge_gym.solvers import batch_slot as allocation
 
 K, LANES = 6, 24
 BY_NAME = {rule.name: rule for rule in RULES}

@@ -309,7 +309,7 @@ def action_of(offloading: Offloading, config: OffloadingConfig) -> NDArray[Any]:
     """
     if config.actions != "direct":
         levels = np.rint(offloading.offloaded * (SPLIT_LEVELS - 1)).astype(np.int64)
-        return np.asarray(levels if config.actions == "grid" else combination_of(levels))
+        return levels if config.actions == "grid" else combination_of(levels)
     shares = np.stack([offloading.uplink_share, offloading.downlink_share], axis=-1)
     largest = shares.max(axis=(-2, -1), keepdims=True)
     logits = 1 + np.log(np.maximum(shares / largest, 1e-300)) / SHARE_EXPONENT

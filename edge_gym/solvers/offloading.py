@@ -26,8 +26,9 @@ _SPLIT_PRECISION = 1e-3
 _NEWTON_STEP = 1e-6
 _MAX_PRICE = 1e12
 _PRICE_STEPS = 25
-_CELLS_PER_USER = 8
+_CELLS_PER_USER = 3
 _LEVEL_STEPS = 3
+_BEST_LEVELS = 5
 _ZOOM_REACH = 2
 _FINEST = 1e-2
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -388,7 +389,8 @@ def near_optimal(costs: OffloadingCosts, *, cells: int = 40, levels: int = 20) -
     Args:
         costs: Costs of the iteration, ``(..., M)``.
         cells: Most cells of the band that a user can get, in the first grid of shares.
-        levels: Values of τ̂ in the first grid.
+        levels: Values of τ̂ that are looked at on a grid of half as many cells; the best five are
+            on the first grid.
 
     Raises:
         ValueError: If ``cells`` or ``levels`` is less than 2.
@@ -1425,17 +1427,35 @@ def _work(n_users, width, reach):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
+def _coarse(users, levels, n_cells, limit, costs, found):  # type: ignore[no-untyped-def]
+    """Look at the τ̂ with the ``limit`` lowest ``costs`` on one grid of shares.
+
+    Writes their costs on this grid and the shares of the best; returns the place of the best and
+    the number of cells of the band.
+    """
+    n_users = users.shape[0]
+    budget = max(n_cells, _CELLS_PER_USER * n_users)
+    work = _work(n_users, n_cells + 1, n_cells + 1)
+    cells, trial = np.zeros((n_users, 3)), np.zeros((n_users, 3))
+    for j in range(n_users):
+        cells[j, 2] = 1 / budget
+    order = np.argsort(costs)[:limit]
+    costs[:] = math.inf
+    best, least = order[0], math.inf
+    for i in order:
+        costs[i] = _try_ready(users, levels[i], cells, (n_cells, n_cells), work, trial)
+        if costs[i] < least:
+            best, least = i, costs[i]
+            _copy(trial.ravel(), found.ravel())
+    return best, budget
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _near_optimal(users, n_cells, n_levels, offloaded):  # type: ignore[no-untyped-def]
     """Write near-optimal shares ι: the best τ̂ and shares on a grid, then on ever finer ones."""
     n_users = users.shape[0]
-    work = _work(n_users, n_cells + 1, n_cells + 1)
-    budget = max(n_cells, _CELLS_PER_USER * n_users)
     cells, trial, best = np.zeros((n_users, 3)), np.zeros((n_users, 3)), np.zeros((n_users, 3))
-    for j in range(n_users):
-        cells[j, 2] = 1 / budget
-    grid = (n_cells, n_cells)
-    levels = np.empty(n_levels)
-    least, chosen = math.inf, 0
+    levels, costs, shares = np.empty(n_levels), np.zeros(n_levels), np.empty(n_users)
     for i in range(n_levels):
         # Where updates that arrive in time take this share of the band, or nearly so.
         aim = (i + 0.5) / n_levels
@@ -1444,13 +1464,12 @@ def _near_optimal(users, n_cells, n_levels, offloaded):  # type: ignore[no-untyp
             user = users[j]
             ready = max(ready, user.ready + user.upload * _stretch(aim, user.uplink_snr))
         for _ in range(_LEVEL_STEPS):
-            total, slope = _least_shares(users, ready, work[0])
+            total, slope = _least_shares(users, ready, shares)
             ready += max((1 / aim - 1 / total) * total**2 / -slope, 0.0)
         levels[i] = ready
-        cost = _try_ready(users, ready, cells, grid, work, trial)
-        if cost < least:
-            least, chosen = cost, i
-            best, trial = trial, best
+    _coarse(users, levels, max(n_cells // 2, 2), n_levels, costs, best)
+    chosen, budget = _coarse(users, levels, n_cells, _BEST_LEVELS, costs, best)
+    least = costs[chosen]
     ready = levels[chosen]
     reach = (levels[max(chosen - 1, 0)] - levels[min(chosen + 1, n_levels - 1)]) / 4
     work = _work(n_users, 4 * _ZOOM_REACH + 1, 8 * _ZOOM_REACH)
