@@ -85,6 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore", "Solution may be inaccurate")
     for n_users in options.users:
+        print(f"M = {n_users}", flush=True)
         for name, values in medians(n_users, options.repeats).items():
             print(f"  {name}: ms " + " / ".join(f"{value:.3g}" for value in values), flush=True)
 

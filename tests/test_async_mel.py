@@ -410,7 +410,7 @@ def test_selected_cells_of_the_document_s_setting(
     (config,) = done.config.values()
     (cell,) = done.data.values()
     # The document's bits of a sample, which the small setting has twenty times of.
-    assert config["sample_bits"] == 6272
+    assert (config["sample_bits"], config["learning_rate"]) == (6272, 0.04)
     assert all(scheme in done.parameters for scheme in cell["schemes"])
     number = {"async-mel-fig5": 9, "async-mel-fig8": 11, "mel-fig2": 4, "mel-fig3": 6}[name]
     assert len(steps) == 2 * number

@@ -330,7 +330,7 @@ def test_users_minimise_their_part_of_the_augmented_lagrangian() -> None:
     for i in range(40):
         c = 10 ** rng.uniform(-1, 1.5, 3)
         pull = rng.uniform(-1, 2, 3) * [1, 0.05, 1]
-        centre = np.array([rng.uniform(0.01, 0.5), rng.uniform(2, 12), rng.uniform(0.01, 0.5)])
+        centre = np.array([rng.uniform(0.01, 0.5), rng.uniform(1, 12), rng.uniform(0.01, 0.5)])
         costs = table_one(channel_gains(rng, (1,)), server_hz=10 ** rng.uniform(8.5, 10))
         split = [0.0, 0.3, 0.7, 0.95, 1.0][i % 5]
         user, copy = solver._users(costs)[0, 0], np.array([0.1, 5.0, 0.1, 0.0])
@@ -399,6 +399,56 @@ def test_numbers_of_the_documents_readme(
         assert wsel(costs, decisions).mean() == pytest.approx(expected, abs=6e-4)
     assert wsel(costs, solver.given_bands(costs)).mean() == pytest.approx(gbe, rel=5e-3)
     assert wsel(costs, best).mean() <= min(grid, admm) + 5e-4
+
+
+def test_cells_have_their_least_cost() -> None:
+    """A user's least cost of n cells, for given τ̂, against all shares and a fine grid of ι."""
+    rng = np.random.default_rng(20)
+    inner = 0
+    for _ in range(25):
+        costs = varied(rng, 1, 1)
+        if not costs.task_bits.all():
+            continue
+        o = {name: float(np.asarray(value)[0, 0]) for name, value in vars(costs).items()}
+        user, n = solver._users(costs)[0, 0], 6
+        begin = o["previous_download_s"] + o["training_s"]
+        base, unit, cells = 0.3 * rng.random(), 0.6, np.array([0.01, 0.02, 0.1])
+        link = [base * 20e6, o["uplink_snr_hz"]]
+        ready = begin + o["model_bits"] / (link[0] * math.log2(1 + link[1] / link[0]))
+        received, table, splits = (np.empty(n + 1) for _ in range(3))
+        sent = np.empty(n + 1, np.int64)
+        solver._tabulate(user, ready, base, unit, cells, (n, n), received, table, sent, splits)
+        expected = np.full(n + 1, np.inf)
+        iota = np.linspace(0, 1, 20_001)
+        for i in range(n + 1):
+            for k in range(n + 1 - i):
+                up = 20e6 * (base + unit * (cells[0] + i * cells[2]))
+                down = 20e6 * unit * (cells[1] + k * cells[2])
+                bit_up = 1 / (up * math.log2(1 + o["uplink_snr_hz"] / up))
+                download = o["model_bits"] / (down * math.log2(1 + o["downlink_snr_hz"] / down))
+                sending = bit_up * (o["model_bits"] + iota * o["task_bits"])
+                cycles = o["cycles_per_bit"] * o["task_bits"]
+                edge_end = np.maximum(ready, begin + sending) + iota * cycles / o["server_hz"]
+                free = np.cbrt(o["time_weight"] / (2 * o["capacitance"] * o["energy_weight"]))
+                slow = np.maximum(edge_end - ready - download, 1e-12)
+                hz = np.minimum(min(free, o["max_hz"]), (1 - iota) * cycles / slow)
+                with np.errstate(invalid="ignore"):
+                    local_end = ready + download + (1 - iota) * cycles / hz
+                local_end[-1] = 0.0
+                energy = o["transmit_power_w"] * sending
+                energy += o["capacitance"] * hz**2 * (1 - iota) * cycles
+                energy[:-1] += o["receive_power_w"] * download
+                cost = o["energy_weight"] * energy
+                cost += o["time_weight"] * np.maximum(local_end, edge_end)
+                expected[i + k] = min(expected[i + k], cost.min())
+                if i + k == n:
+                    inner += 0 < cost.argmin() < 20_000
+        # With ι = 1 a user does not use the cells of its downlink.
+        best = np.minimum.accumulate(expected)
+        found = np.minimum.accumulate(table)
+        assert (found <= best * (1 + 1e-6)).all()
+        assert (found >= best * (1 - 1e-3)).all()
+    assert inner > 20
 
 
 def test_near_optimal_is_no_worse_than_a_fine_grid() -> None:
