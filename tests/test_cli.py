@@ -138,11 +138,14 @@ def test_a_real_ctrl_c(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*command, *SET, "--out", str(tmp_path / "new")], stderr=subprocess.PIPE, text=True
     )
-    while not (tmp_path / "new").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        while not (tmp_path / "new").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130, errors
     assert errors.split() == ["edge-gym:", "stopped"]
     assert not list((tmp_path / "new").iterdir())
