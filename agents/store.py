@@ -158,7 +158,8 @@ def versions() -> dict[str, str]:
 def levels_per_device(actions: Any, observations: Any) -> int:
     """Return how many levels each device has where actions are combinations of them."""
     n_devices: int = observations["devices"].shape[0]
-    return round(float(actions.n) ** (1 / n_devices))
+    levels: int = round(float(actions.n) ** (1 / n_devices))
+    return levels
 
 
 def _algorithm(model: BaseAlgorithm) -> str:
