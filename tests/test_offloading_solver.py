@@ -423,28 +423,28 @@ def test_cells_have_their_least_cost() -> None:
     rng = np.random.default_rng(20)
     n, unit = 4, 0.6
     inner = kinks = 0
-    for _ in range(40):
+    for _ in range(50):
         # A slow server dominates, and with much weight on energy users compute slowly too.
         costs = table_one(
             channel_gains(rng, (1,)) * 10 ** rng.uniform(-1, 1),
             10 ** rng.uniform(0, 2),
-            energy_weight=10 ** rng.uniform(-1, 1.5),
+            energy_weight=10 ** rng.uniform(-1, 0.7),
             server_hz=10 ** rng.uniform(8.3, 9.7),
             max_hz=5e9,
         )
         user = solver._users(costs)[0, 0]
         base, cells = 0.1 * rng.random(), np.array([0.05 * rng.random(), 0.02, 0.15])
         first = 20e6 * (base + unit * cells[0])
-        upload = costs.model_bits[0] / (first * np.log2(1 + costs.uplink_snr_hz[0] / first))
+        rate = first * np.log2(1 + costs.uplink_snr_hz[0] / first)
 
         def cost(ready: float, i: int, k: int, split: float) -> tuple[float, float]:
             up = base + unit * (cells[0] + i * cells[2])  # noqa: B023
             down = unit * (cells[1] + k * cells[2])  # noqa: B023
             return user_cost(costs, ready, 20e6 * up, 20e6 * down, split)  # noqa: B023
 
-        for number, factor in enumerate(np.linspace(1, 4, 40)):
-            ready = 2 + factor * upload
-            # With one share of the uplink alone tasks that arrive at τ̂ are the best more often.
+        # That a task arrives at τ̂ precisely is best in small ranges of τ̂ only.
+        for number, part in enumerate(np.linspace(0.01, 1, 100)):
+            ready = float(2 + (costs.model_bits[0] + part * costs.task_bits[0]) / rate)
             grid = (n if number % 8 == 0 else 0, n)
             received, table, splits = (np.empty(n + 1) for _ in range(3))
             sent = np.zeros(n + 1, np.int64)
@@ -460,8 +460,8 @@ def test_cells_have_their_least_cost() -> None:
                         if 0 <= other < 1:
                             worse, _ = cost(ready, used, total - used, other)
                             assert table[total] <= worse * (1 + 1e-9)
-    assert inner > 500
-    assert kinks > 10
+    assert inner > 2000
+    assert kinks > 5
 
 
 def test_near_optimal_is_no_worse_than_a_fine_grid() -> None:
