@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines import make_baseline
 from edge_gym.baselines.base import DrawingBaseline
+from edge_gym.baselines.offloading import observed_costs as observed_offloading_costs
 from edge_gym.baselines.task_allocation import observed_costs, observed_limits, observed_total
 from edge_gym.baselines.update_scheduling import Seen
 from edge_gym.envs.core import IntArray
+from edge_gym.envs.offloading import OffloadingConfig, action_of, offloading_of
 from edge_gym.envs.task_allocation import (
     SHARE_EXPONENT,
     TaskAllocationConfig,
@@ -28,6 +30,7 @@ from edge_gym.envs.task_allocation import (
     joint_columns,
 )
 from edge_gym.solvers import task_resources
+from edge_gym.solvers.offloading import optimal_resources
 from edge_gym.solvers.task_allocation import Tasks
 
 _PRIORITY_SPAN = 2.0
@@ -130,6 +133,37 @@ class FillInOrder(Decoder):
         return joint_columns(Tasks(samples, updates), resources, limits, config)
 
 
+class OptimalResources(Decoder):
+    """A score moves what a baseline offloads for a user; bands and CPU speeds are optimal for it.
+
+    Args:
+        env: The environment.
+        policy: ``name`` of the baseline, and its parameters.
+        scale: What a score of 1 adds to the part of a task that is offloaded, up to 1.
+    """
+
+    columns = 1
+
+    def __init__(self, env: Any, *, policy: Mapping[str, Any], scale: float = 0.5) -> None:
+        config = env.unwrapped.config
+        if not isinstance(config, OffloadingConfig) or config.actions != "direct":
+            raise ValueError("optimal-resources is for offloading with continuous actions")
+        self._residual = Residual(env, policy=policy, scale=2 * scale)
+        self._config: OffloadingConfig = config
+        self._tables = env.unwrapped.tables
+
+    def decode(self, observations: Any, scores: NDArray[Any]) -> NDArray[np.float32]:
+        """Move the parts and solve for the rest."""
+        residuals = np.zeros((*scores.shape[:-1], 4))
+        residuals[..., 3] = scores[..., 0]
+        moved = self._residual.decode(observations, residuals)
+        costs = observed_offloading_costs(Seen(self._tables, observations), self._config)
+        wanted = offloading_of(moved, self._config, costs.task_bits > 0)
+        return np.asarray(
+            action_of(optimal_resources(costs, wanted.offloaded), self._config), np.float32
+        )
+
+
 def _filled(rooms: IntArray, priority: NDArray[np.float64], total: IntArray) -> IntArray:
     """Return samples ``(..., K)``, given in the order of falling priority as far as rooms go."""
     order = np.argsort(-priority, axis=-1, kind="stable")
@@ -142,7 +176,11 @@ def _filled(rooms: IntArray, priority: NDArray[np.float64], total: IntArray) -> 
     return samples
 
 
-DECODERS: dict[str, type[Any]] = {"residual": Residual, "fill-in-order": FillInOrder}
+DECODERS: dict[str, type[Any]] = {
+    "residual": Residual,
+    "fill-in-order": FillInOrder,
+    "optimal-resources": OptimalResources,
+}
 """Decoders by the names that recipes use."""
 
 

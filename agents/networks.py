@@ -475,6 +475,8 @@ class AgentPolicy:
             found = self.network(_tensors(observations))
             scores = (as_many_positive(found) if self._signs else found).numpy()
         if self.decoder is not None:
+            if self.decoder.columns == 1:
+                scores = scores[..., None]
             return self.decoder.decode(observations, scores.clip(-1, 1))
         if self._continuous:
             return np.asarray(scores.clip(-1, 1), np.float32)

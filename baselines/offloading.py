@@ -26,6 +26,7 @@ from edge_gym.solvers.offloading import (
     admm,
     edge_only,
     exhaustive,
+    given_bands,
     local_only,
     near_optimal,
     optimal_resources,
@@ -51,9 +52,13 @@ class _Rule(Baseline):
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Return the actions that mean these decisions."""
         seen = Seen(self.tables, observations)
-        columns = {name: seen.device(name) for name in _COLUMNS}
-        costs = offloading_costs(self.config, **columns, model_mbit=seen.system("model_mbit"))
-        return action_of(self.decide(seen, costs), self.config)
+        return action_of(self.decide(seen, observed_costs(seen, self.config)), self.config)
+
+
+def observed_costs(seen: Seen, config: OffloadingConfig) -> OffloadingCosts:
+    """Return what the iteration that begins costs, ``(..., M)``."""
+    columns = {name: seen.device(name) for name in _COLUMNS}
+    return offloading_costs(config, **columns, model_mbit=seen.system("model_mbit"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +152,8 @@ class GroupBandwidth(_Rule):
         return super().applies_to(config) and config.actions == "direct"
 
     def decide(self, seen: Seen, costs: OffloadingCosts) -> Offloading:
-        """Solve it by ADMM under the halves."""
-        return admm(costs, grouped=True)[0]
+        """Solve it under the halves."""
+        return given_bands(costs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,17 +6,27 @@ solves the same tables, one after the other, as a mixed-integer program of the u
 gets no more updates than the exact solver looks at. Every repetition times all of them in turn;
 medians are compared, of CPU time, since HiGHS takes long enough for others to get the core. The
 numbers in ``edge_gym/solvers/task_allocation.py`` come from here.
+
+``--training`` times the training of global cycles instead, with the tasks of the exact allocation
+under the cap 3: all learners and lanes at once, a loop over learners that trains each with the same
+code, and a loop of torch modules.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
+from benchmarks.federated import Module, Task
+from edge_gym.baselines import make_baseline
+from edge_gym.evaluation import make_lanes
+from edge_gym.learning.federated import pad_rows
 from edge_gym.solvers import task_allocation as allocation
 from tests.test_task_allocation_solver import (
     LEAST,
@@ -86,13 +96,79 @@ def means(placements: int, cycle_s: float, limit_j: float, cap: int) -> str:
     )
 
 
+def training(env_id: str, n_lanes: int, repeats: int) -> dict[str, float]:
+    """Return the milliseconds that one lane's cycle takes, by way of training."""
+    env = make_lanes(env_id, n_lanes, {})
+    observation, _ = env.reset(seed=0)
+    problem, config, lanes = env.problem, env.config, np.arange(n_lanes)
+    rule = make_baseline("ha-asyn", env, cap=3)
+    given, wanted, _ = problem._decide(lanes, rule.act(observation))
+    held = problem._held(lanes, given)
+    updates = np.minimum(wanted, problem._possible(lanes, held, None))
+    rows, counts = pad_rows(
+        [problem._draw_tasks(lane, given[lane], held[lane]) for lane in lanes]
+    )
+    learner, generators = problem.learner, [problem.generators[lane] for lane in lanes]
+
+    def train(columns: slice, lane: slice = slice(None)) -> None:
+        learner.local_updates(
+            *(lanes[lane], rows[lane, columns], counts[lane, columns], generators[lane]),
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            epochs=updates[lane, columns],
+        )
+
+    def one_by_one() -> None:
+        for k in range(config.n_devices):
+            train(slice(k, k + 1), slice(0, 1))
+
+    x = torch.tensor(problem.features.train)
+    y = torch.tensor(problem.features.train_labels)
+    side = problem.features.image_shape[-1]
+    model = Module(Task("mlp", side, config.hidden_sizes))
+
+    def modules() -> None:
+        for k in range(config.n_devices):
+            local = copy.deepcopy(model)
+            optimizer = torch.optim.SGD(local.parameters(), lr=config.learning_rate)
+            own = torch.from_numpy(rows[0, k, : counts[0, k]])
+            for _ in range(updates[0, k]):
+                for part in own[torch.randperm(len(own))].split(config.batch_size):
+                    optimizer.zero_grad()
+                    local.loss(x[part], y[part]).backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+
+    ways = {
+        f"{n_lanes} lanes": (lambda: train(slice(None)), n_lanes),
+        "one lane": (lambda: train(slice(None), slice(0, 1)), 1),
+        "learner by learner": (one_by_one, 1),
+        "torch modules": (modules, 1),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, (play, count) in ways.items():
+            times[name].append(1e3 * seconds(play) / count)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--programs", type=int, default=5, help="instances that HiGHS solves")
     parser.add_argument("--limit-s", type=float, default=20.0, help="of each of them")
     parser.add_argument("--placements", type=int, default=1024)
+    parser.add_argument("--training", action="store_true", help="time the training of cycles")
     options = parser.parse_args()
+    if options.training:
+        torch.set_num_threads(1)
+        for env_id, n_lanes, repeats in (
+            ("TaskAllocation-v0", 64, options.repeats),
+            ("TaskAllocation-Document-v0", 4, 3),
+        ):
+            found = training(env_id, n_lanes, repeats)
+            line = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
+            print(f"{env_id}: ms for a lane's cycle, {line}", flush=True)
+        return
     for cycle_s, limit_j, cap in itertools.product((10.0, 20.0), (10.0, 20.0), range(6)):
         found = means(options.placements, cycle_s, limit_j, cap)
         print(f"T = {cycle_s:g} s, E = {limit_j:g} J, c = {cap}: {found}", flush=True)

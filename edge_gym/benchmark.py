@@ -32,6 +32,7 @@ _POLICIES = (
     "optimal-batch-slot",
     "ha-asyn",
     "joint-task-resource",
+    "near-optimal",
     "channel-aware",
     "random",
 )

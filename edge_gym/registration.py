@@ -318,8 +318,10 @@ ENVIRONMENTS: tuple[EnvironmentId, ...] = (
     ),
     _task_allocation(
         "JointTaskResource-v0",
-        "samples, updates, bands, transmit powers and CPU speeds of all learners",
+        "samples, updates, bands, transmit powers and CPU speeds of all learners, in 5 s cycles",
         actions="joint",
+        # In 10 s every policy learns all that these few samples teach.
+        cycle_s=5.0,
     ),
     _task_allocation(
         "TaskAllocation-Document-v0",

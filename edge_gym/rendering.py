@@ -466,10 +466,11 @@ def _draw_bars(page: _Frame, cell: Box, panel: BarPanel) -> None:
     target_colours = dict(zip(targets, cycle(_TARGET_COLOURS), strict=False))
     y_limits = panel.y_limits or _fit([np.zeros(1), *series.values(), *targets.values()])
     base = y_limits[0] if panel.y_limits else 0.0
-    legend = {name: (colour, 7.0) for name, colour in colours.items()}
+    legend = {name: (colour, 7.0) for name, colour in colours.items() if name}
     legend |= {name: (colour, 2.0) for name, colour in target_colours.items()}
     x_limits = (-0.6, len(panel.labels) - 0.4)
-    frame = _chart(page, cell, panel, x_limits, y_limits, legend if len(legend) > 1 else {})
+    alone = len(series) + len(targets) == 1
+    frame = _chart(page, cell, panel, x_limits, y_limits, {} if alone else legend)
     _x_ticks(frame, {place: label for place, label in enumerate(panel.labels) if label})
     for name, heights in series.items():
         corners = [

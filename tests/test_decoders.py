@@ -18,12 +18,15 @@ from edge_gym.agents.recipe import Recipe, parse_recipe
 from edge_gym.agents.training import make_model
 from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.baselines import make_baseline
+from edge_gym.baselines.offloading import observed_costs as observed_offloading_costs
 from edge_gym.baselines.task_allocation import observed_costs, observed_total
 from edge_gym.baselines.update_scheduling import Seen
-from edge_gym.envs.offloading import combination_of
+from edge_gym.envs.offloading import combination_of, offloading_of
+from edge_gym.solvers.offloading import evaluate, optimal_resources
 from tests.rollouts import FEW_TASKS, SMALL
 
 FILL = {"name": "fill-in-order"}
+SPLIT = {"name": "optimal-resources", "policy": {"name": "near-optimal"}, "scale": 0.25}
 
 
 def make_vec(name: str, lanes: int = 3, **fields: Any) -> Any:
@@ -169,9 +172,38 @@ def test_residuals_are_added_to_a_rule() -> None:
     assert not np.array_equal(moved, rule)
 
 
+def test_resources_are_optimal_for_what_is_offloaded() -> None:
+    env = make_vec("Offloading-v0", lanes=8)
+    observations, _ = env.reset(seed=1)
+    decoder, rule = make_decoder(SPLIT, env), make_baseline("near-optimal", env)
+    for step in range(2):
+        # Tasks come in every second iteration.
+        assert (env.problem._task_bits > 0).any() == bool(step)
+        found = decoder.decode(observations, np.zeros((8, 3, 1)))
+        near = rule.act(observations)
+        assert found.dtype == np.float32
+        # In the grid's cells the rule's own resources are not quite optimal.
+        np.testing.assert_allclose(found[..., 3], near[..., 3], atol=1e-6)
+        scores = np.random.default_rng(step).uniform(-1, 1, (8, 3, 1))
+        moved = decoder.decode(observations, scores)
+        costs = observed_offloading_costs(Seen(env.tables, observations), env.config)
+        tasks = costs.task_bits > 0
+        begin, end = (offloading_of(action, env.config, tasks) for action in (near, moved))
+        # Actions go from -1 to 1, with an edge on both sides that is all or nothing.
+        wanted = np.clip(1.05 * (near[..., 3] + 0.5 * scores[..., 0]) / 2 + 0.5, 0, 1)
+        np.testing.assert_allclose(end.offloaded, np.where(tasks, wanted, 0), atol=1e-6)
+        best = evaluate(costs, optimal_resources(costs, end.offloaded)).wsel
+        np.testing.assert_allclose(evaluate(costs, end).wsel, best, rtol=1e-5)
+        if step:
+            assert (evaluate(costs, end).wsel > evaluate(costs, begin).wsel).all()
+        observations, *_ = env.step(moved)
+
+
 @pytest.mark.parametrize(
     ("name", "wanted", "message"),
     [
+        ("OffloadingGrid-v0", SPLIT, "continuous actions"),
+        ("TaskAllocation-v0", SPLIT, "for offloading"),
         ("TaskAllocation-v0", {"name": "magic"}, "unknown decoder 'magic'; known are residual"),
         ("TaskAllocation-v0", {**FILL, "speed": 1}, "fill-in-order"),
         ("TaskAllocationStaleness-v0", FILL, "continuous actions"),
@@ -230,25 +262,32 @@ def test_the_adapter_decodes_what_was_seen() -> None:
         np.testing.assert_allclose(rewards, gains, rtol=1e-6)
 
 
-def test_agents_are_saved_with_their_decoder(tmp_path: Path) -> None:
-    env = LaneVecEnv(tasks_vec(), decoder=FILL)
-    model = make_model(recipe(network={"decoder": FILL}), env)
+@pytest.mark.parametrize(
+    ("name", "decoder", "columns"), [("TaskAllocation-v0", FILL, 2), ("Offloading-v0", SPLIT, 4)]
+)
+def test_agents_are_saved_with_their_decoder(
+    name: str, decoder: dict[str, Any], columns: int, tmp_path: Path
+) -> None:
+    env = LaneVecEnv(make_vec(name), decoder=decoder)
+    model = make_model(recipe(network={"decoder": decoder}), env)
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.policy.parameters():
             parameter.copy_(0.3 * torch.randn_like(parameter))
-    path = save_agent(model, tmp_path / "agent", {"decoder": FILL})
+    path = save_agent(model, tmp_path / "agent", {"decoder": decoder})
     env.seed(3)
     seen = env.reset()
     scores, _ = model.predict(seen, deterministic=True)
     assert (np.abs(scores) < 1).any()
     agent = load_agent(path, env.env)
-    expected = make_decoder(FILL, env.env).decode(seen, scores)
+    expected = make_decoder(decoder, env.env).decode(seen, scores)
     np.testing.assert_allclose(agent.act(seen), expected, atol=1e-6)
-    # As many learners as there are.
-    more = tasks_vec(n_devices=9)
+    # As many devices as there are.
+    more = make_vec(name, n_devices=9)
     observations, _ = more.reset(seed=1)
-    assert agent.act(observations).shape == (3, 9, 2)
+    assert agent.act(observations).shape == (3, 9, columns)
+    alone = {part: values[0] for part, values in observations.items()}
+    np.testing.assert_allclose(agent.act(alone), agent.act(observations)[0], atol=1e-6)
 
 
 class KilledError(Exception):

@@ -718,7 +718,8 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         "energy_spread_j": (-0.1, 10.1, np.nan, np.inf, None, "1"),
         "cycles": NOT_COUNTS,
         "batch_size": NOT_COUNTS,
-        "least_samples": NOT_COUNTS,
+        # More than a learner may have.
+        "least_samples": (*NOT_COUNTS, 151),
         "most_updates": NOT_COUNTS,
         "caps": ((), (1,), (1, 0), (1, 1)),
         # More speeds than learners, and none.

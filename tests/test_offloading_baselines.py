@@ -29,6 +29,7 @@ from edge_gym.solvers.offloading import (
     edge_only,
     evaluate,
     exhaustive,
+    given_bands,
     local_only,
     near_optimal,
     optimal_resources,
@@ -143,7 +144,7 @@ Solved = Callable[[Made, dict[str, Any], OffloadingCosts], Offloading]
         ("exhaustive", {}, lambda env, seen, costs: exhaustive(costs, 0.2)),
         ("lco", {}, lambda env, seen, costs: local_only(costs)),
         ("eco", {}, lambda env, seen, costs: edge_only(costs)),
-        ("gbe", {}, lambda env, seen, costs: admm(costs, grouped=True)[0]),
+        ("gbe", {}, lambda env, seen, costs: given_bands(costs)),
         ("constant-split", {}, lambda env, seen, costs: optimal_resources(costs, 0.6)),
         (
             "constant-split",

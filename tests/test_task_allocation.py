@@ -325,7 +325,7 @@ class Plain:
             "joules": self.joules.sum(),
             "cycle_j": spent.sum(),
             "finish_s": max(self.finish_s),
-            "mean_updates": sum(counted) / self.k,
+            "updates": sum(counted) / self.k,
             "weighted_updates": sum(done[k] * held[k] for k in arrived) / max(learned, 1),
             "staleness": max(counted) - min(counted) if counted else 0,
             "lowered": sum(planned[k] < wanted[k] for k in ks),
@@ -333,7 +333,7 @@ class Plain:
             "arrived": len(arrived),
             "samples": learned,
         }
-        self.told.append((told["mean_updates"], told["staleness"]))
+        self.told.append((told["updates"], told["staleness"]))
         return w, told
 
 
@@ -445,7 +445,6 @@ def test_an_episode_equals_the_plain_reference(fields: dict[str, Any]) -> None:
         np.testing.assert_allclose(global_model(env), model, atol=1e-5)
         learned += np.abs(model - w).max() > 1e-3
         if plain.cycle == 6:
-            # The last one is of the whole episode.
             told["mean_updates"] = np.mean([updates for updates, _ in plain.told])
         for name, value in told.items():
             assert info[name] == pytest.approx(value, rel=1e-9), name
@@ -841,7 +840,7 @@ def test_fair_shares_full_power_and_speed_are_the_direct_actions(fields: dict[st
                 for env, step in ((joint, ours), (direct, theirs))
             )
             np.testing.assert_array_equal(found, wanted, err_msg=name)
-        for name in ("mean_updates", "weighted_updates", "lowered", "left_out", "arrived"):
+        for name in ("updates", "weighted_updates", "lowered", "left_out", "arrived"):
             assert ours[4][name] == theirs[4][name], name
         if "slowdown_probability" not in fields:
             assert ours[4]["finish_s"] == pytest.approx(theirs[4]["finish_s"], rel=1e-9)
@@ -855,7 +854,7 @@ def test_slow_cpus_cost_the_same_energy_with_either_actions() -> None:
         env.reset(seed=0)
         rest = np.tile(np.float32([0, 1, 1]), (4, 1))[:, : env.action_space.shape[1] - 2]
         *_, info = env.step(np.concatenate([everyone(2), rest], axis=1))
-        assert (info["mean_updates"], info["lowered"]) == (2, 0)
+        assert (info["updates"], info["lowered"]) == (2, 0)
         joules.append(info["joules"])
     np.testing.assert_allclose(joules, joules[0], rtol=1e-12)
 
@@ -934,7 +933,7 @@ def test_rewards_telescope(fields: dict[str, Any], reward: str) -> None:
         assert not truncated
         assert gain == info["accuracy_gain" if reward == "accuracy" else "loss_decrease"]
         rewards.append(gain)
-        told.append(info["mean_updates"])
+        told.append(info["updates"])
         if not over:
             assert "test_accuracy" not in info
     assert len(rewards) == 6

@@ -432,7 +432,7 @@ def test_all_rules_keep_to_what_learners_can_do(fields: dict[str, Any]) -> None:
             assert not info["lowered"].any(), rule.name
             spent = env.problem._spent_j / env.problem._limit_j
             assert max(spent.max(), env.problem._finish_s.max() / env.config.cycle_s) <= 1 + 1e-9
-            nothing += (info["mean_updates"] == 0).sum()
+            nothing += (info["updates"] == 0).sum()
         # Whom a rule counts on may all be lost; unaware allocations let everybody wait for one.
         if rule.name not in ("hu-sync", "hu-asyn"):
             assert nothing <= (8 if env.config.drop_out else 0), rule.name
@@ -463,7 +463,7 @@ def test_joint_allocations_have_the_most_updates(fields: dict[str, Any]) -> None
             assert (info["samples"] == 1500).all()
             assert (info["staleness"] <= (12 if cap is None else cap)).all()
             assert (info["finish_s"] <= env.config.cycle_s * (1 + 1e-9)).all()
-            means[name, cap] = info["mean_updates"]
+            means[name, cap] = info["updates"]
             if cap == 1:
                 default = make(name, env).act(observation)
                 np.testing.assert_array_equal(default, action)

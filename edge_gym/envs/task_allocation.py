@@ -146,6 +146,14 @@ class TaskAllocationConfig(FederatedConfig):
         check_integer("cycles", self.cycles, 1)
         check_integer("batch_size", self.batch_size, 1)
         check_integer("least_samples", self.least_samples, 1)
+        if self.samples_per_device is not None:
+            fewest = self.task_share * (1 - self.size_spread) * self.samples_per_device
+            if self.least_samples > fewest:
+                raise ValueError(
+                    f"least_samples must be at most {fewest:g}, the fewest samples that "
+                    "samples_per_device, size_spread and task_share leave for a learner, got "
+                    f"{self.least_samples}"
+                )
         check_integer("most_updates", self.most_updates, 1)
         if len(self.caps) < 2 or list(self.caps) != sorted(set(self.caps)):
             raise ValueError(f"caps must be two or more that ascend, got {self.caps}")
@@ -552,7 +560,7 @@ class TaskAllocation(FederatedLearning):
             "joules": self._joules[lanes].sum(axis=1),
             "cycle_j": self._spent_j[lanes].sum(axis=1),
             "finish_s": self._finish_s[lanes].max(axis=1),
-            "mean_updates": updates.mean(axis=1),
+            "updates": updates.mean(axis=1),
             "weighted_updates": (updates * learned).sum(axis=1)
             / np.maximum(learned.sum(axis=1), 1),
             "staleness": staleness.astype(np.float64),
@@ -958,7 +966,7 @@ class TaskAllocationEnv(EdgeEnv):
     ## Information
     ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``, ``cycles``,
     ``seconds`` and the learners' ``joules`` so far, ``cycle_j``, ``finish_s`` (when the last
-    learner was ready), ``mean_updates`` (of τ_k, 0 for what did not arrive),
+    learner was ready), ``updates`` (mean of τ_k, 0 for what did not arrive),
     ``weighted_updates`` (of what arrived, by d_k), ``staleness`` (largest difference among what
     arrived), ``lowered`` (learners whose τ_k was lowered), ``left_out`` (learners without samples
     or updates), ``arrived``, ``samples`` (that were learned from, copies counted); with
