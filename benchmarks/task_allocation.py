@@ -105,9 +105,7 @@ def training(env_id: str, n_lanes: int, repeats: int) -> dict[str, float]:
     given, wanted, _ = problem._decide(lanes, rule.act(observation))
     held = problem._held(lanes, given)
     updates = np.minimum(wanted, problem._possible(lanes, held, None))
-    rows, counts = pad_rows(
-        [problem._draw_tasks(lane, given[lane], held[lane]) for lane in lanes]
-    )
+    rows, counts = pad_rows([problem._draw_tasks(lane, given[lane], held[lane]) for lane in lanes])
     learner, generators = problem.learner, [problem.generators[lane] for lane in lanes]
 
     def train(columns: slice, lane: slice = slice(None)) -> None:
