@@ -64,6 +64,7 @@ DEVICES = [
         ("TaskAllocation", {"n_devices": 6}),
         ("TaskAllocation", {"n_devices": 16}),
         ("JointTaskResource", {"n_devices": 6}),
+        ("Offloading-v0", {"n_devices": 7}),
     )
     if path.parent.name.startswith(prefix)
 ]

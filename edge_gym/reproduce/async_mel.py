@@ -35,15 +35,14 @@ from edge_gym.reproduce.findings import (
     along,
     check_data,
     metrics,
-    part_name,
     reporting,
-    run_or_load,
     summary,
     verdict,
     with_interval,
     write_findings,
 )
 from edge_gym.statistics import mean_intervals
+from edge_gym.stored import part_name, run_or_load
 
 Float64Array = NDArray[np.float64]
 

@@ -25,14 +25,13 @@ from edge_gym.reproduce.findings import (
     Options,
     accuracy_along,
     metrics,
-    part_name,
     reporting,
-    run_or_load,
     trained_agents,
     verdict,
     with_interval,
     write_findings,
 )
+from edge_gym.stored import part_name, run_or_load
 
 _OPTIMUM = "optimal-batch-slot"
 _TUNED_OPTIMUM = f"tuned-{_OPTIMUM}"

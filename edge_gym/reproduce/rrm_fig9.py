@@ -22,12 +22,12 @@ from edge_gym.reproduce.findings import (
     Options,
     check_data,
     rule_parameters,
-    run_or_load,
     summary,
     verdict,
     with_interval,
     write_findings,
 )
+from edge_gym.stored import run_or_load
 
 _SNRS_DB = (5, 10, 15, 20, 25)
 _DOCUMENT_SNR_DB = 15

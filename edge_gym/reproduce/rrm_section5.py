@@ -24,15 +24,14 @@ from edge_gym.reproduce.findings import (
     Options,
     accuracy_along,
     metrics,
-    part_name,
     reporting,
-    run_or_load,
     trained_agents,
     verdict,
     with_interval,
     write_findings,
 )
 from edge_gym.seeds import TUNING
+from edge_gym.stored import part_name, run_or_load
 
 # What is searched again where K is another: how many, or how seldom.
 _SCALED = ("devices", "period")
