@@ -350,7 +350,7 @@ def _summarise(
     return Results(
         environment=env_id,
         config=plain_config(config),
-        versions=_versions(),
+        versions=package_versions(),
         seeds=seeds,
         policies=policies,
         notes=notes,
@@ -383,7 +383,8 @@ def _ends(interval: NDArray[np.float64]) -> Interval:
     return float(interval[0]), float(interval[1])
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that numbers depend on."""
     versions = {"python": platform.python_version()}
     packages = ("edge_gym", "gymnasium", "numpy", "scipy", "numba", "torch", "stable-baselines3")
     for package in packages:

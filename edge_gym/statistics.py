@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,64 @@ def mean_intervals(
         levels = ndtr(bias + tails / (1 - acceleration * tails))
         intervals[row] += np.quantile(means[row], levels)
     return intervals.reshape(*given.shape[:-1], 2)
+
+
+def stratified_interval(
+    strata: Sequence[ArrayLike],
+    statistic: str = "mean",
+    confidence: float = 0.95,
+    resamples: int = 2_000,
+) -> tuple[float, float]:
+    """Return the bootstrap percentile interval of a statistic over seeds and episodes.
+
+    In every stratum, training seeds and episodes are drawn anew, independently of each other and of
+    other strata: an episode that is drawn is drawn for all of the stratum's seeds, as all of them
+    ran it. The resamples are the same in every call of the same shapes.
+
+    Args:
+        strata: Values of each environment, ``(S, n)``: S training seeds, n episodes.
+        statistic: ``"mean"`` or ``"iqm"``, the interquartile mean, of the values of a stratum; then
+            the mean over strata.
+        confidence: Nominal coverage in (0, 1).
+        resamples: Number of bootstrap samples.
+
+    Raises:
+        ValueError: If there is no stratum, or one has fewer than two episodes.
+
+    Source: Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice,
+    2021.
+    """
+    if not strata:
+        raise ValueError("a confidence interval needs at least one stratum")
+    rng = np.random.default_rng(0)
+    total = np.zeros(resamples)
+    for given in strata:
+        values = np.atleast_2d(np.asarray(given, np.float64))
+        n_seeds, n = values.shape
+        if n < 2:
+            raise ValueError(f"a confidence interval needs at least 2 episodes, got {n}")
+        block = max(1, _BLOCK // values.size)
+        for start in range(0, resamples, block):
+            stop = min(start + block, resamples)
+            seeds = rng.integers(n_seeds, size=(stop - start, n_seeds, 1))
+            episodes = rng.integers(n, size=(stop - start, 1, n))
+            drawn = values[seeds, episodes].reshape(stop - start, -1)
+            total[start:stop] += (
+                drawn.mean(axis=1) if statistic == "mean" else trim_mean(drawn, 0.25, axis=1)
+            )
+    low, high = np.quantile(total / len(strata), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def improvement_probability(ours: ArrayLike, theirs: ArrayLike) -> float:
+    """Return how often a value of ours is above theirs of the same episode; ties count half.
+
+    Args:
+        ours: ``(S, n)`` or ``(n,)``.
+        theirs: ``(n,)``.
+    """
+    gaps = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
+    return float(np.mean(gaps > 0) + np.mean(gaps == 0) / 2)
 
 
 def _resampled_means(rows: NDArray[np.float64], resamples: int) -> NDArray[np.float64]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,9 +40,23 @@ def run_or_load(
         record: Names of step infos to keep along the episodes.
         report: Told how many episodes are done.
     """
-    key = json.dumps(
+    key = episodes_key(env.config, identity, seeds, record)
+    stored = load_episodes(path, key)
+    if stored is not None:
+        report(len(seeds), len(seeds))
+        return stored
+    episodes = run_episodes(env, policy, seeds, report, record)
+    save_episodes(path, key, episodes)
+    return episodes
+
+
+def episodes_key(
+    config: Any, identity: Mapping[str, Any], seeds: Sequence[int], record: Sequence[str]
+) -> str:
+    """Return what tells episodes from others: configuration, policy, seeds, curves and version."""
+    return json.dumps(
         {
-            "config": plain_config(env.config),
+            "config": plain_config(config),
             "policy": dict(identity),
             "seeds": [seeds[0], seeds[-1]],
             "record": list(record),
@@ -48,11 +64,14 @@ def run_or_load(
         },
         sort_keys=True,
     )
-    stored = _load(path, key)
-    if stored is not None:
-        report(len(seeds), len(seeds))
-        return stored
-    episodes = run_episodes(env, policy, seeds, report, record)
+
+
+def save_episodes(path: Path, key: str, episodes: Episodes) -> None:
+    """Write episodes with their key; the file is complete or as it was before.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     arrays: dict[str, Any] = {
         "key": np.array(key),
         "seeds": episodes.seeds,
@@ -63,7 +82,6 @@ def run_or_load(
     }
     with replacing(path) as scratch, scratch.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    return episodes
 
 
 def part_name(task: str) -> str:
@@ -71,7 +89,8 @@ def part_name(task: str) -> str:
     return task.replace(", ", "_").replace(" = ", "").replace(" ", "-") + ".npz"
 
 
-def _load(path: Path, key: str) -> Episodes | None:
+def load_episodes(path: Path, key: str) -> Episodes | None:
+    """Return the episodes in a file if they have this key, else None."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if str(file["key"]) != key:
@@ -82,6 +101,6 @@ def _load(path: Path, key: str) -> Episodes | None:
                 if value:
                     parts[part][value] = file[name]
             return Episodes(file["seeds"], file["returns"], file["lengths"], **parts)
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         # Nothing there, or half a file of another program: run it anew.
         return None

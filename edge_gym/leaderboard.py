@@ -1,0 +1,420 @@
+"""Every policy in every environment, on the same episodes: who is ahead, and by how much."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_gym.comparison import Interval, package_versions
+from edge_gym.envs.checks import check_integer
+from edge_gym.evaluation import Episodes, TaskProgress, make_lanes, seed_warning
+from edge_gym.files import prepare_folder, write_text
+from edge_gym.policies import AGENTS, TUNED, default_specs
+from edge_gym.registration import ENVIRONMENTS, find_environment
+from edge_gym.seeds import EVALUATION
+from edge_gym.statistics import (
+    improvement_probability,
+    interquartile_mean,
+    mean_intervals,
+    stratified_interval,
+)
+from edge_gym.sweep import Chunk, Runner, contender, cut, run_here, sweep
+
+TABLE, NUMBERS, SUMMARY = "leaderboard.csv", "leaderboard.json", "leaderboard.md"
+PARTS = "episodes"
+CHUNK = 100
+_ANALYTICAL = ("document", "ours")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What one policy's episodes in one environment came to.
+
+    Attributes:
+        environment: The environment's id.
+        policy: The policy's name.
+        kind: See ``policies.Contender``.
+        training_seeds: How many agents were trained for it; 0 for rules.
+        episodes: Episodes of each.
+        mean: Mean return.
+        ci95: Its 95 % bootstrap interval over training seeds and episodes.
+        iqm: Interquartile mean of the return.
+        iqm_ci95: Its interval.
+        score: The mean return on the scale where ``random`` is 0 and the best analytical policy is
+            1; None where that is not clearly better than ``random``.
+        difference: Mean paired difference to the best analytical policy, None without one.
+        difference_ci95: Its interval.
+        improvement: Share of the episodes in which it is above the best analytical policy, ties
+            counted half.
+        test_accuracy: Mean test accuracy, where there is one.
+    """
+
+    environment: str
+    policy: str
+    kind: str
+    training_seeds: int
+    episodes: int
+    mean: float
+    ci95: Interval
+    iqm: float
+    iqm_ci95: Interval
+    score: float | None
+    difference: float | None
+    difference_ci95: Interval | None
+    improvement: float | None
+    test_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Overall:
+    """How a group of policies does over all environments in which there is one of them.
+
+    Attributes:
+        group: ``ppo``, ``dqn``, ``learned`` (the better of these), ``document`` or ``ours`` (the
+            best rule of a kind).
+        environments: In how many.
+        score: Mean normalised score. That of an episode is 1 plus the paired difference to the best
+            analytical policy over that policy's mean gain on ``random``.
+        ci95: Its 95 % bootstrap interval, stratified by environment.
+        iqm: Interquartile mean of the episodes' scores.
+        iqm_ci95: Its interval.
+        above: In how many its paired interval against the best analytical policy is above zero.
+        below: In how many it is below.
+    """
+
+    group: str
+    environments: int
+    score: float
+    ci95: Interval
+    iqm: float
+    iqm_ci95: Interval
+    above: int
+    below: int
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All standings.
+
+    Attributes:
+        seeds: First seed and number of the episodes.
+        versions: Of Python and the packages that the numbers depend on.
+        best: The best analytical policy of each environment.
+        standings: By environment, best first.
+        overall: Over all environments.
+        missing: Ids left out, and why.
+    """
+
+    seeds: tuple[int, int]
+    versions: dict[str, str]
+    best: dict[str, str]
+    standings: list[Standing]
+    overall: list[Overall]
+    missing: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything in JSON's types."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        return plain
+
+    def to_csv(self) -> str:
+        """Return one row for each standing."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        names = [name for name in Standing.__dataclass_fields__ if not name.endswith("ci95")]
+        intervals = [name for name in Standing.__dataclass_fields__ if name.endswith("ci95")]
+        ends = [f"{name}_{end}" for name in intervals for end in ("low", "high")]
+        writer.writerow([*names, *ends])
+        for standing in self.standings:
+            row = [getattr(standing, name) for name in names]
+            for name in intervals:
+                row += getattr(standing, name) or (None, None)
+            writer.writerow(["" if value is None else value for value in row])
+        return text.getvalue()
+
+    def to_markdown(self) -> str:
+        """Return the table for a README: a row for each environment, and one for each group."""
+        lines = [
+            "| environment | best rule of the documents | best rule of ours | `ppo` | `dqn` "
+            "| best learned minus best rule | above in |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for name in self.best:
+            rows = [standing for standing in self.standings if standing.environment == name]
+            learned = _first(rows, lambda row: row.kind == "learned")
+            cells = [
+                _cell(_first(rows, lambda row: row.kind == "document"), named=True),
+                _cell(_first(rows, lambda row: row.kind == "ours"), named=True),
+                _cell(_first(rows, lambda row: row.policy == "ppo")),
+                _cell(_first(rows, lambda row: row.policy == "dqn")),
+                _gap(learned),
+                ""
+                if learned is None or learned.improvement is None
+                else f"{100 * learned.improvement:.0f} %",
+            ]
+            lines.append(f"| `{name.rpartition('/')[2]}` | {' | '.join(cells)} |")
+        lines += [
+            "",
+            "| over all environments | in | mean score | interquartile mean | above the best rule "
+            "| below |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {_GROUPS[row.group]} | {row.environments} | {row.score:.3f} {_ends(row.ci95)} "
+            f"| {row.iqm:.3f} {_ends(row.iqm_ci95)} | {row.above} | {row.below} |"
+            for row in self.overall
+        ]
+        return "\n".join(lines) + "\n"
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the table, the numbers and the summary; return their paths.
+
+        Raises:
+            OSError: If the folder cannot be written to.
+        """
+        texts = {
+            TABLE: self.to_csv(),
+            NUMBERS: json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n",
+            SUMMARY: self.to_markdown(),
+        }
+        for name, text in texts.items():
+            write_text(folder / name, text)
+        return [folder / name for name in texts]
+
+
+_GROUPS = {
+    "learned": "better of `ppo` and `dqn`",
+    "ppo": "`ppo`",
+    "dqn": "`dqn`",
+    "document": "best rule of the documents",
+    "ours": "best rule of ours",
+}
+
+
+def leaderboard(
+    environments: Sequence[str] | None = None,
+    *,
+    out: str | os.PathLike[str],
+    episodes: int = 100,
+    seed: int = EVALUATION.start,
+    lanes: int = 64,
+    run: Runner = run_here,
+    progress: TaskProgress | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Leaderboard:
+    """Run every policy in every environment on the same episodes and rank them.
+
+    Policies are the rules that apply, their shipped tuned versions, ``random`` and the shipped
+    agents. The best analytical policy of an environment is chosen on these very episodes, which
+    favours it a little: what is said to beat it, does.
+
+    Args:
+        environments: Ids; None takes all but the documents' own large settings.
+        out: Folder for the files and the episodes; what is there already is not run again.
+        episodes: Episodes of every policy and training seed, at least 2.
+        seed: The first seed; the others follow it.
+        lanes: Most episodes run at a time.
+        run: What runs the chunks; see ``sweep``.
+        progress: Told how many episodes of each environment are done.
+        report: Told what a user should know at once.
+
+    Raises:
+        ValueError: If an id or value is unknown or out of range.
+        OSError: If ``out`` cannot be written to.
+    """
+    check_integer("episodes", episodes, 2)
+    check_integer("seed", seed, 0)
+    check_integer("lanes", lanes, 1)
+    folder = prepare_folder(out)
+    seeds = range(seed, seed + episodes)
+    if report is not None and (warning := seed_warning(seeds)):
+        report(warning)
+    rows = [find_environment(name) for name in environments or _usual()]
+    chunks: dict[tuple[str, str], list[Chunk]] = {}
+    missing: dict[str, str] = {}
+    for row in rows:
+        try:
+            specs = _specs(row.id)
+        except RuntimeError as error:
+            # Data that are not there: what can be run is.
+            missing[row.id] = str(error)
+            if report is not None:
+                report(f"{row.id} is left out: {error}")
+            continue
+        for spec in specs:
+            chunks[row.id, spec] = cut(row.id, spec, seeds, chunk=CHUNK, lanes=lanes)
+    every = [chunk for part in chunks.values() for chunk in part]
+    found = sweep(every, folder / PARTS, run, progress)
+    played = {key: _joined([found[chunk] for chunk in part]) for key, part in chunks.items()}
+    board = rank(played, seeds, missing)
+    board.write(folder)
+    return board
+
+
+def rank(
+    played: Mapping[tuple[str, str], Episodes], seeds: range, missing: Mapping[str, str]
+) -> Leaderboard:
+    """Rank policies.
+
+    Args:
+        played: Episodes by environment and policy, all of the same seeds.
+        seeds: These.
+        missing: Environments that were left out, and why.
+    """
+    standings: list[Standing] = []
+    best: dict[str, str] = {}
+    scored: dict[str, list[tuple[Standing, NDArray[np.float64]]]] = {}
+    for name in dict.fromkeys(environment for environment, _ in played):
+        policies = {spec: part for (of, spec), part in played.items() if of == name}
+        rows, champion, scores = _rank_one(name, policies)
+        standings += rows
+        if champion is not None:
+            best[name] = champion
+        for group, standing in _groups(rows).items():
+            if standing.policy in scores:
+                scored.setdefault(group, []).append((standing, scores[standing.policy]))
+    overall = [_over_all(group, scored[group]) for group in _GROUPS if group in scored]
+    return Leaderboard(
+        (seeds.start, len(seeds)), package_versions(), best, standings, overall, dict(missing)
+    )
+
+
+def _rank_one(
+    name: str, policies: Mapping[str, Episodes]
+) -> tuple[list[Standing], str | None, dict[str, NDArray[np.float64]]]:
+    """Return the standings, best first, the best analytical policy, and episodes' scores."""
+    kinds = {spec: contender(name, spec).kind for spec in policies}
+    means = {spec: float(part.returns.mean()) for spec, part in policies.items()}
+    rules = [spec for spec in policies if kinds[spec] in _ANALYTICAL]
+    champion = max(rules, key=means.__getitem__) if rules else None
+    scale = None
+    if champion is not None and "random" in policies:
+        gain = policies[champion].returns - policies["random"].returns
+        if mean_intervals(gain)[0] > 0:
+            scale = means["random"], float(gain.mean())
+    rows: list[Standing] = []
+    scores: dict[str, NDArray[np.float64]] = {}
+    for spec, part in policies.items():
+        values = part.returns[None]
+        gaps = None if champion is None else values - policies[champion].returns
+        if scale is not None and gaps is not None:
+            # Of the same mean as (return - random) / gain, but paired: episodes differ in luck.
+            scores[spec] = 1 + gaps / scale[1]
+        accuracy = part.infos.get("test_accuracy")
+        rows.append(
+            Standing(
+                environment=name,
+                policy=spec,
+                kind=kinds[spec],
+                training_seeds=len(values) if kinds[spec] == "learned" else 0,
+                episodes=values.shape[1],
+                mean=means[spec],
+                ci95=_interval(values),
+                iqm=interquartile_mean(values.ravel()),
+                iqm_ci95=stratified_interval([values], "iqm"),
+                score=None if scale is None else (means[spec] - scale[0]) / scale[1],
+                difference=None if gaps is None else float(gaps.mean()),
+                difference_ci95=None if gaps is None else _interval(gaps),
+                improvement=None
+                if champion is None
+                else improvement_probability(values, policies[champion].returns),
+                test_accuracy=None
+                if accuracy is None or not np.isfinite(accuracy).all()
+                else float(accuracy.mean()),
+            )
+        )
+    return sorted(rows, key=lambda row: -row.mean), champion, scores
+
+
+def _interval(values: NDArray[np.float64]) -> Interval:
+    """Return the interval of the mean of ``(S, n)`` values."""
+    if len(values) > 1:
+        return stratified_interval([values])
+    # Of one seed as compare has it, corrected for bias and skewness.
+    low, high = mean_intervals(values[0])
+    return float(low), float(high)
+
+
+def _groups(rows: Sequence[Standing]) -> dict[str, Standing]:
+    """Return the best of each group."""
+    found = {
+        "learned": _first(rows, lambda row: row.kind == "learned"),
+        **{row.policy: row for row in reversed(rows) if row.policy in AGENTS},
+        **{row.kind: row for row in reversed(rows) if row.kind in _ANALYTICAL},
+    }
+    return {group: row for group, row in found.items() if row is not None}
+
+
+def _over_all(group: str, parts: Sequence[tuple[Standing, NDArray[np.float64]]]) -> Overall:
+    strata = [scores for _, scores in parts]
+    gaps = [row.difference_ci95 for row, _ in parts if row.difference_ci95 is not None]
+    return Overall(
+        group=group,
+        environments=len(parts),
+        score=float(np.mean([scores.mean() for scores in strata])),
+        ci95=stratified_interval(strata),
+        iqm=float(np.mean([interquartile_mean(scores.ravel()) for scores in strata])),
+        iqm_ci95=stratified_interval(strata, "iqm"),
+        above=sum(low > 0 for low, _ in gaps),
+        below=sum(high < 0 for _, high in gaps),
+    )
+
+
+def _usual() -> list[str]:
+    return [row.id for row in ENVIRONMENTS if not row.name.endswith("-Document-v0")]
+
+
+def _specs(env_id: str) -> list[str]:
+    """Return the policies of an environment; tuned ones where their search ships."""
+    from edge_gym.baselines.tuning import shipped_parameters
+
+    env = make_lanes(env_id, 1)
+    return [
+        spec
+        for spec in default_specs(env_id, env)
+        if not spec.startswith(TUNED) or shipped_parameters(spec.removeprefix(TUNED), env)
+    ]
+
+
+def _joined(parts: Sequence[Episodes]) -> Episodes:
+    return Episodes(
+        np.concatenate([part.seeds for part in parts]),
+        np.concatenate([part.returns for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        {
+            name: np.concatenate([part.infos[name] for part in parts])
+            for name in parts[0].infos
+            if all(name in part.infos for part in parts)
+        },
+        {},
+    )
+
+
+def _first(rows: Iterable[Standing], suits: Callable[[Standing], bool]) -> Standing | None:
+    return next((row for row in rows if suits(row)), None)
+
+
+def _cell(row: Standing | None, named: bool = False) -> str:
+    if row is None:
+        return ""
+    return f"`{row.policy}` {row.mean:.4g}" if named else f"{row.mean:.4g}"
+
+
+def _gap(row: Standing | None) -> str:
+    if row is None or row.difference is None or row.difference_ci95 is None:
+        return ""
+    low, high = row.difference_ci95
+    return f"{row.difference:+.3g} [{low:+.3g}, {high:+.3g}]"
+
+
+def _ends(interval: Interval) -> str:
+    return f"[{interval[0]:.3f}, {interval[1]:.3f}]"

@@ -1,0 +1,205 @@
+"""Standings of every policy in every environment, and the statistics behind them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_gym import cli, leaderboard
+from edge_gym.evaluation import Episodes
+from edge_gym.leaderboard import Leaderboard, Standing, rank
+from edge_gym.statistics import improvement_probability, mean_intervals, stratified_interval
+from edge_gym.sweep import run_here
+
+FIRST, SECOND = "edge_gym/Retransmission-v0", "edge_gym/TaskAllocationStaleness-v0"
+SEEDS = range(900_000, 900_200)
+
+
+def test_intervals_cover_seeds_and_episodes() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(1, 400))
+    low, high = stratified_interval([values])
+    assert [low, high] == pytest.approx(mean_intervals(values[0]), abs=0.01)
+    assert (low, high) == stratified_interval([values])
+    # Seeds that differ widen it, though episodes are as many.
+    several = values + rng.normal(size=(5, 1))
+    low, high = stratified_interval([several])
+    spread = np.sqrt(several.mean(axis=1).var() / 5 + several.mean(axis=0).var() / 400)
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.15)
+    # Strata are independent: that of their mean is narrower by the root of their number.
+    strata = [rng.normal(size=(1, 400)) for _ in range(4)]
+    one, two = stratified_interval(strata[:1]), stratified_interval(strata)
+    assert (two[1] - two[0]) == pytest.approx((one[1] - one[0]) / 2, rel=0.15)
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(300):
+        values = rng.normal(size=(6, 1)) + rng.normal(size=(1, 40)) + rng.normal(size=(6, 40))
+        low, high = stratified_interval([values], resamples=400)
+        hits += low <= 0 <= high
+    # Bootstraps of few seeds are somewhat too narrow.
+    assert 0.82 <= hits / 300 <= 0.99
+
+
+def test_interquartile_means_resist_outliers() -> None:
+    values = np.random.default_rng(0).normal(size=(1, 200))
+    values[0, :10] = 1e6
+    low, high = stratified_interval([values], "iqm")
+    assert -0.5 < low < high < 0.5
+
+
+@pytest.mark.parametrize(
+    ("strata", "message"), [([], "at least one stratum"), ([[[1.0]]], "at least 2 episodes")]
+)
+def test_too_little_says_nothing(strata: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        stratified_interval(strata)
+
+
+def test_improvement_counts_ties_half() -> None:
+    ours, theirs = [[1, 2, 3, 4], [0, 0, 3, 9]], [1, 1, 3, 5]
+    pairs = [(a > b) + (a == b) / 2 for row in ours for a, b in zip(row, theirs, strict=True)]
+    assert improvement_probability(ours, theirs) == np.mean(pairs)
+
+
+def played(returns: Any, **infos: Any) -> Episodes:
+    values = np.asarray(returns, np.float64)
+    n = len(values)
+    arrays = {name: np.broadcast_to(np.float64(value), n) for name, value in infos.items()}
+    return Episodes(np.array(SEEDS[:n]), values, np.full(n, 3), arrays, {})
+
+
+@pytest.fixture(scope="module")
+def board() -> Leaderboard:
+    rng = np.random.default_rng(0)
+    luck = rng.normal(size=200)
+    noise = rng.normal(size=(8, 200)) / 10
+    return rank(
+        {
+            (FIRST, "random"): played(luck + noise[0]),
+            (FIRST, "channel-aware"): played(luck + 1 + noise[1], test_accuracy=0.8),
+            (FIRST, "tuned-support-vector-aware"): played(luck + 2 + noise[2]),
+            (FIRST, "ppo"): played(luck + 2.2 + noise[3], test_accuracy=0.9),
+            (FIRST, "dqn"): played(luck + 1.8 + noise[4]),
+            (SECOND, "random"): played(luck),
+            (SECOND, "ha-asyn:cap=2"): played(luck + noise[6]),
+        },
+        SEEDS,
+        {"edge_gym/Retransmission-Document-v0": "no data"},
+    )
+
+
+def standing(board: Leaderboard, environment: str, policy: str) -> Standing:
+    (found,) = (
+        row for row in board.standings if (row.environment, row.policy) == (environment, policy)
+    )
+    return found
+
+
+def test_ranks(board: Leaderboard) -> None:
+    order = [row.policy for row in board.standings if row.environment == FIRST]
+    assert order == ["ppo", "tuned-support-vector-aware", "dqn", "channel-aware", "random"]
+    assert board.best[FIRST] == "tuned-support-vector-aware"
+    ppo, dqn = (standing(board, FIRST, name) for name in ("ppo", "dqn"))
+    assert ppo.kind == "learned"
+    assert (ppo.training_seeds, ppo.episodes) == (1, 200)
+    assert ppo.difference == pytest.approx(0.2, abs=0.03)
+    assert ppo.score == pytest.approx(1.1, abs=0.02)
+    assert ppo.improvement is not None
+    assert ppo.improvement > 0.85
+    assert ppo.test_accuracy == pytest.approx(0.9)
+    assert dqn.score == pytest.approx(0.9, abs=0.02)
+    # Paired: the luck of episodes does not blur differences.
+    assert ppo.difference_ci95 is not None
+    assert 0.15 < ppo.difference_ci95[0] < ppo.difference_ci95[1] < 0.25
+    assert ppo.ci95[1] - ppo.ci95[0] > 0.2
+    random = standing(board, FIRST, "random")
+    assert (random.score, random.kind) == (pytest.approx(0), "reference")
+    # Where no rule is clearly above chance there is no scale.
+    assert standing(board, SECOND, "ha-asyn:cap=2").score is None
+
+
+def test_over_all_environments(board: Leaderboard) -> None:
+    groups = {row.group: row for row in board.overall}
+    assert list(groups) == ["learned", "ppo", "dqn", "document", "ours"]
+    assert groups["learned"] == groups["ppo"].__class__(
+        **{**groups["ppo"].__dict__, "group": "learned"}
+    )
+    assert groups["ppo"].environments == 1
+    assert (groups["ppo"].above, groups["ppo"].below) == (1, 0)
+    assert (groups["dqn"].above, groups["dqn"].below) == (0, 1)
+    assert groups["ours"].score == 1
+    assert groups["ours"].ci95 == (1, 1)
+    low, high = groups["ppo"].ci95
+    assert 1.07 < low < groups["ppo"].score < high < 1.13
+
+
+def test_what_is_written(board: Leaderboard, tmp_path: Path) -> None:
+    paths = board.write(tmp_path)
+    assert [path.name for path in paths] == [
+        "leaderboard.csv",
+        "leaderboard.json",
+        "leaderboard.md",
+    ]
+    rows = list(csv.DictReader(io.StringIO(paths[0].read_text())))
+    assert len(rows) == len(board.standings)
+    first = next(row for row in rows if row["policy"] == "ppo")
+    assert float(first["mean"]) == standing(board, FIRST, "ppo").mean
+    assert float(first["difference_ci95_low"]) > 0
+    assert next(row for row in rows if row["environment"] == SECOND)["score"] == ""
+    numbers = json.loads(paths[1].read_text())
+    assert numbers == board.to_json()
+    assert numbers["missing"] == {"edge_gym/Retransmission-Document-v0": "no data"}
+    text = paths[2].read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| `Retransmission-v0`"))
+    assert "`tuned-support-vector-aware` 2.012" in line
+    assert "+0.19 [+0.172, +0.209] | 92 %" in line
+
+
+def test_the_command_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edge_gym.sweep.in_processes", lambda workers: run_here)
+    command = ["leaderboard", "TaskAllocationStaleness-v0", "--episodes", "4", "--json"]
+    assert cli.main([*command, "--out", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {row["policy"] for row in found["standings"]} == {
+        "random",
+        "ha-asyn",
+        "tuned-ha-asyn",
+        "ha-sync",
+    }
+    assert found["seeds"] == [900_000, 4]
+    assert {row["episodes"] for row in found["standings"]} == {4}
+    monkeypatch.setattr("edge_gym.sweep.run_chunk", lambda chunk: pytest.fail("run again"))
+    assert cli.main([*command, "--out", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out) == found
+
+
+def test_what_cannot_be_run_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_GYM_DATA", str(tmp_path / "nothing"))
+    said: list[str] = []
+    board = leaderboard.leaderboard(
+        ["TaskAllocationStaleness-Document-v0"], out=tmp_path, episodes=2, report=said.append
+    )
+    assert not board.standings
+    assert list(board.missing) == ["edge_gym/TaskAllocationStaleness-Document-v0"]
+    assert "is left out" in said[0]
+
+
+def test_wrong_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, message in (
+        (["--episodes", "1"], "episodes must be an integer at least 2"),
+        (["Nothing-v0"], "Nothing-v0"),
+        (["--ray", "local", "--workers", "2"], "exclude each other"),
+    ):
+        assert cli.main(["leaderboard", *command, "--out", str(tmp_path)]) == 2
+        assert message in capsys.readouterr().err

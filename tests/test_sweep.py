@@ -1,0 +1,146 @@
+"""Chunks of episodes: wherever they run, whatever is lost, the numbers are the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_gym.evaluation import Episodes, make_lanes, run_episodes
+from edge_gym.policies import resolve
+from edge_gym.sweep import Chunk, Finished, cut, in_processes, run_chunk, run_here, sweep
+from tests.rollouts import SMALL
+
+NAME = "edge_gym/Retransmission-v0"
+FIELDS = SMALL["Retransmission-v0"]
+RULE, AGENT = "channel-aware:max_snr_db=6", "ppo"
+
+
+def chunks(policy: str = RULE, n: int = 5, **fields: Any) -> list[Chunk]:
+    overrides = {**FIELDS, **fields}
+    return cut(NAME, policy, range(900_000, 900_000 + n), chunk=2, lanes=4, overrides=overrides)
+
+
+def directly(chunk: Chunk) -> Episodes:
+    env = make_lanes(NAME, 3, json.loads(chunk.overrides))
+    return run_episodes(env, resolve(chunk.policy, env).policy, chunk.seeds)
+
+
+def assert_same(ours: Episodes, theirs: Episodes) -> None:
+    for name in ("seeds", "returns", "lengths"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    assert ours.infos.keys() == theirs.infos.keys()
+    for name, values in ours.infos.items():
+        np.testing.assert_array_equal(values, theirs.infos[name])
+
+
+class Counting:
+    """Runs chunks here and remembers which; stops after so many."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.ran: list[Chunk] = []
+        self.stop_after = stop_after
+
+    def __call__(self, wanted: Sequence[Chunk]) -> Finished:
+        for chunk, episodes in run_here(wanted):
+            if len(self.ran) == self.stop_after:
+                raise KeyboardInterrupt
+            self.ran.append(chunk)
+            yield chunk, episodes
+
+
+def test_chunks_cover_the_seeds_once() -> None:
+    parts = chunks(n=5)
+    assert [list(part.seeds) for part in parts] == [
+        [900_000, 900_001],
+        [900_002, 900_003],
+        [900_004],
+    ]
+    assert len(set(parts)) == 3
+
+
+@pytest.mark.parametrize("policy", [RULE, AGENT, "random"])
+def test_a_chunk_is_what_its_episodes_are(policy: str) -> None:
+    for chunk in chunks(policy, 3):
+        assert_same(run_chunk(chunk), directly(chunk))
+
+
+def test_what_was_stored_is_not_run_again(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    run = Counting(stop_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(chunks(), tmp_path, run, lambda *what: told.append(what))
+    assert told == [(NAME, 2, 5), (NAME, 4, 5)]
+    run = Counting()
+    found = sweep(chunks(), tmp_path, run, lambda *what: told.append(what))
+    assert run.ran == chunks()[2:]
+    assert told[2:] == [(NAME, 2, 5), (NAME, 4, 5), (NAME, 5, 5)]
+    assert list(found) == chunks()
+    for chunk, episodes in found.items():
+        assert_same(episodes, directly(chunk))
+    run = Counting()
+    sweep([*chunks(), *chunks(AGENT, 2)], tmp_path, run)
+    assert [chunk.policy for chunk in run.ran] == [AGENT]
+
+
+def test_only_the_same_is_taken_from_the_disk(tmp_path: Path) -> None:
+    found = sweep(chunks(n=2), tmp_path)
+    (path,) = tmp_path.rglob("*.npz")
+    for others in (chunks("channel-aware:max_snr_db=7", 2), chunks(n=2, mean_snr_db=4.0)):
+        run = Counting()
+        sweep(others, tmp_path, run)
+        assert run.ran == others
+    assert len(list(tmp_path.rglob("*.npz"))) == 3
+    # Half a file is run again.
+    path.write_bytes(path.read_bytes()[:100])
+    run = Counting()
+    again = sweep(chunks(n=2), tmp_path, run)
+    assert run.ran == chunks(n=2)
+    assert_same(*(part[chunks(n=2)[0]] for part in (again, found)))
+
+
+def test_mistakes_are_found_before_anything_runs(tmp_path: Path) -> None:
+    run = Counting()
+    with pytest.raises(ValueError, match="unknown policy 'nobody'"):
+        sweep([*chunks(), *chunks("nobody")], tmp_path, run)
+    with pytest.raises(ValueError, match="budget"):
+        sweep([*chunks(), *chunks(budget=-1)], tmp_path, run)
+    assert not run.ran
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def die_once(chunk: Chunk) -> Episodes:
+    """Kill the process at the second chunk, the first time that it is run."""
+    mark = Path(os.environ["EDGE_GYM_TEST_MARK"])
+    if chunk.first == 900_002 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.environ["EDGE_GYM_THREADS"] == "1"
+    return run_chunk(chunk)
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_process_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_GYM_TEST_MARK", str(tmp_path / "mark"))
+    monkeypatch.setenv("EDGE_GYM_THREADS", "2")
+    found = sweep(chunks(), tmp_path / "parts", in_processes(2, die_once))
+    assert (tmp_path / "mark").exists()
+    assert os.environ["EDGE_GYM_THREADS"] == "2"
+    for chunk, episodes in found.items():
+        assert_same(episodes, directly(chunk))
+
+
+def fail(chunk: Chunk) -> Episodes:
+    raise ValueError(f"no luck with {chunk.first}")
+
+
+@pytest.mark.timeout(300)
+def test_an_error_in_a_process_is_the_callers(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no luck with 90000"):
+        sweep(chunks(), tmp_path, in_processes(2, fail))
