@@ -18,6 +18,7 @@ from edge_gym.comparison import Interval, package_versions
 from edge_gym.envs.checks import check_integer
 from edge_gym.evaluation import Episodes, TaskProgress, make_lanes, seed_warning
 from edge_gym.files import prepare_folder, write_text
+from edge_gym.page import write_page
 from edge_gym.policies import AGENTS, TUNED, default_specs
 from edge_gym.registration import ENVIRONMENTS, find_environment
 from edge_gym.seeds import EVALUATION
@@ -28,10 +29,14 @@ from edge_gym.statistics import (
     stratified_interval,
 )
 from edge_gym.sweep import Chunk, Runner, contender, cut, run_here, sweep
+from edge_gym.watching import film
 
 TABLE, NUMBERS, SUMMARY = "leaderboard.csv", "leaderboard.json", "leaderboard.md"
-PARTS = "episodes"
+PAGE = "leaderboard.html"
+PARTS, FILMS = "episodes", "films"
 CHUNK = 100
+PICTURES = 10
+"""Pictures of an episode's film, about."""
 _ANALYTICAL = ("document", "ours")
 
 
@@ -219,7 +224,8 @@ def leaderboard(
 
     Args:
         environments: Ids; None takes all but the documents' own large settings.
-        out: Folder for the files and the episodes; what is there already is not run again.
+        out: Folder for ``leaderboard.csv``, ``.json``, ``.md`` and ``.html``, the episodes and
+            their films; what is there already is not run again.
         episodes: Episodes of every policy and training seed, at least 2.
         seed: The first seed; the others follow it.
         lanes: Most episodes run at a time.
@@ -257,7 +263,37 @@ def leaderboard(
     played = {key: _joined([found[chunk] for chunk in part]) for key, part in chunks.items()}
     board = rank(played, seeds, missing)
     board.write(folder)
+    try:
+        lengths = {key: int(part.lengths[0]) for key, part in played.items()}
+        films = _films(board, prepare_folder(folder / FILMS), lengths, progress)
+        write_page(board, folder / PAGE, films)
+    except ImportError as error:
+        if report is not None:
+            report(f"no {PAGE}: {error}")
     return board
+
+
+def _films(
+    board: Leaderboard,
+    folder: Path,
+    lengths: Mapping[tuple[str, str], int],
+    progress: TaskProgress | None,
+) -> dict[str, tuple[str, Path]]:
+    """Draw each environment's first episode, in which its best agent acts, or its best rule."""
+    films: dict[str, tuple[str, Path]] = {}
+    names = list(dict.fromkeys(row.environment for row in board.standings))
+    for i, name in enumerate(names):
+        rows = [row for row in board.standings if row.environment == name]
+        learned = _first(rows, lambda row: row.kind == "learned")
+        actor = rows[0].policy if learned is None else learned.policy
+        path = folder / f"{name.rpartition('/')[2]}-{actor.replace(':', '-')}-{board.seeds[0]}.gif"
+        if not path.exists():
+            every = -(-lengths[name, actor] // PICTURES)
+            film(name, actor, path, seed=board.seeds[0], every=every, fps=2.0)
+        films[name] = actor, path
+        if progress is not None:
+            progress("films", i + 1, len(names))
+    return films
 
 
 def rank(
