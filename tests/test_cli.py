@@ -307,7 +307,7 @@ def test_reproduce(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_reproduce_fig9_and_go_on_where_it_stopped(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edge_gym.reproduce import findings
+    from edge_gym import stored
 
     arguments = ["reproduce", "rrm-fig9", "--quick", "--episodes", "4", "--out", str(tmp_path)]
     small = {"dataset": "mnist-subset", "image_size": 14, "budget": 6, "validation_size": 50}
@@ -322,13 +322,13 @@ def test_reproduce_fig9_and_go_on_where_it_stopped(
 
     # What was finished is not run again, whatever else was asked for.
     run: list[int] = []
-    original = findings.run_episodes
+    original = stored.run_episodes
 
     def counted(*given: Any) -> Any:
         run.append(len(given[2]))
         return original(*given)
 
-    monkeypatch.setattr(findings, "run_episodes", counted)
+    monkeypatch.setattr(stored, "run_episodes", counted)
     (tmp_path / "parts" / "svm-15-data-aware.npz").write_bytes(b"half a file")
     assert json.loads(succeed(capsys, *arguments, "--json")) == content
     assert run == [4]
