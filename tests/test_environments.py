@@ -226,7 +226,9 @@ def test_seeds_differ_and_none_goes_on(name: str) -> None:
 
 def many_lanes(name: str) -> int:
     """Return enough lanes for several threads: networks go to them in blocks of 8."""
-    return 10 if name in rollouts.NETWORKS else 64
+    if name in rollouts.NETWORKS:
+        return 10
+    return 24 if name.startswith(("TaskAllocation", "JointTask", "Offloading", "BatchSlot")) else 64
 
 
 @pytest.mark.parametrize(("few", "steps"), [(True, 20), (False, 12)], ids=["few", "many"])
