@@ -320,7 +320,7 @@ ENVIRONMENTS: tuple[EnvironmentId, ...] = (
         "JointTaskResource-v0",
         "samples, updates, bands, transmit powers and CPU speeds of all learners, in 5 s cycles",
         actions="joint",
-        # In 10 s every policy learns all that these few samples teach.
+        # In 10 s a few learners do what all of them do: these samples teach no more.
         cycle_s=5.0,
     ),
     _task_allocation(
