@@ -294,14 +294,24 @@ def leaderboard(
     workers: Annotated[
         int | None, typer.Option(help="Processes of one thread each; the cores if not given.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run on a Ray cluster; 'local' starts Ray here, 'auto' finds the one around.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder.")] = Path("leaderboard"),
     as_json: JsonOption = False,
 ) -> None:
     """Rank every policy in every environment; goes on where it was stopped."""
     from edge_gym.leaderboard import leaderboard as run
     from edge_gym.parallel import thread_count
-    from edge_gym.sweep import in_processes
+    from edge_gym.sweep import in_processes, on_ray
 
+    if ray is not None and workers is not None:
+        raise ValueError("--workers and --ray exclude each other")
+    runner = in_processes(workers or thread_count()) if ray is None else on_ray(_address(ray))
     with _progress() as progress:
         board = run(
             env_ids,
@@ -309,12 +319,16 @@ def leaderboard(
             episodes=episodes,
             seed=seed,
             lanes=lanes,
-            run=in_processes(workers or thread_count()),
+            run=runner,
             progress=progress,
             report=_remark,
         )
     print(json.dumps(board.to_json(), indent=2) if as_json else board.to_markdown(), end="")
     _errors().print(f"written: {out}", highlight=False)
+
+
+def _address(ray: str) -> str | None:
+    return None if ray == "local" else ray
 
 
 @app.command(cls=_Reproduce)

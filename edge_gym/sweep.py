@@ -24,6 +24,7 @@ from edge_gym.stored import episodes_key, load_episodes, save_episodes
 
 MOST_RETRIES = 5
 """How often a chunk is run again whose worker was lost."""
+_RAY = "ray"
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,47 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def on_ray(address: str | None = None, work: Work = run_chunk) -> Runner:
+    """Return a runner on Ray, with a core for each chunk.
+
+    Args:
+        address: Of a cluster, ``"auto"`` for the one around; None starts Ray on this machine.
+        work: What is done with a chunk.
+
+    A chunk whose worker or node is lost is run again elsewhere.
+
+    Raises:
+        ImportError: If Ray is missing.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(
+            f"sweeps on Ray need it ({error}): pip install 'edge_gym[ray]'", name=error.name
+        ) from error
+
+    def run(chunks: Sequence[Chunk]) -> Finished:
+        started = not ray.is_initialized()
+        if started:
+            ray.init(address=address, log_to_driver=False, include_dashboard=False)
+        variables = {"EDGE_GYM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        if data := os.environ.get("EDGE_GYM_DATA"):
+            variables["EDGE_GYM_DATA"] = data
+        remote = ray.remote(
+            num_cpus=1, max_retries=MOST_RETRIES, runtime_env={"env_vars": variables}
+        )(work)
+        try:
+            waiting = {remote.remote(chunk): chunk for chunk in chunks}
+            while waiting:
+                (done,), _ = ray.wait(list(waiting), num_returns=1)
+                yield waiting.pop(done), ray.get(done)
+        finally:
+            if started:
+                ray.shutdown()
+
+    return run
+
+
 def sweep(
     chunks: Iterable[Chunk],
     folder: Path,
@@ -158,7 +200,7 @@ def sweep(
     Args:
         chunks: What to run.
         folder: Where episodes are kept, a file for each chunk, written as it ends.
-        run: What runs them: ``run_here`` or ``in_processes(n)``.
+        run: What runs them: ``run_here``, ``in_processes(n)`` or ``on_ray(address)``.
         progress: Told how many episodes of each environment are done.
 
     Raises:

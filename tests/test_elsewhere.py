@@ -11,8 +11,10 @@ import pytest
 from gymnasium import spaces, wrappers
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import vector as vector_wrappers
+from sb3_contrib import MaskablePPO
 
 from tests import rollouts
+from tests.elsewhere import cleanrl_ppo
 
 
 def names() -> list[Any]:
@@ -93,3 +95,53 @@ def test_videos_are_recorded(name: str, tmp_path: Path) -> None:
         over = terminated or truncated
     env.close()
     assert [path.suffix for path in (tmp_path / "videos").iterdir()] == [".mp4"]
+
+
+QUICK = {"Retransmission-v0", "TaskAllocation-v0", "OffloadingDiscrete-v0"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=[
+                *([pytest.mark.data] if name in rollouts.NEEDS_DATA else []),
+                *([] if name in QUICK else [pytest.mark.slow]),
+            ],
+        )
+        for name in rollouts.NAMES
+    ],
+)
+def test_a_single_file_trains(name: str) -> None:
+    space = rollouts.make(name).action_space
+    if not isinstance(space, spaces.Discrete | spaces.Box):
+        pytest.skip("the file is for single choices and for numbers")
+    fields = {**rollouts.SMALL[name], **steps_of(name)}
+    returns, losses = cleanrl_ppo.train(f"edge_gym/{name}", 256, **fields)
+    assert len(returns) >= 256 // 40
+    assert np.isfinite([*returns, *losses]).all()
+
+
+class Watched(gym.Wrapper[Any, Any, Any, Any]):
+    """Refuses actions that are masked."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.masked = 0
+
+    def step(self, action: Any) -> Any:
+        possible = self.get_wrapper_attr("action_masks")()
+        assert possible[int(action)]
+        self.masked += not possible.all()
+        return super().step(action)
+
+
+@pytest.mark.parametrize("name", sorted(rollouts.MASKED - rollouts.NEEDS_DATA - rollouts.NETWORKS))
+def test_maskable_ppo_honours_masks(name: str) -> None:
+    env = Watched(gym.make(f"edge_gym/{name}", **rollouts.SMALL[name]))
+    flat = isinstance(env.observation_space, spaces.Box)
+    policy = "MlpPolicy" if flat else "MultiInputPolicy"
+    model = MaskablePPO(policy, env, n_steps=128, batch_size=64, n_epochs=1, seed=0, device="cpu")
+    model.learn(128)
+    assert env.masked > 0

@@ -203,6 +203,7 @@ def test_wrong_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for command, message in (
         (["--episodes", "1"], "episodes must be an integer at least 2"),
         (["Nothing-v0"], "Nothing-v0"),
+        (["--ray", "local", "--workers", "2"], "exclude each other"),
     ):
         assert cli.main(["leaderboard", *command, "--out", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err
