@@ -168,7 +168,8 @@ def on_ray(address: str | None = None, work: Work = run_chunk) -> Runner:
     def run(chunks: Sequence[Chunk]) -> Finished:
         started = not ray.is_initialized()
         if started:
-            ray.init(address=address, log_to_driver=False, include_dashboard=False)
+            # Without an address, Ray would take the cluster that was started last, if there is one.
+            ray.init(address=address or "local", log_to_driver=False, include_dashboard=False)
         variables = {"EDGE_GYM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         if data := os.environ.get("EDGE_GYM_DATA"):
             variables["EDGE_GYM_DATA"] = data

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, Normal
+from torch.distributions import Categorical, Independent, Normal
 
 N_ENVS, N_STEPS, EPOCHS, MINIBATCH = 4, 32, 2, 32
 GAMMA, LAMBDA, CLIP = 0.99, 0.95, 0.2
@@ -22,11 +22,23 @@ def make_env(env_id: str, **fields: Any) -> gym.Env[Any, Any]:
     env = gym.make(f"edge_gym:{env_id}", **fields)
     env = gym.wrappers.FlattenObservation(env)
     env = gym.wrappers.RecordEpisodeStatistics(env)
-    if isinstance(env.action_space, gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
-        raise ValueError(f"{env_id}: this file is for single choices and for numbers")
     if isinstance(env.action_space, gym.spaces.Box):
         env = gym.wrappers.ClipAction(env)
     return env
+
+
+class Choices:
+    """Independent choices, one for each number of options."""
+
+    def __init__(self, logits: Tensor, options: list[int]) -> None:
+        self.parts = [Categorical(logits=part) for part in logits.split(options, dim=-1)]
+
+    def sample(self) -> Tensor:
+        return torch.stack([part.sample() for part in self.parts], dim=-1)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        chosen = zip(self.parts, actions.unbind(-1), strict=True)
+        return torch.stack([part.log_prob(action) for part, action in chosen]).sum(dim=0)
 
 
 class Agent(nn.Module):
@@ -34,18 +46,22 @@ class Agent(nn.Module):
         super().__init__()
         inputs = int(np.prod(envs.single_observation_space.shape or ()))
         self.space = envs.single_action_space
-        discrete = isinstance(self.space, gym.spaces.Discrete)
-        outputs = int(self.space.n) if discrete else int(np.prod(self.space.shape or ()))
+        self.options: list[int] = []
+        if isinstance(self.space, gym.spaces.Discrete):
+            self.options = [int(self.space.n)]
+        elif isinstance(self.space, gym.spaces.MultiDiscrete):
+            self.options = self.space.nvec.tolist()
+        outputs = sum(self.options) or int(np.prod(self.space.shape or ()))
         self.normal = nn.BatchNorm1d(inputs, affine=False, momentum=0.1)
         self.critic = nn.Sequential(nn.Linear(inputs, 32), nn.Tanh(), nn.Linear(32, 1))
         self.actor = nn.Sequential(nn.Linear(inputs, 32), nn.Tanh(), nn.Linear(32, outputs))
-        self.log_std = None if discrete else nn.Parameter(torch.full((outputs,), -0.5))
+        self.log_std = None if self.options else nn.Parameter(torch.full((outputs,), -0.5))
 
-    def forward(self, seen: Tensor) -> tuple[Distribution, Tensor]:
+    def forward(self, seen: Tensor) -> tuple[Any, Tensor]:
         seen = self.normal(seen).clamp(-5, 5)
         found, value = self.actor(seen), self.critic(seen)[:, 0]
         if self.log_std is None:
-            return Categorical(logits=found), value
+            return Choices(found, self.options), value
         return Independent(Normal(found, self.log_std.exp()), 1), value
 
 
