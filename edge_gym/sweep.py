@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -113,7 +114,7 @@ def in_processes(workers: int, work: Work = run_chunk) -> Runner:
         for attempt in range(MOST_RETRIES + 1):
             with _one_thread_each():
                 context = multiprocessing.get_context("spawn")
-                pool = ProcessPoolExecutor(workers, mp_context=context)
+                pool = ProcessPoolExecutor(workers, context, _end_with_parent)
                 try:
                     futures = {pool.submit(work, chunk): chunk for chunk in left}
                     for future in as_completed(futures):
@@ -128,6 +129,18 @@ def in_processes(workers: int, work: Work = run_chunk) -> Runner:
                     pool.shutdown(wait=False, cancel_futures=True)
 
     return run
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, however that came about."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

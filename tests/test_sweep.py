@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,6 +137,53 @@ def test_a_killed_process_is_made_up_for(tmp_path: Path, monkeypatch: pytest.Mon
     assert os.environ["EDGE_GYM_THREADS"] == "2"
     for chunk, episodes in found.items():
         assert_same(episodes, directly(chunk))
+
+
+def tell_and_wait(chunk: Chunk) -> Episodes:
+    (Path(os.environ["EDGE_GYM_TEST_MARK"]) / str(os.getpid())).touch()
+    time.sleep(600)
+    return run_chunk(chunk)
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+@pytest.mark.timeout(300)
+def test_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from tests.test_sweep import *\n"
+        "if __name__ == '__main__':\n"
+        f"    sweep(chunks(), Path({str(tmp_path / 'parts')!r}), in_processes(2, tell_and_wait))\n"
+    )
+    root = str(Path(__file__).parent.parent)
+    mark = tmp_path / "mark"
+    mark.mkdir()
+    begun = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env={**os.environ, "EDGE_GYM_TEST_MARK": str(mark), "PYTHONPATH": root},
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(mark.iterdir())) < 2:
+            assert begun.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        begun.kill()
+        begun.wait()
+    workers = [int(path.name) for path in mark.iterdir()]
+    deadline = time.monotonic() + 30
+    while not all(map(gone, workers)):
+        assert time.monotonic() < deadline, "processes were left behind"
+        time.sleep(0.1)
 
 
 def fail(chunk: Chunk) -> Episodes:
