@@ -8,6 +8,7 @@ and of samples, and serves any number of them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -456,6 +457,12 @@ class AgentPolicy:
         self._continuous = self.metadata["action_space"].get("kind") == "box"
         self._signs = bool(self.metadata.get("signs", False))
         self._start = int(self.metadata["action_space"].get("start", 0))
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells its weights from others."""
+        weights = (value.numpy().tobytes() for value in self.network.state_dict().values())
+        return hashlib.sha256(b"".join(weights)).hexdigest()[:16]
 
     def begin(self, lanes: NDArray[np.int64], seeds: Sequence[int]) -> None:
         """Episodes begin in ``lanes``: nothing to do, the policy remembers nothing."""

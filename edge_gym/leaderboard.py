@@ -126,6 +126,13 @@ class Leaderboard:
     overall: list[Overall]
     missing: dict[str, str]
 
+    def by_environment(self) -> dict[str, list[Standing]]:
+        """Return each environment's standings, best first."""
+        found: dict[str, list[Standing]] = {}
+        for row in self.standings:
+            found.setdefault(row.environment, []).append(row)
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """Return everything in JSON's types."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
@@ -153,8 +160,9 @@ class Leaderboard:
             "| best learned minus best rule | above in |",
             "|---|---|---|---|---|---|---|",
         ]
+        standings = self.by_environment()
         for name in self.best:
-            rows = [standing for standing in self.standings if standing.environment == name]
+            rows = standings[name]
             learned = _first(rows, lambda row: row.kind == "learned")
             cells = [
                 _cell(_first(rows, lambda row: row.kind == "document"), named=True),
@@ -281,9 +289,8 @@ def _films(
 ) -> dict[str, tuple[str, Path]]:
     """Draw each environment's first episode, in which its best agent acts, or its best rule."""
     films: dict[str, tuple[str, Path]] = {}
-    names = list(dict.fromkeys(row.environment for row in board.standings))
-    for i, name in enumerate(names):
-        rows = [row for row in board.standings if row.environment == name]
+    standings = board.by_environment()
+    for name, rows in standings.items():
         learned = _first(rows, lambda row: row.kind == "learned")
         actor = rows[0].policy if learned is None else learned.policy
         path = folder / f"{name.rpartition('/')[2]}-{actor.replace(':', '-')}-{board.seeds[0]}.gif"
@@ -292,7 +299,7 @@ def _films(
             film(name, actor, path, seed=board.seeds[0], every=every, fps=2.0)
         films[name] = actor, path
         if progress is not None:
-            progress("films", i + 1, len(names))
+            progress("films", len(films), len(standings))
     return films
 
 
@@ -332,19 +339,19 @@ def _rank_one(
     means = {spec: float(part.returns.mean()) for spec, part in policies.items()}
     rules = [spec for spec in policies if kinds[spec] in _ANALYTICAL]
     champion = max(rules, key=means.__getitem__) if rules else None
-    scale = None
+    gain = None
     if champion is not None and "random" in policies:
-        gain = policies[champion].returns - policies["random"].returns
-        if mean_intervals(gain)[0] > 0:
-            scale = means["random"], float(gain.mean())
+        gains = policies[champion].returns - policies["random"].returns
+        if mean_intervals(gains)[0] > 0:
+            gain = float(gains.mean())
     rows: list[Standing] = []
     scores: dict[str, NDArray[np.float64]] = {}
     for spec, part in policies.items():
         values = part.returns[None]
         gaps = None if champion is None else values - policies[champion].returns
-        if scale is not None and gaps is not None:
+        if gain is not None and gaps is not None:
             # Of the same mean as (return - random) / gain, but paired: episodes differ in luck.
-            scores[spec] = 1 + gaps / scale[1]
+            scores[spec] = 1 + gaps / gain
         accuracy = part.infos.get("test_accuracy")
         rows.append(
             Standing(
@@ -357,7 +364,7 @@ def _rank_one(
                 ci95=_interval(values),
                 iqm=interquartile_mean(values.ravel()),
                 iqm_ci95=stratified_interval([values], "iqm"),
-                score=None if scale is None else (means[spec] - scale[0]) / scale[1],
+                score=float(scores[spec].mean()) if spec in scores else None,
                 difference=None if gaps is None else float(gaps.mean()),
                 difference_ci95=None if gaps is None else _interval(gaps),
                 improvement=None

@@ -92,7 +92,10 @@ def write_page(
     text = resources.files("edge_gym").joinpath("templates/leaderboard.html").read_text("utf-8")
     page = environment.from_string(text).render(
         board=board,
-        sections=[_section(board, name, (films or {}).get(name)) for name in _environments(board)],
+        sections=[
+            _section(board, name, rows, (films or {}).get(name))
+            for name, rows in board.by_environment().items()
+        ],
         overview=overview(board),
         kinds={kind: KINDS[kind] for kind in ("document", "ours", "learned", "reference")},
         width=WIDTH,
@@ -146,8 +149,7 @@ def overview(board: Leaderboard) -> list[tuple[str, Standing, float, Strip]]:
     The gain is what the best analytical policy has on ``random``.
     """
     found: list[tuple[str, Standing, float, Interval]] = []
-    for name in _environments(board):
-        rows = [row for row in board.standings if row.environment == name]
+    for name, rows in board.by_environment().items():
         learned = next((row for row in rows if row.kind == "learned"), None)
         means = {row.policy: row.mean for row in rows}
         if learned is None or learned.score is None or learned.difference_ci95 is None:
@@ -163,8 +165,9 @@ def overview(board: Leaderboard) -> list[tuple[str, Standing, float, Strip]]:
     ]
 
 
-def _section(board: Leaderboard, name: str, film: tuple[str, Path] | None) -> Section:
-    rows = [row for row in board.standings if row.environment == name]
+def _section(
+    board: Leaderboard, name: str, rows: Sequence[Standing], film: tuple[str, Path] | None
+) -> Section:
     compared = [row for row in rows if row.difference is not None]
     drawn = strips(
         [(row.difference or 0.0, row.difference_ci95 or (0.0, 0.0)) for row in compared],
@@ -179,10 +182,6 @@ def _section(board: Leaderboard, name: str, film: tuple[str, Path] | None) -> Se
         film=None if film is None else base64.b64encode(film[1].read_bytes()).decode("ascii"),
         actor=None if film is None else film[0],
     )
-
-
-def _environments(board: Leaderboard) -> list[str]:
-    return list(dict.fromkeys(row.environment for row in board.standings))
 
 
 def _short(name: str) -> str:

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import Episodes, TaskProgress, even_lanes, make_lanes, run_episodes
@@ -23,9 +23,11 @@ from edge_gym.files import prepare_folder
 from edge_gym.policies import Contender, resolve
 from edge_gym.stored import episodes_key, load_episodes, save_episodes
 
+if TYPE_CHECKING:
+    from edge_gym.agents.networks import AgentPolicy
+
 MOST_RETRIES = 5
 """How often a chunk is run again whose worker was lost."""
-_RAY = "ray"
 
 
 @dataclass(frozen=True)
@@ -263,10 +265,8 @@ def _resolved(environment: str, policy: str, overrides: str) -> tuple[Any, Conte
 def _key_of(chunk: Chunk) -> str:
     config, resolved = _resolved(chunk.environment, chunk.policy, chunk.overrides)
     identity = {"name": chunk.policy, **resolved.parameters}
-    network = getattr(resolved.policy, "network", None)
-    if network is not None:
-        weights = b"".join(value.numpy().tobytes() for value in network.state_dict().values())
-        identity["weights"] = hashlib.sha256(weights).hexdigest()[:16]
+    if resolved.kind == "learned":
+        identity["weights"] = cast("AgentPolicy", resolved.policy).fingerprint
     return episodes_key(config, identity, chunk.seeds, ())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -141,9 +140,7 @@ def trained_agents(env_id: str, env: EdgeVectorEnv) -> list[tuple[str, Policy, d
     agents: list[tuple[str, Policy, dict[str, Any]]] = []
     for name in shipped_agents(env_id):
         agent = load_agent(name, env, env_id=env_id)
-        weights = b"".join(value.numpy().tobytes() for value in agent.network.state_dict().values())
-        digest = hashlib.sha256(weights).hexdigest()[:16]
-        agents.append((name, agent, {"trained_in": env_id, "weights": digest}))
+        agents.append((name, agent, {"trained_in": env_id, "weights": agent.fingerprint}))
     return agents
 
 
