@@ -85,7 +85,7 @@ class SignDistribution(Distribution):
 
 
 class DeviceActorCriticPolicy(ActorCriticPolicy):
-    """PPO's policy on devices: logits of discrete actions, or each device's scores.
+    """PPO's policy on devices: logits of discrete actions, of each device's levels, or scores.
 
     Gaussian scores have one standard deviation for each column, the same for all devices and
     states.

@@ -99,12 +99,16 @@ def _fit_policy(model: PPO, steps: Sequence[_Lesson], lesson: Imitation) -> None
     optimizer = torch.optim.Adam(model.policy.parameters(), lr=lesson.learning_rate)
     for batch in _batches(steps, lesson):
         distribution: Any = model.policy.get_distribution(batch.observations).distribution
-        if isinstance(model.action_space, spaces.Discrete):
-            n_actions = distribution.logits.shape[1]
+        if isinstance(model.action_space, (spaces.Discrete, spaces.MultiDiscrete)):
+            if isinstance(model.action_space, spaces.Discrete):
+                logits = distribution.logits
+            else:
+                logits = torch.stack([part.logits for part in distribution], dim=1)
+            n_actions = logits.shape[-1]
             # The teacher's own rate of mistakes is the right confidence: the policy must explore.
             hits = one_hot(batch.wanted, n_actions)
             wanted = torch.where(hits > 0, 1 - lesson.noise, lesson.noise / max(n_actions - 1, 1))
-            imitation = -(wanted * distribution.logits).sum(dim=1).mean()
+            imitation = -(wanted * logits).flatten(1).sum(dim=1).mean()
         elif isinstance(distribution, Bernoulli):
             n_devices = batch.wanted.shape[1]
             unsure = lesson.noise / n_devices
@@ -172,6 +176,9 @@ def _play(env: LaneVecEnv, lesson: Imitation, episodes: int, seed: int) -> list[
             masks = env.action_masks()
             wanted: NDArray[Any] = np.asarray(teacher.act(observation, masks), np.int64)
             chance: NDArray[Any] = (rng.random(masks.shape) * masks).argmax(axis=1)
+        elif isinstance(env.action_space, spaces.MultiDiscrete):
+            wanted = np.asarray(teacher.act(observation), np.int64)
+            chance = rng.integers(0, env.action_space.nvec, wanted.shape)
         else:
             wanted = np.asarray(teacher.act(observation), np.float32)
             chance = rng.uniform(-1, 1, wanted.shape).astype(np.float32)

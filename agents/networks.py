@@ -454,7 +454,8 @@ class AgentPolicy:
         self.network = network.eval()
         self.metadata = dict(metadata)
         self.name = name
-        self._continuous = self.metadata["action_space"].get("kind") == "box"
+        kind = self.metadata["action_space"].get("kind")
+        self._continuous, self._levels = kind == "box", kind == "multidiscrete"
         self._signs = bool(self.metadata.get("signs", False))
         self._start = int(self.metadata["action_space"].get("start", 0))
 
@@ -475,8 +476,8 @@ class AgentPolicy:
             masks: Which discrete actions are possible, ``(..., A)``; None if all are.
 
         Returns:
-            Discrete actions, ``(...)``, or scores of devices in [-1, 1], ``(..., K)`` or
-            ``(..., K, columns)``.
+            Discrete actions, ``(...)``, levels of devices, ``(..., K)``, or scores of devices in
+            [-1, 1], ``(..., K)`` or ``(..., K, columns)``.
         """
         with torch.no_grad():
             found = self.network(_tensors(observations))
@@ -487,7 +488,7 @@ class AgentPolicy:
             return self.decoder.decode(observations, scores.clip(-1, 1))
         if self._continuous:
             return np.asarray(scores.clip(-1, 1), np.float32)
-        if masks is not None:
+        if masks is not None and not self._levels:
             scores = np.where(masks, scores, -np.inf)
         return np.asarray(scores.argmax(axis=-1) + self._start, np.int64)
 

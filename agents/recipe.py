@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from edge_gym import seeds
 from edge_gym.agents.files import plain
 from edge_gym.envs.checks import check_choice, check_integer, check_number
 from edge_gym.registration import NAMESPACE
@@ -22,8 +23,18 @@ _ACTIVATIONS = ("tanh", "relu", "elu")
 _KINDS = ("mlp", "device")
 _EXPLORATIONS = ("gaussian", "signs")
 _CONTEXTS = ("none", "mean", "mean-max")
+SEED_RANGES = {
+    "training": seeds.TRAINING,
+    "tuning": seeds.TUNING,
+    "selection": seeds.SELECTION,
+    "evaluation": seeds.EVALUATION,
+}
 
 Check = Callable[[str, Any], None]
+
+
+def _seed_ranges() -> dict[str, tuple[int, int]]:
+    return {name: (numbers[0], numbers[-1]) for name, numbers in SEED_RANGES.items()}
 
 
 def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
@@ -182,6 +193,10 @@ class Recipe:
         algorithm: ``"ppo"`` or ``"dqn"``.
         environment: The id it is made for, without ``edge_gym/``; None for any.
         seed: Fixes weights, exploration, mini-batches and training episodes.
+        seed_ranges: First and last seed of the episodes that agents learn from (``training``), that
+            searches are scored on (``tuning``), that choose among checkpoints (``selection``) and
+            that results are reported on (``evaluation``): stated in a recipe for whoever reads it,
+            and always those of ``edge_gym.seeds``.
         steps: Environment steps, all lanes together.
         lanes: Episodes run at a time.
         checkpoint_every: Steps from one checkpoint to the next.
@@ -203,6 +218,7 @@ class Recipe:
     algorithm: str
     environment: str | None = None
     seed: int = 0
+    seed_ranges: Mapping[str, tuple[int, int]] = field(default_factory=lambda: _seed_ranges())
     steps: int
     lanes: int = 64
     checkpoint_every: int = 100_000
@@ -220,6 +236,12 @@ class Recipe:
         if self.environment is not None and not isinstance(self.environment, str):
             raise ValueError(f"environment must be an id, got {self.environment!r}")
         check_integer("seed", self.seed, 0, 2**32 - 1)
+        if plain(self.seed_ranges) != plain(_seed_ranges()):
+            raise ValueError(
+                f"seed_ranges must be those of edge_gym.seeds, {plain(_seed_ranges())}, "
+                f"got {self.seed_ranges!r}"
+            )
+        object.__setattr__(self, "seed_ranges", _seed_ranges())
         check_integer("steps", self.steps, 1)
         check_integer("lanes", self.lanes, 1, 10_000)
         check_integer("checkpoint_every", self.checkpoint_every, 1)

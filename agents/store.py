@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 _FORMAT = "edge_gym agent 1"
 _DEVICE_FORMAT = "edge_gym device agent 1"
 _SUFFIX = ".safetensors"
+_KINDS = {
+    "discrete": spaces.Discrete,
+    "multidiscrete": spaces.MultiDiscrete,
+    "box": spaces.Box,
+}
 
 
 def save_agent(
@@ -87,7 +92,11 @@ def save_agent(
 
 
 def load_agent(
-    path_or_name: str | PathLike[str], env: Any, *, env_id: str | None = None
+    path_or_name: str | PathLike[str],
+    env: Any,
+    *,
+    env_id: str | None = None,
+    seed: int | None = None,
 ) -> AgentPolicy:
     """Load an agent to act in an environment.
 
@@ -95,6 +104,7 @@ def load_agent(
         path_or_name: A file that ``save_agent`` wrote, or the name of a shipped agent.
         env: The environment, scalar or vector, wrapped or not.
         env_id: Whose shipped agent to take, where ``env`` was made without Gymnasium's registry.
+        seed: The training seed of a shipped agent; None for the best on the selection seeds.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -105,9 +115,11 @@ def load_agent(
     from edge_gym.agents.networks import AgentPolicy
 
     if path_or_name in ALGORITHMS:
-        file = _shipped_file(str(path_or_name), env, env_id)
+        file = _shipped_file(str(path_or_name), env, env_id, seed)
         name = str(path_or_name)
     else:
+        if seed is not None:
+            raise ValueError(f"a training seed is of a shipped agent, not of {path_or_name}")
         file = Path(path_or_name)
         name = file.stem
     arrays, header = read_tensors(file, "agent")
@@ -141,9 +153,10 @@ def read_agent_metadata(path: str | PathLike[str]) -> dict[str, Any]:
     return header
 
 
-def shipped_agents(env_id: str) -> list[str]:
-    """Return the names of the trained agents that come with the package for an environment."""
-    return [name for name in ALGORITHMS if _trained(name, env_id).is_file()]
+def shipped_agents(env_id: str) -> dict[str, list[int]]:
+    """Return the trained agents that come with the package for an environment: training seeds."""
+    found = {name: sorted(_shipped(name, env_id)) for name in ALGORITHMS}
+    return {name: training_seeds for name, training_seeds in found.items() if training_seeds}
 
 
 def versions() -> dict[str, str]:
@@ -168,23 +181,36 @@ def _algorithm(model: BaseAlgorithm) -> str:
     return next((name for name in names if name in ALGORITHMS), names[0])
 
 
-def _trained(name: str, env_id: str) -> Path:
+def _shipped(name: str, env_id: str) -> dict[int, Path]:
+    """Return the files of an algorithm's shipped agents by training seed."""
     folder = Path(str(resources.files("edge_gym.agents"))) / "trained"
-    return folder / env_id.removeprefix(f"{NAMESPACE}/") / f"{name}{_SUFFIX}"
+    files = (folder / env_id.removeprefix(f"{NAMESPACE}/")).glob(f"{name}-seed*{_SUFFIX}")
+    return {int(file.stem.removeprefix(f"{name}-seed")): file for file in files}
 
 
-def _shipped_file(name: str, env: Any, env_id: str | None) -> Path:
+def _shipped_file(name: str, env: Any, env_id: str | None, seed: int | None) -> Path:
     if env_id is None:
         env_id = _interface(env)["environment"]
     if env_id is None:
         raise ValueError(f"which environment's {name!r}? Pass env_id=, or make env by its id")
-    file = _trained(name, env_id)
-    if not file.is_file():
+    files = _shipped(name, env_id)
+    if not files:
         raise AgentError(
             f"no trained {name!r} is shipped for {env_id}: train one with "
             f"`edge-gym train {name} {env_id}` and give the path of its file"
         )
-    return file
+    if seed is None:
+        scores = {
+            number: read_agent_metadata(file)["evaluation"]["mean_return"]
+            for number, file in sorted(files.items())
+        }
+        seed = max(scores, key=scores.__getitem__)
+    if seed not in files:
+        raise AgentError(
+            f"no {name!r} of training seed {seed} is shipped for {env_id}; there are "
+            f"{', '.join(map(str, sorted(files)))}"
+        )
+    return files[seed]
 
 
 def _flat_arrays(policy: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -287,9 +313,11 @@ def _interface(env: Any) -> dict[str, Any]:
         for part, table in tables.items()
     }
     if per is not None:
-        kind = "discrete" if isinstance(space, spaces.Discrete) else "box"
+        kind = next(name for name, space_kind in _KINDS.items() if isinstance(space, space_kind))
         interface["action_space"] = {"kind": kind, "per": per}
-        if per == "system":
+        if kind == "multidiscrete":
+            interface["action_space"]["levels"] = int(space.nvec[0])
+        elif per == "system":
             interface["action_space"]["n"] = int(space.n)
         elif per == "combination":
             interface["action_space"]["levels"] = levels_per_device(space, seen)

@@ -1,9 +1,10 @@
 """Training by recipe, with checkpoints that survive a kill at any moment.
 
 A run's folder holds ``recipe.yaml``, ``progress.csv`` (one row per evaluation),
-``best.safetensors`` and ``last.safetensors`` (agents), ``checkpoint.safetensors`` (all that a
-resumed run needs) and ``tensorboard/``. Everything but the logs is replaced whole. Checkpoints are
-taken between rollouts, where nothing is half done, so a resumed run equals an uninterrupted one.
+``best.safetensors`` and ``last.safetensors`` (agents, the best with the run's curve in its header),
+``checkpoint.safetensors`` (all that a resumed run needs) and ``tensorboard/``. Everything but the
+logs is replaced whole. Checkpoints are taken between rollouts, where nothing is half done, so a
+resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import csv
 import io
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
@@ -68,11 +70,12 @@ from edge_gym.envs.observation import ObservationTable
 from edge_gym.evaluation import even_lanes, make_lanes, plain_config, run_episodes
 from edge_gym.files import prepare_folder, write_text
 from edge_gym.parallel import one_torch_thread
-from edge_gym.registration import find_environment
+from edge_gym.registration import EnvironmentId, find_environment
 from edge_gym.statistics import mean_intervals
 
 Model = PPO | DQN
 
+BEST, CHECKPOINT = "best.safetensors", "checkpoint.safetensors"
 _FORMAT = "edge_gym checkpoint 1"
 
 
@@ -90,6 +93,7 @@ class _Score:
         ci95_low: Lower end of its 95 % interval.
         ci95_high: Upper end.
         training_return: Mean return of the latest training episodes; NaN before the first.
+        seconds: What the run has taken so far, evaluations included, resumed parts added up.
     """
 
     steps: int
@@ -97,6 +101,11 @@ class _Score:
     ci95_low: float
     ci95_high: float
     training_return: float
+    seconds: float
+
+
+Report = Callable[[int, float], None]
+"""Told steps and mean return after every evaluation; what it raises ends the training."""
 
 
 def train(
@@ -110,6 +119,8 @@ def train(
     resume: bool = False,
     overrides: Mapping[str, Any] | None = None,
     progress: bool = True,
+    selection: range = seeds.SELECTION,
+    report: Report | None = None,
 ) -> Path:
     """Train an agent.
 
@@ -123,6 +134,8 @@ def train(
         resume: Go on from the checkpoint in ``out``; without one, begin.
         overrides: Fields of the environment's configuration, in training and in evaluation.
         progress: Whether to show a progress bar and messages on standard error.
+        selection: Seeds of which the evaluations take the first.
+        report: Told how every evaluation came out.
 
     Returns:
         The file of the agent with the best score on the selection seeds; ``load_agent`` reads it.
@@ -135,29 +148,53 @@ def train(
         TrainingInterrupted: After Ctrl-C, once a checkpoint is saved.
     """
     row = find_environment(env_id)
+    recipe = chosen_recipe(algorithm, row, recipe, steps, seed)
+    with one_torch_thread():
+        run = _Run(row.id, recipe, Path(out), overrides or {}, progress, selection, report)
+        return run.finish(resume)
+
+
+def chosen_recipe(
+    algorithm: str,
+    environment: EnvironmentId,
+    recipe: Recipe | str | PathLike[str] | None,
+    steps: int | None = None,
+    seed: int | None = None,
+) -> Recipe:
+    """Return the recipe that arguments of ``train`` mean.
+
+    Raises:
+        ValueError: If it is bad, or for another algorithm or environment.
+    """
     if recipe is None:
-        recipe = find_recipe(algorithm, row.id)
+        recipe = find_recipe(algorithm, environment.id)
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     if recipe.algorithm != algorithm:
         raise ValueError(f"the recipe is for {recipe.algorithm}, not for {algorithm}")
-    if recipe.environment is not None and recipe.environment not in (row.id, row.name):
-        raise ValueError(f"the recipe is for {recipe.environment}, not for {row.name}")
-    changes: dict[str, Any] = {"environment": row.name, "steps": steps, "seed": seed}
-    recipe = replace(recipe, **{k: v for k, v in changes.items() if v is not None})
-    with one_torch_thread():
-        return _Run(row.id, recipe, Path(out), overrides or {}, progress).finish(resume)
+    if recipe.environment not in (None, environment.id, environment.name):
+        raise ValueError(f"the recipe is for {recipe.environment}, not for {environment.name}")
+    changes: dict[str, Any] = {"environment": environment.name, "steps": steps, "seed": seed}
+    return replace(recipe, **{k: v for k, v in changes.items() if v is not None})
 
 
 class _Run:
     """One training run: the model, its environments and its folder."""
 
     def __init__(
-        self, env_id: str, recipe: Recipe, out: Path, overrides: Mapping[str, Any], show: bool
+        self,
+        env_id: str,
+        recipe: Recipe,
+        out: Path,
+        overrides: Mapping[str, Any],
+        show: bool,
+        selection: range,
+        report: Report | None,
     ) -> None:
-        self.recipe, self.out = recipe, out
+        self.recipe, self.out, self.report = recipe, out, report
+        self.selection = selection[: recipe.evaluation.episodes]
         self.console = Console(stderr=True, quiet=not show, soft_wrap=True)
-        self.checkpoint = out / "checkpoint.safetensors"
+        self.checkpoint = out / CHECKPOINT
         self.overrides = plain(dict(overrides))
         lanes = even_lanes(recipe.evaluation.episodes, recipe.evaluation.lanes)
         self.evaluation_env = make_lanes(env_id, lanes, overrides)
@@ -173,6 +210,8 @@ class _Run:
             env.seed(self.first_seed)
         self.scores: list[_Score] = []
         self.saved_at = 0
+        # As if the run had begun here without a break.
+        self.begun = time.monotonic()
 
     def _make_env(self, env_id: str, config: Mapping[str, Any]) -> LaneVecEnv:
         env = gym.make_vec(
@@ -206,8 +245,9 @@ class _Run:
                 callback = _BetweenRollouts(self, advance, interrupted)
                 self.model.learn(remaining, callback, reset_num_timesteps=not begun)
                 self.between_rollouts(last=True)
+        self._tell_curve()
         self.model.logger.close()
-        best = self.out / "best.safetensors"
+        best = self.out / BEST
         self.console.print(
             f"Best mean return {max(score.mean_return for score in self.scores):.4f} on the "
             f"selection seeds: {best}"
@@ -234,11 +274,10 @@ class _Run:
             )
 
     def _evaluate(self) -> None:
-        evaluation, model = self.recipe.evaluation, self.model
+        model = self.model
         last = self._save_agent("last", {})
         policy = load_agent(last, self.evaluation_env)
-        episode_seeds = seeds.SELECTION[: evaluation.episodes]
-        episodes = run_episodes(self.evaluation_env, policy, episode_seeds)
+        episodes = run_episodes(self.evaluation_env, policy, self.selection)
         low, high = mean_intervals(episodes.returns)
         recent = [episode["r"] for episode in model.ep_info_buffer or ()]
         score = _Score(
@@ -247,6 +286,7 @@ class _Run:
             float(low),
             float(high),
             float(np.mean(recent)) if recent else float("nan"),
+            round(time.monotonic() - self.begun, 1),
         )
         best = max((earlier.mean_return for earlier in self.scores), default=-np.inf)
         self.scores.append(score)
@@ -254,8 +294,8 @@ class _Run:
             "evaluation": {
                 "mean_return": score.mean_return,
                 "ci95": [score.ci95_low, score.ci95_high],
-                "episodes": evaluation.episodes,
-                "first_seed": episode_seeds.start,
+                "episodes": len(self.selection),
+                "first_seed": self.selection.start,
                 **{
                     name: float(values.mean())
                     for name, values in episodes.infos.items()
@@ -273,6 +313,8 @@ class _Run:
         )
         model.logger.record("selection/mean_return", score.mean_return)
         model.logger.dump(model.num_timesteps)
+        if self.report is not None:
+            self.report(score.steps, score.mean_return)
 
     def _save_agent(self, name: str, facts: Mapping[str, Any]) -> Path:
         return save_agent(
@@ -287,6 +329,16 @@ class _Run:
                 **facts,
             },
         )
+
+    def _tell_curve(self) -> None:
+        """Write all evaluations of the run into the best agent's header."""
+        path = self.out / BEST
+        arrays, header = read_tensors(path, "agent")
+        curve = [asdict(score) for score in self.scores]
+        for point in curve:
+            if not np.isfinite(point["training_return"]):
+                point["training_return"] = None
+        write_tensors(path, arrays, {**header, "curve": curve})
 
     def _write_progress(self) -> None:
         text = io.StringIO()
@@ -308,6 +360,7 @@ class _Run:
             "format": _FORMAT,
             "recipe": self.recipe.as_mapping(),
             "overrides": self.overrides,
+            "seconds": time.monotonic() - self.begun,
             "state": state,
         }
         write_tensors(self.checkpoint, arrays, header)
@@ -329,6 +382,7 @@ class _Run:
                 "train anew in another folder"
             ) from error
         self.saved_at = self.model.num_timesteps
+        self.begun = time.monotonic() - header["seconds"]
 
     def _check_same_run(self, header: Mapping[str, Any]) -> None:
         now = {**self.recipe.as_mapping(), "overrides": self.overrides}
@@ -412,7 +466,7 @@ def make_model(recipe: Recipe, env: LaneVecEnv, *others: LaneVecEnv) -> Model:
         )
     suited: tuple[type[spaces.Space[Any]], ...] = (spaces.Discrete,)
     if env.env.actions_per == "device" and recipe.algorithm == "ppo":
-        suited += (spaces.Box,)
+        suited += (spaces.Box, spaces.MultiDiscrete)
     if not isinstance(env.action_space, suited):
         raise ValueError(
             f"{recipe.algorithm} is trained here with discrete actions, not with "
@@ -512,6 +566,8 @@ def _outputs(env: LaneVecEnv) -> int:
         if env.env.actions_per == "combination":
             return levels_per_device(env.action_space, env.observation_space)
         return int(env.action_space.n) if env.env.actions_per == "system" else 1
+    if isinstance(env.action_space, spaces.MultiDiscrete):
+        return int(env.action_space.nvec[0])
     shape = env.action_space.shape or ()
     return shape[1] if len(shape) > 1 else 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -23,11 +23,14 @@ from edge_gym.seeds import EVALUATION
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from edge_gym.agents.search import Search
     from edge_gym.comparison import Results
     from edge_gym.evaluation import TaskProgress
+    from edge_gym.workers import Result, Run, Task
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 _PIPE_WIDTH = 160
+_BEST_TRIALS = 4  # shown of a search, beside the base recipe
 
 
 class _StoppedError(Exception):
@@ -71,6 +74,16 @@ LanesOption = Annotated[int, typer.Option(help="Episodes run at a time.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Field of the configuration, in YAML."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="Processes of one thread each; the cores if not given.")
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Run on a Ray cluster; 'local' starts Ray here, 'auto' finds the one around.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -180,28 +193,45 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="Folder; runs/ALGO-ID if not given.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="So many agents, of this seed and those that follow it."),
+    ] = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Train an agent."""
+    """Train an agent, or several that differ by their seed alone."""
     from edge_gym.agents import TrainingInterrupted
     from edge_gym.agents import train as train_agent
 
     row = find_environment(env_id)
+    given: dict[str, Any] = {
+        "recipe": recipe,
+        "steps": steps,
+        "seed": seed,
+        "out": out or Path("runs") / f"{algorithm}-{row.name}",
+        "resume": resume,
+        "overrides": _overrides(settings),
+    }
+    if seeds is not None:
+        from edge_gym.agents.repeated import train_one, train_seeds
+
+        runner = _runner(train_one, workers, ray)
+        with _progress() as bar:
+            found = train_seeds(
+                algorithm, row.id, seeds, run=runner, progress=bar, report=_remark, **given
+            )
+        for path in found.values():
+            print(path)
+        return
+    if workers is not None or ray is not None:
+        raise ValueError("--workers and --ray are for several --seeds")
     try:
-        path = train_agent(
-            algorithm,
-            row.id,
-            recipe=recipe,
-            steps=steps,
-            seed=seed,
-            out=out or Path("runs") / f"{algorithm}-{row.name}",
-            resume=resume,
-            overrides=_overrides(settings),
-        )
+        print(train_agent(algorithm, row.id, **given))
     except TrainingInterrupted as stopped:
         _remark(str(stopped))
         raise typer.Exit(INTERRUPTED) from None
-    print(path)
 
 
 @app.command()
@@ -286,32 +316,73 @@ def tune(
 
 
 @app.command()
+def search(
+    algorithm: Annotated[str, typer.Argument(metavar="ALGO", help="ppo or dqn.")],
+    env_id: EnvironmentArgument,
+    trials: Annotated[
+        int, typer.Option(help="Recipes tried, those of earlier searches in the folder included.")
+    ] = 20,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of each training; the recipe's if not given.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="Episodes of each evaluation.")] = 128,
+    seeds: Annotated[int, typer.Option(help="Trainings of each recipe.")] = 1,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to begin; the packaged one if not given."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder; runs/search-ALGO-ID if not given.")
+    ] = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a better recipe, on tuning seeds; goes on where it was stopped."""
+    from edge_gym.agents.search import SearchInterrupted, search_recipe
+
+    row = find_environment(env_id)
+    with _progress() as progress:
+        try:
+            found = search_recipe(
+                algorithm,
+                row.id,
+                trials=trials,
+                steps=steps,
+                episodes=episodes,
+                seeds=seeds,
+                recipe=recipe,
+                out=out or Path("runs") / f"search-{algorithm}-{row.name}",
+                overrides=_overrides(settings),
+                progress=progress,
+                report=_remark,
+            )
+        except SearchInterrupted as stopped:
+            _remark(str(stopped))
+            raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        _print_search(found)
+    if found.written is not None:
+        _errors().print(f"written: {found.written}", highlight=False)
+
+
+@app.command()
 def leaderboard(
     env_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
     episodes: EpisodesOption = 100,
     seed: SeedOption = EVALUATION.start,
     lanes: LanesOption = 64,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes of one thread each; the cores if not given.")
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Run on a Ray cluster; 'local' starts Ray here, 'auto' finds the one around.",
-        ),
-    ] = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder.")] = Path("leaderboard"),
     as_json: JsonOption = False,
 ) -> None:
     """Rank every policy in every environment; goes on where it was stopped."""
     from edge_gym.leaderboard import leaderboard as run
-    from edge_gym.parallel import thread_count
-    from edge_gym.sweep import in_processes, on_ray
+    from edge_gym.sweep import run_chunk
 
-    if ray is not None and workers is not None:
-        raise ValueError("--workers and --ray exclude each other")
-    runner = in_processes(workers or thread_count()) if ray is None else on_ray(_address(ray))
+    runner = _runner(run_chunk, workers, ray)
     with _progress() as progress:
         board = run(
             env_ids,
@@ -327,8 +398,18 @@ def leaderboard(
     _errors().print(f"written: {out}", highlight=False)
 
 
-def _address(ray: str) -> str | None:
-    return None if ray == "local" else ray
+def _runner(
+    work: Callable[[Task], Result], workers: int | None, ray: str | None
+) -> Run[Task, Result]:
+    """Return what does ``work`` where the options say."""
+    from edge_gym.parallel import thread_count
+    from edge_gym.workers import in_processes, on_ray
+
+    if ray is None:
+        return in_processes(workers or thread_count(), work)
+    if workers is not None:
+        raise ValueError("--workers and --ray exclude each other")
+    return on_ray(None if ray == "local" else ray, work)
 
 
 @app.command(cls=_Reproduce)
@@ -485,6 +566,24 @@ def _print_results(results: Results) -> None:
                 f"{name} minus {gap.baseline}, {origins[kind]}: "
                 f"{gap.mean:+.4f} {_interval(gap.ci95, '+')}"
             )
+
+
+def _print_search(found: Search) -> None:
+    scored = [trial for trial in found.trials if trial.score is not None]
+    shown = [trial for trial in scored if trial is not found.base][:_BEST_TRIALS]
+    names = [f"trial {trial.number}" for trial in shown]
+    if found.base is not None:
+        shown, names = [found.base, *shown], ["base recipe", *names]
+    rows = [["mean return", *(f"{trial.score:.4f}" for trial in shown)]]
+    for parameter in found.trials[0].parameters if found.trials else ():
+        values = [trial.parameters[parameter] for trial in shown]
+        rows.append([parameter.removeprefix("hyperparameters."), *map(str, values)])
+    seeds = found.tuning_seeds
+    title = (
+        f"{found.algorithm} on {found.environment}: {len(found.trials)} trials of {found.steps:,} "
+        f"steps, {len(found.trials) - len(scored)} cut off; tuning seeds {seeds[0]} to {seeds[-1]}"
+    )
+    _print_table(title, ["", *names], rows)
 
 
 def _overrides(settings: Sequence[str] | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from edge_gym.envs.checks import check_integer
 from edge_gym.evaluation import Episodes, TaskProgress, make_lanes, seed_warning
 from edge_gym.files import prepare_folder, write_text
 from edge_gym.page import write_page
-from edge_gym.policies import AGENTS, TUNED, default_specs
+from edge_gym.policies import AGENTS, TUNED, default_specs, one_for_each_seed
 from edge_gym.registration import ENVIRONMENTS, find_environment
 from edge_gym.seeds import EVALUATION
 from edge_gym.statistics import (
@@ -253,7 +253,7 @@ def leaderboard(
     if report is not None and (warning := seed_warning(seeds)):
         report(warning)
     rows = [find_environment(name) for name in environments or _usual()]
-    chunks: dict[tuple[str, str], list[Chunk]] = {}
+    chunks: dict[tuple[str, str], list[list[Chunk]]] = {}
     missing: dict[str, str] = {}
     for row in rows:
         try:
@@ -265,14 +265,20 @@ def leaderboard(
                 report(f"{row.id} is left out: {error}")
             continue
         for spec in specs:
-            chunks[row.id, spec] = cut(row.id, spec, seeds, chunk=CHUNK, lanes=lanes)
-    every = [chunk for part in chunks.values() for chunk in part]
+            chunks[row.id, spec] = [
+                cut(row.id, one, seeds, chunk=CHUNK, lanes=lanes)
+                for one in one_for_each_seed(spec, row.id)
+            ]
+    every = [chunk for parts in chunks.values() for part in parts for chunk in part]
     found = sweep(every, folder / PARTS, run, progress)
-    played = {key: _joined([found[chunk] for chunk in part]) for key, part in chunks.items()}
+    played = {
+        key: [_joined([found[chunk] for chunk in part]) for part in parts]
+        for key, parts in chunks.items()
+    }
     board = rank(played, seeds, missing)
     board.write(folder)
     try:
-        lengths = {key: int(part.lengths[0]) for key, part in played.items()}
+        lengths = {key: int(parts[0].lengths[0]) for key, parts in played.items()}
         films = _films(board, prepare_folder(folder / FILMS), lengths, progress)
         write_page(board, folder / PAGE, films)
     except ImportError as error:
@@ -304,12 +310,13 @@ def _films(
 
 
 def rank(
-    played: Mapping[tuple[str, str], Episodes], seeds: range, missing: Mapping[str, str]
+    played: Mapping[tuple[str, str], Sequence[Episodes]], seeds: range, missing: Mapping[str, str]
 ) -> Leaderboard:
     """Rank policies.
 
     Args:
-        played: Episodes by environment and policy, all of the same seeds.
+        played: Episodes by environment and policy, all of the same seeds, once for each of a
+            learned policy's training seeds.
         seeds: These.
         missing: Environments that were left out, and why.
     """
@@ -317,7 +324,7 @@ def rank(
     best: dict[str, str] = {}
     scored: dict[str, list[tuple[Standing, NDArray[np.float64]]]] = {}
     for name in dict.fromkeys(environment for environment, _ in played):
-        policies = {spec: part for (of, spec), part in played.items() if of == name}
+        policies = {spec: parts for (of, spec), parts in played.items() if of == name}
         rows, champion, scores = _rank_one(name, policies)
         standings += rows
         if champion is not None:
@@ -332,27 +339,30 @@ def rank(
 
 
 def _rank_one(
-    name: str, policies: Mapping[str, Episodes]
+    name: str, policies: Mapping[str, Sequence[Episodes]]
 ) -> tuple[list[Standing], str | None, dict[str, NDArray[np.float64]]]:
     """Return the standings, best first, the best analytical policy, and episodes' scores."""
     kinds = {spec: contender(name, spec).kind for spec in policies}
-    means = {spec: float(part.returns.mean()) for spec, part in policies.items()}
+    returns = {spec: np.stack([part.returns for part in parts]) for spec, parts in policies.items()}
+    means = {spec: float(values.mean()) for spec, values in returns.items()}
     rules = [spec for spec in policies if kinds[spec] in _ANALYTICAL]
     champion = max(rules, key=means.__getitem__) if rules else None
     gain = None
     if champion is not None and "random" in policies:
-        gains = policies[champion].returns - policies["random"].returns
+        gains = (returns[champion] - returns["random"])[0]
         if mean_intervals(gains)[0] > 0:
             gain = float(gains.mean())
     rows: list[Standing] = []
     scores: dict[str, NDArray[np.float64]] = {}
-    for spec, part in policies.items():
-        values = part.returns[None]
-        gaps = None if champion is None else values - policies[champion].returns
+    for spec, values in returns.items():
+        gaps = None if champion is None else values - returns[champion]
         if gain is not None and gaps is not None:
             # Of the same mean as (return - random) / gain, but paired: episodes differ in luck.
             scores[spec] = 1 + gaps / gain
-        accuracy = part.infos.get("test_accuracy")
+        missing = np.array([np.nan])
+        accuracy = np.concatenate(
+            [part.infos.get("test_accuracy", missing) for part in policies[spec]]
+        )
         rows.append(
             Standing(
                 environment=name,
@@ -369,10 +379,8 @@ def _rank_one(
                 difference_ci95=None if gaps is None else _interval(gaps),
                 improvement=None
                 if champion is None
-                else improvement_probability(values, policies[champion].returns),
-                test_accuracy=None
-                if accuracy is None or not np.isfinite(accuracy).all()
-                else float(accuracy.mean()),
+                else improvement_probability(values, returns[champion][0]),
+                test_accuracy=float(accuracy.mean()) if np.isfinite(accuracy).all() else None,
             )
         )
     return sorted(rows, key=lambda row: -row.mean), champion, scores

@@ -79,7 +79,8 @@ def resolve(
 
     Args:
         spec: ``name``, ``name:param=value,param=value``, ``tuned-name``, ``ppo`` or ``dqn``
-            (shipped), or the path of a trained agent.
+            (the best of those shipped, or that of one training seed, ``ppo:seed=2``), or the path
+            of a trained agent.
         env: The environment to act in.
         lanes: Episodes run at a time if a tuned version must be searched.
         progress: Told how far such a search is.
@@ -107,10 +108,18 @@ def resolve(
         if name == "random":
             kind = "reference"
         return Contender(spec, baseline, kind, baseline.source, asdict(baseline.parameters))
-    if spec in AGENTS or Path(spec).exists():
+    if name in AGENTS or Path(spec).exists():
         from edge_gym.agents import load_agent
 
-        return Contender(spec, load_agent(spec, env), "learned", "trained agent", {})
+        shipped = name in AGENTS
+        parameters = parse_parameters(text, spec) if shipped and colon else {}
+        unknown = [parameter for parameter in parameters if parameter != "seed"]
+        if unknown:
+            raise ValueError(f"policy {spec!r}: a shipped agent has a seed, no {unknown[0]}")
+        agent = load_agent(name if shipped else spec, env, **parameters)
+        if shipped:
+            parameters = {"seed": agent.metadata["recipe"]["seed"]}
+        return Contender(spec, agent, "learned", "trained agent", parameters)
     here = applicable_baselines(env)
     known = [*here, *AGENTS]
     close = difflib.get_close_matches(name, here, 2) if len(name) > 2 else []
@@ -142,3 +151,12 @@ def default_specs(env_id: str, env: Any) -> list[str]:
     from edge_gym.agents import shipped_agents
 
     return [*specs, *shipped_agents(find_environment(env_id).id)]
+
+
+def one_for_each_seed(spec: str, env_id: str) -> list[str]:
+    """Return the policies that a name stands for: a shipped algorithm's, one per training seed."""
+    if spec not in AGENTS:
+        return [spec]
+    from edge_gym.agents import shipped_agents
+
+    return [f"{spec}:seed={seed}" for seed in shipped_agents(find_environment(env_id).id)[spec]]

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
-import multiprocessing
-import os
 import re
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,12 +16,10 @@ from edge_gym.evaluation import Episodes, TaskProgress, even_lanes, make_lanes, 
 from edge_gym.files import prepare_folder
 from edge_gym.policies import Contender, resolve
 from edge_gym.stored import episodes_key, load_episodes, save_episodes
+from edge_gym.workers import Run
 
 if TYPE_CHECKING:
     from edge_gym.agents.networks import AgentPolicy
-
-MOST_RETRIES = 5
-"""How often a chunk is run again whose worker was lost."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +48,7 @@ class Chunk:
         return range(self.first, self.first + self.episodes)
 
 
-Finished = Iterator[tuple[Chunk, Episodes]]
-Work = Callable[[Chunk], Episodes]
-Runner = Callable[[Sequence[Chunk]], Finished]
+Runner = Run[Chunk, Episodes]
 """Runs chunks and yields each with its episodes, in whatever order they end."""
 
 
@@ -95,112 +85,10 @@ def _lanes(environment: str, lanes: int, overrides: str) -> EdgeVectorEnv:
     return make_lanes(environment, lanes, json.loads(overrides))
 
 
-def run_here(chunks: Sequence[Chunk]) -> Finished:
+def run_here(chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, Episodes]]:
     """Run chunks one after the other in this process."""
     for chunk in chunks:
         yield chunk, run_chunk(chunk)
-
-
-def in_processes(workers: int, work: Work = run_chunk) -> Runner:
-    """Return a runner with so many processes of one thread each.
-
-    A process that is killed takes those of its pool along; what they were at is run again.
-
-    Args:
-        workers: Number of processes.
-        work: What they do, a function of a module.
-    """
-
-    def run(chunks: Sequence[Chunk]) -> Finished:
-        left = dict.fromkeys(chunks)
-        for attempt in range(MOST_RETRIES + 1):
-            with _one_thread_each():
-                context = multiprocessing.get_context("spawn")
-                pool = ProcessPoolExecutor(workers, context, _end_with_parent)
-                try:
-                    futures = {pool.submit(work, chunk): chunk for chunk in left}
-                    for future in as_completed(futures):
-                        chunk, episodes = futures[future], future.result()
-                        del left[chunk]
-                        yield chunk, episodes
-                    return
-                except BrokenProcessPool:
-                    if attempt == MOST_RETRIES:
-                        raise
-                finally:
-                    pool.shutdown(wait=False, cancel_futures=True)
-
-    return run
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it has ended, however that came about."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let processes that begin meanwhile use one thread."""
-    names = ("EDGE_GYM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def on_ray(address: str | None = None, work: Work = run_chunk) -> Runner:
-    """Return a runner on Ray, with a core for each chunk.
-
-    Args:
-        address: Of a cluster, ``"auto"`` for the one around; None starts Ray on this machine.
-        work: What is done with a chunk.
-
-    A chunk whose worker or node is lost is run again elsewhere.
-
-    Raises:
-        ImportError: If Ray is missing.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError(
-            f"sweeps on Ray need it ({error}): pip install 'edge_gym[ray]'", name=error.name
-        ) from error
-
-    def run(chunks: Sequence[Chunk]) -> Finished:
-        started = not ray.is_initialized()
-        if started:
-            # Without an address, Ray would take the cluster that was started last, if there is one.
-            ray.init(address=address or "local", log_to_driver=False, include_dashboard=False)
-        variables = {"EDGE_GYM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        if data := os.environ.get("EDGE_GYM_DATA"):
-            variables["EDGE_GYM_DATA"] = data
-        remote = ray.remote(
-            num_cpus=1, max_retries=MOST_RETRIES, runtime_env={"env_vars": variables}
-        )(work)
-        try:
-            waiting = {remote.remote(chunk): chunk for chunk in chunks}
-            while waiting:
-                (done,), _ = ray.wait(list(waiting), num_returns=1)
-                yield waiting.pop(done), ray.get(done)
-        finally:
-            if started:
-                ray.shutdown()
-
-    return run
 
 
 def sweep(
@@ -216,7 +104,7 @@ def sweep(
     Args:
         chunks: What to run.
         folder: Where episodes are kept, a file for each chunk, written as it ends.
-        run: What runs them: ``run_here``, ``in_processes(n)`` or ``on_ray(address)``.
+        run: What runs them: ``run_here``, or ``run_chunk`` in ``edge_gym.workers``.
         progress: Told how many episodes of each environment are done.
 
     Raises:

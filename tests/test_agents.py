@@ -137,17 +137,24 @@ def agent_file(finished: Mapping[str, Path], tmp_path: Path) -> Path:
     return copy
 
 
-def run_files(out: Path) -> dict[str, bytes]:
-    names = ("best.safetensors", "last.safetensors", "progress.csv", "recipe.yaml")
-    return {name: (out / name).read_bytes() for name in names}
+def run_files(out: Path) -> dict[str, Any]:
+    """What a run's files say, but for wall times."""
+    curve = [line.rpartition(",")[0] for line in (out / "progress.csv").read_text().splitlines()]
+    arrays, header = files.read_tensors(out / "best.safetensors", "agent")
+    for point in header["curve"]:
+        del point["seconds"]
+    best = {name: array.tobytes() for name, array in arrays.items()}
+    names = ("last.safetensors", "recipe.yaml")
+    return {"best": (best, header), "curve": curve, **{n: (out / n).read_bytes() for n in names}}
 
 
 def final_state(out: Path) -> Any:
     """What a run's checkpoint says, but for wall times and what no lane's learner holds."""
     arrays, header = files.read_tensors(out / "checkpoint.safetensors", "checkpoint")
     state = packing.unpack(arrays, header["state"])
-    for episode in state["model"]["episodes"]:
-        del episode["t"]
+    for timed, name in ((state["model"]["episodes"], "t"), (state["scores"], "seconds")):
+        for entry in timed:
+            del entry[name]
     for env in state["envs"]:
         learner = env["env"]["problem"]["learner"]
         for name in ("z", "alpha", "gradient"):
@@ -326,9 +333,9 @@ def test_imitation_precedes_training(tmp_path: Path) -> None:
         tiny_train("ppo", tmp_path / name, recipe=tiny_recipe("ppo", **changes))
         for name, changes in (("a", {"imitation": LESSON}), ("b", {"imitation": LESSON}), ("c", {}))
     ]
-    a, b, c = (path.read_bytes() for path in runs)
+    a, b, c = (run_files(path.parent) for path in runs)
     assert a == b
-    assert a != c
+    assert a["best"][0] != c["best"][0]
     assert read_agent_metadata(runs[0])["recipe"]["imitation"]["policy"] == LESSON["policy"]
 
 
@@ -498,15 +505,19 @@ def test_a_run_leaves_its_files(finished: Mapping[str, Path], algorithm: str) ->
     }
     assert load_recipe(out / "recipe.yaml") == tiny_recipe(algorithm)
     rows = [line.split(",") for line in (out / "progress.csv").read_text().splitlines()]
-    assert rows[0] == ["steps", "mean_return", "ci95_low", "ci95_high", "training_return"]
+    names = ["steps", "mean_return", "ci95_low", "ci95_high", "training_return", "seconds"]
+    assert rows[0] == names
     assert [int(row[0]) for row in rows[1:]] == [128, 256, 384, 448]
     for row in rows[1:]:
-        _, mean, low, high, _ = map(float, row)
+        _, mean, low, high, _, _ = map(float, row)
         assert low <= mean <= high
+    seconds = [float(row[-1]) for row in rows[1:]]
+    assert 0 < seconds[0] <= seconds[1] <= seconds[2] <= seconds[3]
     best, last = (read_agent_metadata(out / f"{n}.safetensors") for n in ("best", "last"))
     means = [float(row[1]) for row in rows[1:]]
     assert best["evaluation"]["mean_return"] == max(means)
     assert last["evaluation"]["mean_return"] == means[-1]
+    assert [[str(value) for value in point.values()] for point in best["curve"]] == rows[1:]
     assert best["algorithm"] == algorithm
     assert best["environment"] == ID
     assert best["recipe"] == tiny_recipe(algorithm).as_mapping()
@@ -991,7 +1002,7 @@ class MarketConfig:
     """Settings of a toy: choose the device of the best quality, or the best sample.
 
     With ``actions="columns"`` a price is asked of each device too, best 1; with ``"level"`` the
-    mean quality is told: low, middling or high.
+    mean quality is told: low, middling or high, with ``"levels"`` every device's.
     """
 
     n_devices: int = 4
@@ -1031,6 +1042,7 @@ class Market(Problem):
             "scores": spaces.Box(-1, 1, (k,), np.float32),
             "columns": spaces.Box(-1, 1, (k, 2), np.float32),
             "level": spaces.Discrete(3),
+            "levels": spaces.MultiDiscrete([3] * k),
         }[config.actions]
         self.actions_per = {"sample": "sample", "level": "system"}.get(config.actions, "device")
         self._quality = np.zeros((n_lanes, k, 2), np.float32)
@@ -1062,6 +1074,9 @@ class Market(Problem):
         elif self.config.actions == "level":
             level = np.digitize(self._quality[lanes, :, 0].mean(axis=1), [-0.3, 0.3])
             reward = np.float64(actions == level)
+        elif self.config.actions == "levels":
+            level = np.digitize(self._quality[lanes, :, 0], [-0.3, 0.3])
+            reward = (actions == level).mean(axis=1)
         else:
             asked = actions[..., 0] if self.config.actions == "columns" else actions
             device = actions if actions.ndim == 1 else asked.argmax(axis=1)
@@ -1607,7 +1622,12 @@ def test_one_agent_learns_the_markets_of_all_sizes() -> None:
     assert run_episodes(lanes, agent, range(100)).returns.mean() / 5 > 1.1
 
 
-@pytest.mark.parametrize(("actions", "floor"), [("columns", 0.6), ("level", 0.75)])
+KINDS = {"columns": "box", "level": "discrete", "levels": "multidiscrete"}
+
+
+@pytest.mark.parametrize(
+    ("actions", "floor"), [("columns", 0.6), ("level", 0.75), ("levels", 0.75)]
+)
 def test_ppo_learns_other_actions(actions: str, floor: float) -> None:
     """The best of four qualities is 1.03 on average; the most likely level is right 45 % often."""
     recipe = device_recipe("ppo", network={"hidden": [16, 16]}, lanes=32)
@@ -1618,8 +1638,8 @@ def test_ppo_learns_other_actions(actions: str, floor: float) -> None:
     model = training.make_model(recipe, env)
     model.learn(32 * 20 * 30)
     shape = model.policy.mlp_extractor.policy_net.shape
-    kind = "box" if actions == "columns" else "discrete"
-    agent = networks.AgentPolicy(_as_network(model, shape), {"action_space": {"kind": kind}}, "ppo")
+    told = {"action_space": {"kind": KINDS[actions]}}
+    agent = networks.AgentPolicy(_as_network(model, shape), told, "ppo")
     lanes = market(32, mode="Disabled", actions=actions, n_samples=0)
     assert run_episodes(lanes, agent, range(100)).returns.mean() / 5 > floor
 
@@ -1695,6 +1715,37 @@ def test_device_runs_resume_as_if_never_stopped(
     other = make_lanes(env_id, 2, {**overrides, "n_devices": 5, "buffer_size": 3})
     agent = load_agent(best, other)
     assert np.isfinite(run_episodes(other, agent, range(2)).returns).all()
+
+
+def test_levels_of_devices_are_imitated_and_kept(tmp_path: Path) -> None:
+    """One level for each device: taught by a rule, saved, and loaded for another number."""
+    fields = {"n_devices": 3, "iterations": 4, "test_size": 100}
+    policy = {"name": "constant-split", "offloaded": 0.4}
+    lesson = {"policy": policy, "episodes": 12, "noise": 0.1, "epochs": 60, "batch_size": 32}
+    recipe = device_recipe("ppo", steps=96, lanes=4, imitation=lesson)
+    rate = {**recipe.hyperparameters, "learning_rate": 1e-6}
+    best = train(
+        "ppo",
+        "OffloadingGrid-v0",
+        recipe=replace(recipe, hyperparameters=rate),
+        out=tmp_path,
+        overrides=fields,
+        progress=False,
+    )
+    other = make_lanes("OffloadingGrid-v0", 2, {**fields, "n_devices": 5})
+    agent = load_agent(best, other)
+    teacher = make_baseline("constant-split", other, offloaded=0.4)
+    observations, _ = other.reset(seed=0)
+    meant: list[NDArray[Any]] = []
+    for _ in range(2):  # tasks come in every second iteration
+        meant.append(teacher.act(observations))
+        assert meant[-1].shape == (2, 5)
+        np.testing.assert_array_equal(agent.act(observations), meant[-1])
+        observations, *_ = other.step(meant[-1])
+    assert len(np.unique(meant)) == 2
+    assert np.isfinite(run_episodes(other, agent, range(2)).returns).all()
+    with pytest.raises(ValueError, match="with actions"):
+        load_agent(best, make_lanes("OffloadingDiscrete-v0", 1))
 
 
 def test_recipes_of_earlier_checkpoints_are_resumed(tmp_path: Path) -> None:

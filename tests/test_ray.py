@@ -17,7 +17,8 @@ from ray.cluster_utils import Cluster
 
 from edge_gym.cli import main
 from edge_gym.evaluation import Episodes
-from edge_gym.sweep import Chunk, on_ray, run_chunk, run_here, sweep
+from edge_gym.sweep import Chunk, run_chunk, run_here, sweep
+from edge_gym.workers import on_ray
 from tests.test_sweep import assert_same, chunks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,12 @@ FEDERATED = ("UpdateScheduling", "BatchSlot", "TaskAllocation", "JointTaskResour
 SHIPPED = sorted(path.relative_to(FOLDER) for path in FOLDER.glob("trained/*/*.safetensors"))
 
 
+def named(path: Path) -> tuple[str, int]:
+    """Return an agent's algorithm and training seed."""
+    name, _, seed = path.stem.partition("-seed")
+    return name, int(seed)
+
+
 def test_there_are_some_and_they_are_small() -> None:
     assert SHIPPED
     assert sum((FOLDER / path).stat().st_size for path in SHIPPED) < 10e6
@@ -26,13 +33,14 @@ def test_there_are_some_and_they_are_small() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=str)
 def test_a_shipped_agent_says_where_it_comes_from(path: Path) -> None:
-    env_id, name = path.parent.name, path.stem
-    assert name in shipped_agents(env_id)
+    env_id, (name, seed) = path.parent.name, named(path)
+    assert seed in shipped_agents(env_id)[name]
     told = read_agent_metadata(FOLDER / path)
     assert told["environment"] == f"edge_gym/{env_id}"
     assert told["algorithm"] == name
     # Training it again by the packaged recipe is training it by its own.
-    assert parse_recipe(told["recipe"], "the agent") == find_recipe(name, env_id)
+    recipe = replace(find_recipe(name, env_id), seed=seed)
+    assert parse_recipe(told["recipe"], "the agent") == recipe
     first, last = told["training_seeds"]
     assert first in TRAINING
     assert last in TRAINING
@@ -45,7 +53,8 @@ def test_a_shipped_agent_beats_chance(path: Path) -> None:
     episodes = 24 if path.parent.name.startswith(FEDERATED) else 64
     env = make_lanes(path.parent.name, episodes)
     seeds = EVALUATION[:episodes]
-    agent = run_episodes(env, load_agent(path.stem, env), seeds).returns
+    name, seed = named(path)
+    agent = run_episodes(env, load_agent(name, env, seed=seed), seeds).returns
     chance = run_episodes(env, make_baseline("random", env), seeds).returns
     gain = agent - chance
     assert gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(len(gain))
@@ -74,6 +83,7 @@ DEVICES = [
 def test_agents_on_devices_act_for_any_number(path: Path, fields: dict[str, int]) -> None:
     env = make_lanes(path.parent.name, 16, fields)
     seeds = EVALUATION[:16]
-    agent = run_episodes(env, load_agent(path.stem, env), seeds).returns
+    name, seed = named(path)
+    agent = run_episodes(env, load_agent(name, env, seed=seed), seeds).returns
     chance = run_episodes(env, make_baseline("random", env), seeds).returns
     assert agent.mean() > chance.mean()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import pytest
 
 from edge_gym.evaluation import Episodes, make_lanes, run_episodes
 from edge_gym.policies import resolve
-from edge_gym.sweep import Chunk, Finished, cut, in_processes, run_chunk, run_here, sweep
+from edge_gym.sweep import Chunk, cut, run_chunk, run_here, sweep
+from edge_gym.workers import in_processes
 from tests.rollouts import SMALL
 
 NAME = "edge_gym/Retransmission-v0"
@@ -50,7 +51,7 @@ class Counting:
         self.ran: list[Chunk] = []
         self.stop_after = stop_after
 
-    def __call__(self, wanted: Sequence[Chunk]) -> Finished:
+    def __call__(self, wanted: Sequence[Chunk]) -> Iterator[tuple[Chunk, Episodes]]:
         for chunk, episodes in run_here(wanted):
             if len(self.ran) == self.stop_after:
                 raise KeyboardInterrupt

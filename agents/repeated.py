@@ -1,0 +1,130 @@
+"""Training with several seeds: one agent says little of an algorithm, luck being what it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edge_gym.agents.recipe import Recipe, parse_recipe
+from edge_gym.agents.training import BEST, CHECKPOINT, chosen_recipe, train
+from edge_gym.envs.checks import check_integer
+from edge_gym.evaluation import TaskProgress
+from edge_gym.files import prepare_folder, replacing
+from edge_gym.registration import find_environment
+from edge_gym.workers import Run
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run, as a worker gets it: on another machine, perhaps.
+
+    Attributes:
+        environment: The environment's id.
+        recipe: The recipe as YAML, its seed included.
+        out: The run's folder. Where workers share it, a lost run is resumed, else begun again.
+        overrides: Fields of the environment's configuration, as JSON.
+    """
+
+    environment: str
+    recipe: str
+    out: str
+    overrides: str
+
+
+Trainer = Run[Training, dict[str, bytes]]
+"""Does trainings; ``train_one`` in ``edge_gym.workers``."""
+
+
+def train_one(task: Training) -> dict[str, bytes]:
+    """Train, and return the files that a run leaves, but for its checkpoint and logs."""
+    recipe = parse_recipe(yaml.safe_load(task.recipe), "the recipe")
+    out = Path(task.out)
+    train(
+        recipe.algorithm,
+        task.environment,
+        recipe=recipe,
+        out=out,
+        resume=True,
+        overrides=json.loads(task.overrides),
+        progress=False,
+    )
+    files = (path for path in sorted(out.iterdir()) if path.is_file() and path.name != CHECKPOINT)
+    return {path.name: path.read_bytes() for path in files}
+
+
+def train_seeds(
+    algorithm: str,
+    env_id: str,
+    number: int,
+    *,
+    run: Trainer,
+    recipe: Recipe | str | PathLike[str] | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    out: str | PathLike[str],
+    resume: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    progress: TaskProgress | None = None,
+    report: Callable[[str], None] | None = None,
+) -> dict[int, Path]:
+    """Train agents that differ by their seed alone.
+
+    Args:
+        algorithm: As for ``train``, like all that is not named here.
+        env_id: The environment.
+        number: Of seeds: the recipe's, and those that follow it.
+        run: What does the trainings.
+        recipe: See ``train``.
+        steps: See ``train``.
+        seed: The first seed, instead of the recipe's.
+        out: Folder of the runs, each in its own, ``seed-0``, ``seed-1``, ...
+        resume: Go on with what is there; finished runs are not repeated.
+        overrides: See ``train``.
+        progress: Told how many of the runs are done.
+        report: Told what became of each.
+
+    Returns:
+        The best agent's file of each seed.
+
+    Raises:
+        ValueError: If the recipe or a value is bad.
+        FileExistsError: If there are runs already and ``resume`` is false.
+    """
+    check_integer("seeds", number, 1)
+    row = find_environment(env_id)
+    first = chosen_recipe(algorithm, row, recipe, steps, seed)
+    folders = {first.seed + i: Path(out) / f"seed-{first.seed + i}" for i in range(number)}
+    begun = [folder for folder in folders.values() if (folder / CHECKPOINT).exists()]
+    if begun and not resume:
+        raise FileExistsError(f"{begun[0]} holds a run already: resume, or choose another folder")
+    settings = json.dumps(dict(overrides or {}))
+    tasks: dict[Training, int] = {}
+    for number_of_seed, folder in folders.items():
+        text = yaml.safe_dump(replace(first, seed=number_of_seed).as_mapping(), sort_keys=False)
+        task = Training(row.id, text, str(folder.resolve()), settings)
+        tasks[task] = number_of_seed
+    best: dict[int, Path] = {}
+    for task, files in run(list(tasks)):
+        folder = prepare_folder(folders[tasks[task]])
+        _keep(folder, files)
+        best[tasks[task]] = folder / BEST
+        if progress is not None:
+            progress(f"{algorithm} on {row.name}", len(best), number)
+        if report is not None:
+            report(f"seed {tasks[task]} is trained: {folder / BEST}")
+    return dict(sorted(best.items()))
+
+
+def _keep(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write what came from another machine; on this one it is there already."""
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            with replacing(path) as scratch:
+                scratch.write_bytes(content)

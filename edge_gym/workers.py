@@ -1,0 +1,122 @@
+"""Who does the work: processes of this machine, or Ray on many. What is lost is done again."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+MOST_RETRIES = 5
+"""How often a task is done again whose worker was lost."""
+
+Task = TypeVar("Task", bound=Hashable)
+Result = TypeVar("Result")
+Run = Callable[[Sequence[Task]], Iterator[tuple[Task, Result]]]
+"""Does tasks and yields each with its result, in whatever order they end."""
+
+
+def in_processes(workers: int, work: Callable[[Task], Result]) -> Run[Task, Result]:
+    """Return what runs tasks in so many processes of one thread each.
+
+    A process that is killed takes those of its pool along; what they were at is run again.
+
+    Args:
+        workers: Number of processes.
+        work: What they do with a task, a function of a module; ``run_chunk`` for a sweep.
+    """
+
+    def run(tasks: Sequence[Task]) -> Iterator[tuple[Task, Result]]:
+        left = dict.fromkeys(tasks)
+        for attempt in range(MOST_RETRIES + 1):
+            with _one_thread_each():
+                context = multiprocessing.get_context("spawn")
+                pool = ProcessPoolExecutor(workers, context, _end_with_parent)
+                try:
+                    futures = {pool.submit(work, task): task for task in left}
+                    for future in as_completed(futures):
+                        task, result = futures[future], future.result()
+                        del left[task]
+                        yield task, result
+                    return
+                except BrokenProcessPool:
+                    if attempt == MOST_RETRIES:
+                        raise
+                finally:
+                    pool.shutdown(wait=False, cancel_futures=True)
+
+    return run
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, however that came about."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let processes that begin meanwhile use one thread."""
+    names = ("EDGE_GYM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def on_ray(address: str | None, work: Callable[[Task], Result]) -> Run[Task, Result]:
+    """Return what runs tasks on Ray, with a core for each.
+
+    Args:
+        address: Of a cluster, ``"auto"`` for the one around; None starts Ray on this machine.
+        work: What is done with a task; ``run_chunk`` for a sweep.
+
+    A task whose worker or node is lost is run again elsewhere.
+
+    Raises:
+        ImportError: If Ray is missing.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(
+            f"sweeps on Ray need it ({error}): pip install 'edge_gym[ray]'", name=error.name
+        ) from error
+
+    def run(tasks: Sequence[Task]) -> Iterator[tuple[Task, Result]]:
+        started = not ray.is_initialized()
+        if started:
+            # Without an address, Ray would take the cluster that was started last, if there is one.
+            ray.init(address=address or "local", log_to_driver=False, include_dashboard=False)
+        variables = {"EDGE_GYM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        if data := os.environ.get("EDGE_GYM_DATA"):
+            variables["EDGE_GYM_DATA"] = data
+        remote = ray.remote(
+            num_cpus=1, max_retries=MOST_RETRIES, runtime_env={"env_vars": variables}
+        )(work)
+        try:
+            waiting = {remote.remote(task): task for task in tasks}
+            while waiting:
+                (done,), _ = ray.wait(list(waiting), num_returns=1)
+                yield waiting.pop(done), ray.get(done)
+        finally:
+            if started:
+                ray.shutdown()
+
+    return run
