@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,17 @@ from edge_gym.page import write_page
 from edge_gym.policies import AGENTS, TUNED, default_specs, one_for_each_seed
 from edge_gym.registration import ENVIRONMENTS, find_environment
 from edge_gym.seeds import EVALUATION
-from edge_gym.statistics import (
-    improvement_probability,
-    interquartile_mean,
-    mean_intervals,
-    stratified_interval,
+from edge_gym.standings import (
+    ANALYTICAL,
+    Standing,
+    first_that,
+    gap_cell,
+    joined,
+    stand,
+    standings_csv,
 )
-from edge_gym.sweep import Chunk, Runner, contender, cut, run_here, sweep
+from edge_gym.statistics import interquartile_mean, stratified_interval
+from edge_gym.sweep import Chunk, Runner, cut, run_here, sweep
 from edge_gym.watching import film
 
 TABLE, NUMBERS, SUMMARY = "leaderboard.csv", "leaderboard.json", "leaderboard.md"
@@ -37,46 +39,6 @@ PARTS, FILMS = "episodes", "films"
 CHUNK = 100
 PICTURES = 10
 """Pictures of an episode's film, about."""
-_ANALYTICAL = ("document", "ours")
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What one policy's episodes in one environment came to.
-
-    Attributes:
-        environment: The environment's id.
-        policy: The policy's name.
-        kind: See ``policies.Contender``.
-        training_seeds: How many agents were trained for it; 0 for rules.
-        episodes: Episodes of each.
-        mean: Mean return.
-        ci95: Its 95 % bootstrap interval over training seeds and episodes.
-        iqm: Interquartile mean of the return.
-        iqm_ci95: Its interval.
-        score: The mean return on the scale where ``random`` is 0 and the best analytical policy is
-            1; None where that is not clearly better than ``random``.
-        difference: Mean paired difference to the best analytical policy, None without one.
-        difference_ci95: Its interval.
-        improvement: Share of the episodes in which it is above the best analytical policy, ties
-            counted half.
-        test_accuracy: Mean test accuracy, where there is one.
-    """
-
-    environment: str
-    policy: str
-    kind: str
-    training_seeds: int
-    episodes: int
-    mean: float
-    ci95: Interval
-    iqm: float
-    iqm_ci95: Interval
-    score: float | None
-    difference: float | None
-    difference_ci95: Interval | None
-    improvement: float | None
-    test_accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -140,18 +102,7 @@ class Leaderboard:
 
     def to_csv(self) -> str:
         """Return one row for each standing."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        names = [name for name in Standing.__dataclass_fields__ if not name.endswith("ci95")]
-        intervals = [name for name in Standing.__dataclass_fields__ if name.endswith("ci95")]
-        ends = [f"{name}_{end}" for name in intervals for end in ("low", "high")]
-        writer.writerow([*names, *ends])
-        for standing in self.standings:
-            row = [getattr(standing, name) for name in names]
-            for name in intervals:
-                row += getattr(standing, name) or (None, None)
-            writer.writerow(["" if value is None else value for value in row])
-        return text.getvalue()
+        return standings_csv(self.standings)
 
     def to_markdown(self) -> str:
         """Return the table for a README: a row for each environment, and one for each group."""
@@ -163,13 +114,13 @@ class Leaderboard:
         standings = self.by_environment()
         for name in self.best:
             rows = standings[name]
-            learned = _first(rows, lambda row: row.kind == "learned")
+            learned = first_that(rows, lambda row: row.kind == "learned")
             cells = [
-                _cell(_first(rows, lambda row: row.kind == "document"), named=True),
-                _cell(_first(rows, lambda row: row.kind == "ours"), named=True),
-                _cell(_first(rows, lambda row: row.policy == "ppo")),
-                _cell(_first(rows, lambda row: row.policy == "dqn")),
-                _gap(learned),
+                _cell(first_that(rows, lambda row: row.kind == "document"), named=True),
+                _cell(first_that(rows, lambda row: row.kind == "ours"), named=True),
+                _cell(first_that(rows, lambda row: row.policy == "ppo")),
+                _cell(first_that(rows, lambda row: row.policy == "dqn")),
+                gap_cell(learned),
                 ""
                 if learned is None or learned.improvement is None
                 else f"{100 * learned.improvement:.0f} %",
@@ -272,7 +223,7 @@ def leaderboard(
     every = [chunk for parts in chunks.values() for part in parts for chunk in part]
     found = sweep(every, folder / PARTS, run, progress)
     played = {
-        key: [_joined([found[chunk] for chunk in part]) for part in parts]
+        key: [joined([found[chunk] for chunk in part]) for part in parts]
         for key, parts in chunks.items()
     }
     board = rank(played, seeds, missing)
@@ -297,7 +248,7 @@ def _films(
     films: dict[str, tuple[str, Path]] = {}
     standings = board.by_environment()
     for name, rows in standings.items():
-        learned = _first(rows, lambda row: row.kind == "learned")
+        learned = first_that(rows, lambda row: row.kind == "learned")
         actor = rows[0].policy if learned is None else learned.policy
         path = folder / f"{name.rpartition('/')[2]}-{actor.replace(':', '-')}-{board.seeds[0]}.gif"
         if not path.exists():
@@ -325,7 +276,7 @@ def rank(
     scored: dict[str, list[tuple[Standing, NDArray[np.float64]]]] = {}
     for name in dict.fromkeys(environment for environment, _ in played):
         policies = {spec: parts for (of, spec), parts in played.items() if of == name}
-        rows, champion, scores = _rank_one(name, policies)
+        rows, champion, scores = stand(name, policies)
         standings += rows
         if champion is not None:
             best[name] = champion
@@ -338,69 +289,12 @@ def rank(
     )
 
 
-def _rank_one(
-    name: str, policies: Mapping[str, Sequence[Episodes]]
-) -> tuple[list[Standing], str | None, dict[str, NDArray[np.float64]]]:
-    """Return the standings, best first, the best analytical policy, and episodes' scores."""
-    kinds = {spec: contender(name, spec).kind for spec in policies}
-    returns = {spec: np.stack([part.returns for part in parts]) for spec, parts in policies.items()}
-    means = {spec: float(values.mean()) for spec, values in returns.items()}
-    rules = [spec for spec in policies if kinds[spec] in _ANALYTICAL]
-    champion = max(rules, key=means.__getitem__) if rules else None
-    gain = None
-    if champion is not None and "random" in policies:
-        gains = (returns[champion] - returns["random"])[0]
-        if mean_intervals(gains)[0] > 0:
-            gain = float(gains.mean())
-    rows: list[Standing] = []
-    scores: dict[str, NDArray[np.float64]] = {}
-    for spec, values in returns.items():
-        gaps = None if champion is None else values - returns[champion]
-        if gain is not None and gaps is not None:
-            # Of the same mean as (return - random) / gain, but paired: episodes differ in luck.
-            scores[spec] = 1 + gaps / gain
-        missing = np.array([np.nan])
-        accuracy = np.concatenate(
-            [part.infos.get("test_accuracy", missing) for part in policies[spec]]
-        )
-        rows.append(
-            Standing(
-                environment=name,
-                policy=spec,
-                kind=kinds[spec],
-                training_seeds=len(values) if kinds[spec] == "learned" else 0,
-                episodes=values.shape[1],
-                mean=means[spec],
-                ci95=_interval(values),
-                iqm=interquartile_mean(values.ravel()),
-                iqm_ci95=stratified_interval([values], "iqm"),
-                score=float(scores[spec].mean()) if spec in scores else None,
-                difference=None if gaps is None else float(gaps.mean()),
-                difference_ci95=None if gaps is None else _interval(gaps),
-                improvement=None
-                if champion is None
-                else improvement_probability(values, returns[champion][0]),
-                test_accuracy=float(accuracy.mean()) if np.isfinite(accuracy).all() else None,
-            )
-        )
-    return sorted(rows, key=lambda row: -row.mean), champion, scores
-
-
-def _interval(values: NDArray[np.float64]) -> Interval:
-    """Return the interval of the mean of ``(S, n)`` values."""
-    if len(values) > 1:
-        return stratified_interval([values])
-    # Of one seed as compare has it, corrected for bias and skewness.
-    low, high = mean_intervals(values[0])
-    return float(low), float(high)
-
-
 def _groups(rows: Sequence[Standing]) -> dict[str, Standing]:
     """Return the best of each group."""
     found = {
-        "learned": _first(rows, lambda row: row.kind == "learned"),
+        "learned": first_that(rows, lambda row: row.kind == "learned"),
         **{row.policy: row for row in reversed(rows) if row.policy in AGENTS},
-        **{row.kind: row for row in reversed(rows) if row.kind in _ANALYTICAL},
+        **{row.kind: row for row in reversed(rows) if row.kind in ANALYTICAL},
     }
     return {group: row for group, row in found.items() if row is not None}
 
@@ -436,35 +330,10 @@ def _specs(env_id: str) -> list[str]:
     ]
 
 
-def _joined(parts: Sequence[Episodes]) -> Episodes:
-    return Episodes(
-        np.concatenate([part.seeds for part in parts]),
-        np.concatenate([part.returns for part in parts]),
-        np.concatenate([part.lengths for part in parts]),
-        {
-            name: np.concatenate([part.infos[name] for part in parts])
-            for name in parts[0].infos
-            if all(name in part.infos for part in parts)
-        },
-        {},
-    )
-
-
-def _first(rows: Iterable[Standing], suits: Callable[[Standing], bool]) -> Standing | None:
-    return next((row for row in rows if suits(row)), None)
-
-
 def _cell(row: Standing | None, named: bool = False) -> str:
     if row is None:
         return ""
     return f"`{row.policy}` {row.mean:.4g}" if named else f"{row.mean:.4g}"
-
-
-def _gap(row: Standing | None) -> str:
-    if row is None or row.difference is None or row.difference_ci95 is None:
-        return ""
-    low, high = row.difference_ci95
-    return f"{row.difference:+.3g} [{low:+.3g}, {high:+.3g}]"
 
 
 def _ends(interval: Interval) -> str:

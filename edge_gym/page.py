@@ -15,7 +15,8 @@ from edge_gym.registration import find_environment
 
 if TYPE_CHECKING:
     from edge_gym.comparison import Interval
-    from edge_gym.leaderboard import Leaderboard, Standing
+    from edge_gym.leaderboard import Leaderboard
+    from edge_gym.standings import Standing
 
 WIDTH = 200
 """Width of a strip, px."""

@@ -14,7 +14,8 @@ import pytest
 from edge_gym import cli, leaderboard
 from edge_gym.data import DataError
 from edge_gym.evaluation import Episodes
-from edge_gym.leaderboard import Leaderboard, Standing, rank
+from edge_gym.leaderboard import Leaderboard, rank
+from edge_gym.standings import Standing
 from edge_gym.statistics import improvement_probability, mean_intervals, stratified_interval
 from edge_gym.sweep import run_here
 
