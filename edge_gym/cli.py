@@ -398,6 +398,37 @@ def leaderboard(
     _errors().print(f"written: {out}", highlight=False)
 
 
+@app.command()
+def generalise(
+    env_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
+    episodes: EpisodesOption = 64,
+    seed: SeedOption = EVALUATION.start,
+    lanes: LanesOption = 64,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder.")] = Path("generalisation"),
+    as_json: JsonOption = False,
+) -> None:
+    """Run agents in settings they were not trained for; goes on where it was stopped."""
+    from edge_gym.generalisation import generalise as run
+    from edge_gym.sweep import run_chunk
+
+    runner = _runner(run_chunk, workers, ray)
+    with _progress() as progress:
+        found = run(
+            env_ids,
+            out=out,
+            episodes=episodes,
+            seed=seed,
+            lanes=lanes,
+            run=runner,
+            progress=progress,
+            report=_remark,
+        )
+    print(json.dumps(found.to_json(), indent=2) if as_json else found.to_markdown(), end="")
+    _errors().print(f"written: {out}", highlight=False)
+
+
 def _runner(
     work: Callable[[Task], Result], workers: int | None, ray: str | None
 ) -> Run[Task, Result]:
