@@ -237,22 +237,27 @@ class _Run:
         )
         self._log_to_tensorboard()
         remaining = self.recipe.steps - self.model.num_timesteps
-        if remaining > 0:
-            with self._bar() as advance, _deferred_interrupt() as interrupted:
-                begun = self.model.num_timesteps > 0
-                if self.recipe.imitation is not None and not begun:
-                    imitate(self.model, self.envs, self.recipe.imitation)
-                callback = _BetweenRollouts(self, advance, interrupted)
-                self.model.learn(remaining, callback, reset_num_timesteps=not begun)
-                self.between_rollouts(last=True)
+        try:
+            if remaining > 0:
+                self._learn(remaining)
+        finally:
+            self.model.logger.close()
         self._tell_curve()
-        self.model.logger.close()
         best = self.out / BEST
         self.console.print(
             f"Best mean return {max(score.mean_return for score in self.scores):.4f} on the "
             f"selection seeds: {best}"
         )
         return best
+
+    def _learn(self, steps: int) -> None:
+        with self._bar() as advance, _deferred_interrupt() as interrupted:
+            begun = self.model.num_timesteps > 0
+            if self.recipe.imitation is not None and not begun:
+                imitate(self.model, self.envs, self.recipe.imitation)
+            callback = _BetweenRollouts(self, advance, interrupted)
+            self.model.learn(steps, callback, reset_num_timesteps=not begun)
+            self.between_rollouts(last=True)
 
     def between_rollouts(self, last: bool = False, interrupted: bool = False) -> None:
         """Evaluate and save, where that is due."""

@@ -127,6 +127,17 @@ def _convolution_gradients(
     return gradients
 
 
+def _pooled(images: Tensor) -> Tensor:
+    """Return the largest values of 2×2 windows.
+
+    Of hundreds of images this takes a twentieth of the time of torch's pooling, which finds out
+    where they are as well.
+    """
+    h, w = images.shape[-2] // 2 * 2, images.shape[-1] // 2 * 2
+    rows = torch.maximum(images[..., 0:h:2, :w], images[..., 1:h:2, :w])
+    return torch.maximum(rows[..., 0::2], rows[..., 1::2])
+
+
 class _Cnn:
     """Two 3×3 convolutions of 8 and 16 channels, each pooled by 2, and one dense layer."""
 
@@ -142,8 +153,16 @@ class _Cnn:
             _Layer((n_classes,), dense),
         ]
 
-    def _forward(self, parameters: list[Tensor], inputs: Tensor) -> tuple[Tensor, ...]:
+    def _lane_logits(self, parameters: list[Tensor], inputs: Tensor) -> Tensor:
         """Run one lane, pooling before the rectifier, which commutes with it and costs more."""
+        weight1, bias1, weight2, bias2, weight3, bias3 = parameters
+        images = inputs.reshape(-1, *self.image_shape)
+        hidden = _pooled(functional.conv2d(images, weight1, bias1, padding=1)).relu_()
+        hidden = _pooled(functional.conv2d(hidden, weight2, bias2, padding=1)).relu_()
+        return torch.addmm(bias3, hidden.flatten(1), weight3)
+
+    def _forward(self, parameters: list[Tensor], inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run one lane and keep what its gradients need."""
         weight1, bias1, weight2, bias2, weight3, bias3 = parameters
         images = inputs.reshape(-1, *self.image_shape)
         convolved1 = functional.conv2d(images, weight1, bias1, padding=1)
@@ -157,7 +176,7 @@ class _Cnn:
 
     def logits(self, parameters: list[Tensor], inputs: Tensor) -> Tensor:
         return torch.stack(
-            [self._forward(p, x)[-1] for *p, x in zip(*parameters, inputs, strict=True)]
+            [self._lane_logits(p, x) for *p, x in zip(*parameters, inputs, strict=True)]
         )
 
     def gradients(self, parameters: list[Tensor], inputs: Tensor, labels: Tensor) -> list[Tensor]:
