@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from edge_gym.registration import ENVIRONMENTS, find_environment
-from edge_gym.seeds import EVALUATION
+from edge_gym.seeds import EVALUATION, TUNING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -396,6 +396,49 @@ def leaderboard(
         )
     print(json.dumps(board.to_json(), indent=2) if as_json else board.to_markdown(), end="")
     _errors().print(f"written: {out}", highlight=False)
+
+
+@app.command()
+def plan(
+    env_id: EnvironmentArgument,
+    base: Annotated[str, typer.Option(metavar="NAME|MODEL", help="What copies go on with.")],
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|MODEL", help="Whose actions are tried; every action if not given."
+        ),
+    ] = None,
+    futures: Annotated[
+        int, typer.Option(help="Copies of each candidate; 0 for one that knows what will come.")
+    ] = 4,
+    episodes: EpisodesOption = 32,
+    seed: SeedOption = TUNING.start,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bound what there is to win: plan by copies of the running environment."""
+    from dataclasses import asdict
+
+    from edge_gym.planning import plan as run
+
+    with _progress() as progress:
+        bound = run(
+            env_id,
+            base,
+            candidate or (),
+            futures=futures,
+            episodes=episodes,
+            seed=seed,
+            overrides=_overrides(settings),
+            progress=progress,
+        )
+    if as_json:
+        _print_json(asdict(bound))
+        return
+    print(
+        f"{bound.environment}: planner {bound.mean:.4f}, {base} {bound.base_mean:.4f}, "
+        f"difference {bound.difference:+.4f} {_interval(bound.difference_ci95, '+')}"
+    )
 
 
 @app.command()
