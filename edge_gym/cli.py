@@ -174,9 +174,16 @@ def evaluate(
     lanes: LanesOption = 64,
     settings: SetOption = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for files.")] = None,
+    stated: Annotated[
+        bool,
+        typer.Option("--stated", help="The very episodes that its file states, and whether so."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run one agent on evaluation seeds."""
+    if stated:
+        _evaluate_again(model, env_id, lanes, as_json)
+        return
     _compare(env_id, [model], episodes, seed, lanes, settings, out, as_json)
 
 
@@ -470,6 +477,26 @@ def generalise(
         )
     print(json.dumps(found.to_json(), indent=2) if as_json else found.to_markdown(), end="")
     _errors().print(f"written: {out}", highlight=False)
+
+
+def _evaluate_again(model: str, env_id: str, lanes: int, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from edge_gym.agents.stated import evaluate_again
+
+    with _progress() as progress:
+        again = evaluate_again(
+            model, env_id, lanes, lambda done, total: progress("episodes", done, total)
+        )
+    if as_json:
+        _print_json({**asdict(again), "same": again.same})
+    else:
+        print(
+            f"mean return of {again.episodes} episodes from seed {again.first_seed}: stated "
+            f"{again.stated:.6f}, found {again.found:.6f}"
+        )
+    if not again.same:
+        raise ValueError("the stated evaluation was not reproduced: another version made the agent")
 
 
 def _runner(

@@ -36,6 +36,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import edge_gym
+from edge_gym import cli
 from edge_gym.agents import (
     ALGORITHMS,
     AgentError,
@@ -535,6 +536,33 @@ def test_the_recorded_score_is_reproduced(finished: Mapping[str, Path]) -> None:
     assert isinstance(agent, Policy)
     episodes = run_episodes(env, agent, SELECTION[:6])
     assert episodes.returns.mean() == agent.metadata["evaluation"]["mean_return"]
+
+
+def test_the_stated_evaluation_is_run_again(
+    finished: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = finished["ppo"] / "best.safetensors"
+    stated = read_agent_metadata(path)["evaluation"]
+    assert cli.main(["evaluate", str(path), ID, "--stated", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "first_seed": SELECTION.start,
+        "episodes": 6,
+        "stated": stated["mean_return"],
+        "found": pytest.approx(stated["mean_return"]),
+        "same": True,
+    }
+    arrays, header = files.read_tensors(path, "agent")
+    other = tmp_path / "other.safetensors"
+    header["evaluation"]["mean_return"] += 0.001
+    files.write_tensors(other, arrays, header)
+    assert cli.main(["evaluate", str(other), ID, "--stated"]) == 2
+    captured = capsys.readouterr()
+    assert f"stated {stated['mean_return'] + 0.001:.6f}" in captured.out
+    assert "not reproduced" in captured.err
+    del header["evaluation"]
+    files.write_tensors(other, arrays, header)
+    assert cli.main(["evaluate", str(other), ID, "--stated"]) == 2
+    assert "states no evaluation" in capsys.readouterr().err
 
 
 def test_training_is_determined_by_the_seed(finished: Mapping[str, Path], tmp_path: Path) -> None:
