@@ -30,6 +30,8 @@ def model_state(model: PPO | DQN) -> dict[str, Any]:
         "numpy_rng": np.random.get_state(legacy=False),  # noqa: NPY002 - SB3 draws from it
         "action_rng": model.action_space.np_random.bit_generator.state,
     }
+    if model.device.type == "cuda":
+        state["cuda_rng"] = torch.cuda.get_rng_state(model.device)
     if isinstance(model, VariedPPO):
         state["places"] = model.places_state()
     if isinstance(model, DQN):
@@ -53,6 +55,8 @@ def set_model_state(model: PPO | DQN, state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch_rng"])
     np.random.set_state(state["numpy_rng"])  # noqa: NPY002 - SB3 draws from it
     model.action_space.np_random.bit_generator.state = state["action_rng"]
+    if model.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda_rng"], model.device)
     if isinstance(model, VariedPPO):
         model.set_places_state(state["places"])
     if isinstance(model, DQN):

@@ -51,6 +51,17 @@ class _Lesson:
     taken: Tensor
     returns: Tensor
 
+    def to(self, device: torch.device) -> _Lesson:
+        """Return the same where the model is."""
+        seen = self.observations
+        moved = (
+            {part: values.to(device) for part, values in seen.items()}
+            if isinstance(seen, dict)
+            else seen.to(device)
+        )
+        others = (part.to(device) for part in (self.wanted, self.taken, self.returns))
+        return _Lesson(moved, *others)
+
     def batches(self, size: int) -> Iterator[_Lesson]:
         """Yield all steps once, in mini-batches at random."""
         for rows in torch.split(torch.randperm(len(self.returns)), size):
@@ -80,7 +91,7 @@ def imitate(model: PPO | DQN, envs: Sequence[LaneVecEnv], lesson: Imitation) -> 
     """
     episodes = -(-lesson.episodes // len(envs))
     played = [_play(env, lesson, episodes, model.seed or 0) for env in envs]
-    steps = [_whole_episodes(rounds, model.gamma) for rounds in played]
+    steps = [_whole_episodes(rounds, model.gamma).to(model.device) for rounds in played]
     if isinstance(model, PPO):
         _fit_policy(model, steps, lesson)
     else:

@@ -29,12 +29,14 @@ class Training:
         recipe: The recipe as YAML, its seed included.
         out: The run's folder. Where workers share it, a lost run is resumed, else begun again.
         overrides: Fields of the environment's configuration, as JSON.
+        device: See ``train``.
     """
 
     environment: str
     recipe: str
     out: str
     overrides: str
+    device: str
 
 
 Trainer = Run[Training, dict[str, bytes]]
@@ -52,6 +54,7 @@ def train_one(task: Training) -> dict[str, bytes]:
         out=out,
         resume=True,
         overrides=json.loads(task.overrides),
+        device=task.device,
         progress=False,
     )
     files = (path for path in sorted(out.iterdir()) if path.is_file() and path.name != CHECKPOINT)
@@ -70,6 +73,7 @@ def train_seeds(
     out: str | PathLike[str],
     resume: bool = False,
     overrides: Mapping[str, Any] | None = None,
+    device: str = "cpu",
     progress: TaskProgress | None = None,
     report: Callable[[str], None] | None = None,
 ) -> dict[int, Path]:
@@ -86,6 +90,7 @@ def train_seeds(
         out: Folder of the runs, each in its own, ``seed-0``, ``seed-1``, ...
         resume: Go on with what is there; finished runs are not repeated.
         overrides: See ``train``.
+        device: See ``train``; one for all.
         progress: Told how many of the runs are done.
         report: Told what became of each.
 
@@ -107,7 +112,7 @@ def train_seeds(
     tasks: dict[Training, int] = {}
     for number_of_seed, folder in folders.items():
         text = yaml.safe_dump(replace(first, seed=number_of_seed).as_mapping(), sort_keys=False)
-        task = Training(row.id, text, str(folder.resolve()), settings)
+        task = Training(row.id, text, str(folder.resolve()), settings, device)
         tasks[task] = number_of_seed
     best: dict[int, Path] = {}
     for task, files in run(list(tasks)):

@@ -231,12 +231,12 @@ def _flat_arrays(policy: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     if not all(isinstance(module, nn.Linear) for module in modules[::2]):
         raise ValueError("agents are saved with linear layers alone")
     arrays = {
-        "centre": features.centre.numpy() if scaled else np.zeros(width, np.float32),
-        "spread": features.spread.numpy() if scaled else np.ones(width, np.float32),
+        "centre": features.centre.cpu().numpy() if scaled else np.zeros(width, np.float32),
+        "spread": features.spread.cpu().numpy() if scaled else np.ones(width, np.float32),
     }
     for layer, module in enumerate(modules[::2]):
-        arrays[f"{layer}.weight"] = module.weight.detach().numpy()
-        arrays[f"{layer}.bias"] = module.bias.detach().numpy()
+        arrays[f"{layer}.weight"] = module.weight.detach().cpu().numpy()
+        arrays[f"{layer}.bias"] = module.bias.detach().cpu().numpy()
     activation = _activation_name(modules[1::2])
     return arrays, {"activation": activation, "clip": features.clip if scaled else None}
 
@@ -260,9 +260,10 @@ def _device_arrays(policy: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arrays of a policy on devices, and what the header says of them."""
     features = policy.features_extractor
     scores = policy.q_net[0] if hasattr(policy, "q_net") else policy.mlp_extractor.policy_net
-    arrays = {f"scaling.{name}": array.numpy() for name, array in features.state_dict().items()}
+    scaling = features.state_dict()
+    arrays = {f"scaling.{name}": array.cpu().numpy() for name, array in scaling.items()}
     for name, array in scores.state_dict().items():
-        arrays[f"scores.{name}"] = array.numpy()
+        arrays[f"scores.{name}"] = array.cpu().numpy()
     described = {
         "network": plain(asdict(scores.shape)),
         "present": features.present,

@@ -24,6 +24,7 @@ from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
+import torch
 import yaml
 from gymnasium import spaces
 from rich.console import Console
@@ -65,9 +66,10 @@ from edge_gym.agents.sb3 import (
 from edge_gym.agents.store import levels_per_device, load_agent, save_agent
 from edge_gym.agents.varied import VariedPPO
 from edge_gym.agents.vec_env import LaneVecEnv
+from edge_gym.envs.checks import check_choice
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.envs.observation import ObservationTable
-from edge_gym.evaluation import even_lanes, make_lanes, plain_config, run_episodes
+from edge_gym.evaluation import even_lanes, make_lanes, own_config, plain_config, run_episodes
 from edge_gym.files import prepare_folder, write_text
 from edge_gym.parallel import one_torch_thread
 from edge_gym.registration import EnvironmentId, find_environment
@@ -121,6 +123,7 @@ def train(
     progress: bool = True,
     selection: range = seeds.SELECTION,
     report: Report | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Train an agent.
 
@@ -136,13 +139,15 @@ def train(
         progress: Whether to show a progress bar and messages on standard error.
         selection: Seeds of which the evaluations take the first.
         report: Told how every evaluation came out.
+        device: Where the agent is trained, ``"cpu"`` or ``"cuda"``, and the environment's models,
+            if these can be there; observations are all that goes back and forth.
 
     Returns:
         The file of the agent with the best score on the selection seeds; ``load_agent`` reads it.
 
     Raises:
-        ValueError: If the recipe or a value is bad, the actions do not suit the algorithm, or a
-            resumed run was begun with other settings.
+        ValueError: If the recipe or a value is bad, the actions do not suit the algorithm, there is
+            no such device, or a resumed run was begun with other settings.
         FileExistsError: If ``out`` holds a run already and ``resume`` is false.
         AgentError: If the checkpoint is damaged.
         TrainingInterrupted: After Ctrl-C, once a checkpoint is saved.
@@ -150,7 +155,7 @@ def train(
     row = find_environment(env_id)
     recipe = chosen_recipe(algorithm, row, recipe, steps, seed)
     with one_torch_thread():
-        run = _Run(row.id, recipe, Path(out), overrides or {}, progress, selection, report)
+        run = _Run(row.id, recipe, Path(out), overrides or {}, progress, selection, report, device)
         return run.finish(resume)
 
 
@@ -190,22 +195,25 @@ class _Run:
         show: bool,
         selection: range,
         report: Report | None,
+        device: str,
     ) -> None:
+        check_device(device)
         self.recipe, self.out, self.report = recipe, out, report
         self.selection = selection[: recipe.evaluation.episodes]
         self.console = Console(stderr=True, quiet=not show, soft_wrap=True)
         self.checkpoint = out / CHECKPOINT
         self.overrides = plain(dict(overrides))
         lanes = even_lanes(recipe.evaluation.episodes, recipe.evaluation.lanes)
-        self.evaluation_env = make_lanes(env_id, lanes, overrides)
+        placed = {"compute_device": device} if hasattr(own_config(env_id), "compute_device") else {}
+        self.evaluation_env = make_lanes(env_id, lanes, {**placed, **overrides})
         self.envs = [
-            self._make_env(env_id, {**recipe.train_config, **variation, **overrides})
+            self._make_env(env_id, {**placed, **recipe.train_config, **variation, **overrides})
             for variation in recipe.variations or ({},)
         ]
         self.first_seed = seeds.TRAINING.start + recipe.seed * recipe.lanes % (
             len(seeds.TRAINING) - recipe.lanes
         )
-        self.model = make_model(recipe, *self.envs)
+        self.model = make_model(recipe, *self.envs, device=device)
         for env in self.envs:
             env.seed(self.first_seed)
         self.scores: list[_Score] = []
@@ -452,13 +460,24 @@ class _BetweenRollouts(BaseCallback):
         return True
 
 
-def make_model(recipe: Recipe, env: LaneVecEnv, *others: LaneVecEnv) -> Model:
+def check_device(device: str) -> None:
+    """Raise a ``ValueError`` if there is no such device here."""
+    check_choice("device", device, ("cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device is cuda, but torch finds no GPU: train on the cpu, or install a torch that "
+            "was built for this GPU"
+        )
+
+
+def make_model(recipe: Recipe, env: LaneVecEnv, *others: LaneVecEnv, device: str = "cpu") -> Model:
     """Make the untrained model of a recipe.
 
     Args:
         recipe: The recipe.
         env: The environment that it is trained in.
         *others: Those that follow, rollout by rollout, before the first one's turn comes again.
+        device: Where its networks are.
 
     Raises:
         ValueError: If the environment's actions or observations do not suit it.
@@ -500,7 +519,7 @@ def make_model(recipe: Recipe, env: LaneVecEnv, *others: LaneVecEnv) -> Model:
         policy_class,
         env,
         seed=recipe.seed,
-        device="cpu",
+        device=device,
         policy_kwargs=policy_kwargs,
         **hyperparameters,
     )

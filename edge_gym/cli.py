@@ -200,6 +200,7 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="Folder; runs/ALGO-ID if not given.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
     seeds: Annotated[
         int | None,
         typer.Option(help="So many agents, of this seed and those that follow it."),
@@ -219,6 +220,7 @@ def train(
         "seed": seed,
         "out": out or Path("runs") / f"{algorithm}-{row.name}",
         "resume": resume,
+        "device": device,
         "overrides": _overrides(settings),
     }
     if seeds is not None:

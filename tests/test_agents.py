@@ -625,6 +625,26 @@ def test_resume_of_a_finished_run_and_for_longer(
     assert read_agent_metadata(out / "last.safetensors")["steps"] == 512
 
 
+def test_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="device must be one of cpu, cuda"):
+        tiny_train("ppo", tmp_path, device="tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="torch finds no GPU"):
+        tiny_train("ppo", tmp_path, device="cuda")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_training_on_a_gpu_resumes_and_leaves_an_agent_for_any_machine(
+    tmp_path: Path, algorithm: str
+) -> None:
+    tiny_train(algorithm, tmp_path, device="cuda", steps=192)
+    best = tiny_train(algorithm, tmp_path, device="cuda", resume=True)
+    env = make_lanes(ID, 2, TINY)
+    assert np.isfinite(run_episodes(env, load_agent(best, env), SELECTION[:6]).returns).all()
+
+
 def test_other_settings_are_not_resumed(finished: Mapping[str, Path]) -> None:
     out = finished["ppo"]
     with pytest.raises(FileExistsError, match="holds a run already"):
