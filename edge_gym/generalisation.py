@@ -15,7 +15,7 @@ from edge_gym.data.partitions import SCHEMES
 from edge_gym.envs.checks import check_integer
 from edge_gym.evaluation import TaskProgress, make_lanes, seed_warning
 from edge_gym.files import prepare_folder, write_text
-from edge_gym.policies import default_specs
+from edge_gym.policies import shipped_specs
 from edge_gym.registration import ENVIRONMENTS, find_environment
 from edge_gym.seeds import EVALUATION
 from edge_gym.standings import (
@@ -279,7 +279,7 @@ def generalise(
     names = [find_environment(name).id for name in environments or _with_agents()]
     settings, missing = _possible(names, report)
     names = list(settings)
-    everywhere = {name: default_specs(name, make_lanes(name, 1)) for name in names}
+    everywhere = {name: shipped_specs(name) for name in names}
     own = play(cut_all(everywhere, {name: [OWN] for name in names}))
     chosen = {name: _as_there(name, own[name][OWN.name]) for name in names}
     found = play(cut_all(chosen, settings))

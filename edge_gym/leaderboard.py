@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from edge_gym.comparison import Interval, package_versions
 from edge_gym.envs.checks import check_integer
-from edge_gym.evaluation import Episodes, TaskProgress, make_lanes, seed_warning
+from edge_gym.evaluation import Episodes, TaskProgress, seed_warning
 from edge_gym.files import prepare_folder, write_text
 from edge_gym.page import write_page
-from edge_gym.policies import AGENTS, TUNED, default_specs, one_for_each_seed
+from edge_gym.policies import AGENTS, one_for_each_seed, shipped_specs
 from edge_gym.registration import ENVIRONMENTS, find_environment
 from edge_gym.seeds import EVALUATION
 from edge_gym.standings import (
@@ -208,7 +208,7 @@ def leaderboard(
     missing: dict[str, str] = {}
     for row in rows:
         try:
-            specs = _specs(row.id)
+            specs = shipped_specs(row.id)
         except RuntimeError as error:
             # Data that are not there: what can be run is.
             missing[row.id] = str(error)
@@ -316,18 +316,6 @@ def _over_all(group: str, parts: Sequence[tuple[Standing, NDArray[np.float64]]])
 
 def _usual() -> list[str]:
     return [row.id for row in ENVIRONMENTS if not row.name.endswith("-Document-v0")]
-
-
-def _specs(env_id: str) -> list[str]:
-    """Return the policies of an environment; tuned ones where their search ships."""
-    from edge_gym.baselines.tuning import shipped_parameters
-
-    env = make_lanes(env_id, 1)
-    return [
-        spec
-        for spec in default_specs(env_id, env)
-        if not spec.startswith(TUNED) or shipped_parameters(spec.removeprefix(TUNED), env)
-    ]
 
 
 def _cell(row: Standing | None, named: bool = False) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from edge_gym.baselines import BASELINES, applicable_baselines, make_baseline
-from edge_gym.baselines.tuning import tunable_baselines, tuned_parameters
-from edge_gym.evaluation import ActingFunction, Policy, TaskProgress, as_policy
+from edge_gym.baselines.tuning import shipped_parameters, tunable_baselines, tuned_parameters
+from edge_gym.evaluation import ActingFunction, Policy, TaskProgress, as_policy, make_lanes
 from edge_gym.registration import find_environment
 
 AGENTS = ("ppo", "dqn")
@@ -151,6 +151,16 @@ def default_specs(env_id: str, env: Any) -> list[str]:
     from edge_gym.agents import shipped_agents
 
     return [*specs, *shipped_agents(find_environment(env_id).id)]
+
+
+def shipped_specs(env_id: str) -> list[str]:
+    """Return ``default_specs`` without the tuned rules whose search does not ship."""
+    env = make_lanes(env_id, 1)
+    return [
+        spec
+        for spec in default_specs(env_id, env)
+        if not spec.startswith(TUNED) or shipped_parameters(spec.removeprefix(TUNED), env)
+    ]
 
 
 def one_for_each_seed(spec: str, env_id: str) -> list[str]:

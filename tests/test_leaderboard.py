@@ -199,7 +199,7 @@ def test_what_cannot_be_run_is_left_out(tmp_path: Path, monkeypatch: pytest.Monk
     def missing(*_: Any) -> None:
         raise DataError("no such images: fetch them")
 
-    monkeypatch.setattr(leaderboard, "make_lanes", missing)
+    monkeypatch.setattr(leaderboard, "shipped_specs", missing)
     said: list[str] = []
     board = leaderboard.leaderboard(
         ["TaskAllocationStaleness-v0"], out=tmp_path, episodes=2, report=said.append
