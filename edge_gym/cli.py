@@ -125,15 +125,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @app.command("list")
 def list_environments(as_json: JsonOption = False) -> None:
-    """List the environments."""
+    """List the environments, and which trained agents ship for them."""
+    from edge_gym.agents import shipped_agents
+
+    agents = {row.id: shipped_agents(row.id) for row in ENVIRONMENTS}
     if as_json:
         _print_json(
-            [{"id": row.id, "summary": row.summary, "preset": row.preset} for row in ENVIRONMENTS]
+            [
+                {
+                    "id": row.id,
+                    "summary": row.summary,
+                    "preset": row.preset,
+                    "agents": agents[row.id],
+                }
+                for row in ENVIRONMENTS
+            ]
         )
         return
-    _print_table(
-        "", ["environment", "what is decided"], [[row.name, row.summary] for row in ENVIRONMENTS]
-    )
+    columns = ["environment", "what is decided", "agents"]
+    rows = [[row.name, row.summary, ", ".join(agents[row.id])] for row in ENVIRONMENTS]
+    _print_table("", columns, rows)
 
 
 @app.command()

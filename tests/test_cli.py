@@ -67,7 +67,13 @@ def test_module_runs() -> None:
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
-    assert all(row.name in succeed(capsys, "list") for row in ENVIRONMENTS[:1])
+    lines = succeed(capsys, "list").splitlines()
+    assert all(any(row.name in line for line in lines) for row in ENVIRONMENTS)
+    (line,) = (line for line in lines if " Retransmission-v0 " in line)
+    assert line.rstrip().endswith("ppo, dqn")
+    rows = {row["id"]: row for row in json.loads(succeed(capsys, "list", "--json"))}
+    assert 2 in rows["edge_gym/Retransmission-v0"]["agents"]["ppo"]
+    assert rows["edge_gym/BatchSlot-Document-v0"]["agents"] == {}
 
 
 def test_compare(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
