@@ -58,7 +58,7 @@ FEW_USERS = {
     "iterations": 40,
     "task_images": 4,
 }
-FEW_DOCUMENT_TASKS = {**FEW_TASKS, "cycle_s": 0.8}
+FEW_DOCUMENT_TASKS = {**FEW_TASKS, "cycle_s": 0.8, "most_updates": 6}
 # What makes an id small enough for a test. Retraining stays frequent, and episodes last 40 steps;
 # those with a budget of seconds or joules end when it is spent, mostly before their 40th round.
 SMALL: dict[str, dict[str, Any]] = {
@@ -139,6 +139,11 @@ def lasting(name: str, steps: int) -> dict[str, Any]:
         return {"budget": steps * SMALL[name]["budget"] // 40}
     budgets = {name: 1e3 for name in SMALL[name] if name.startswith("budget_")}
     return {"max_rounds": steps, **budgets}
+
+
+def brief(name: str) -> dict[str, Any]:
+    """Return the fields of a small environment whose episodes take four steps."""
+    return {**SMALL[name], **lasting(name, 4), "test_size": 100}
 
 
 def random_actions(space: gym.Space[Any], seed: int = 0) -> Iterator[Any]:

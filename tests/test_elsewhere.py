@@ -1,144 +1,94 @@
-"""What others build on environments takes every id as it is: Gymnasium's wrappers and theirs."""
+"""What others build on environments takes every id as it is: Gymnasium's wrappers and theirs.
+
+The scripts in ``elsewhere`` are a user's; ``test_empty_project`` runs all of them where nothing but
+the wheel is installed.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
+import sys
+from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium import spaces, wrappers
-from gymnasium.vector import AutoresetMode
-from gymnasium.wrappers import vector as vector_wrappers
-from sb3_contrib import MaskablePPO
 
+from edge_gym.rllib import make_for_rllib, ppo_config, register_rllib
 from tests import rollouts
-from tests.elsewhere import cleanrl_ppo
+from tests.elsewhere import cleanrl_ppo, with_sb3, with_wrappers
 
 
-def names() -> list[Any]:
+def names(quick: Any = rollouts.NAMES) -> list[Any]:
+    """Return the ids as parameters, of which those that are not ``quick`` are slow."""
     return [
-        pytest.param(name, marks=pytest.mark.data if name in rollouts.NEEDS_DATA else ())
+        pytest.param(
+            name,
+            marks=[
+                *([pytest.mark.data] if name in rollouts.NEEDS_DATA else []),
+                *([] if name in quick else [pytest.mark.slow]),
+            ],
+        )
         for name in rollouts.NAMES
     ]
 
 
-def steps_of(name: str) -> dict[str, Any]:
-    return {**rollouts.lasting(name, 4), "test_size": 100}
-
-
+@pytest.mark.parametrize("wrap", [with_wrappers.wrap_one, with_wrappers.wrap_lanes])
 @pytest.mark.parametrize("name", names())
-def test_wrappers_of_single_environments(name: str) -> None:
-    inner = gym.make(f"edge_gym/{name}", **{**rollouts.SMALL[name], **steps_of(name)})
-    env: gym.Env[Any, Any] = wrappers.FlattenObservation(inner)
-    assert isinstance(env.observation_space, spaces.Box)
-    env = wrappers.RecordEpisodeStatistics(wrappers.NormalizeObservation(env))
-    plain = rollouts.make(name, **steps_of(name))
-    seen, _ = env.reset(seed=3)
-    expected, _ = plain.reset(seed=3)
-    assert seen.shape == spaces.flatten(plain.observation_space, expected).shape
-    env.action_space.seed(0)
-    total, over = 0.0, False
-    while not over:
-        action = env.action_space.sample(**_mask_of(plain))
-        seen, reward, terminated, truncated, info = env.step(action)
-        _, own, *ends, _ = plain.step(action)
-        assert reward == own
-        assert [terminated, truncated] == ends
-        assert np.isfinite(seen).all()
-        total, over = total + float(reward), terminated or truncated
-    assert info["episode"]["r"] == pytest.approx(total, abs=1e-5)
-
-
-def _mask_of(env: Any) -> dict[str, Any]:
-    if not isinstance(env.action_space, spaces.Discrete):
-        return {}
-    return {"mask": np.asarray(env.action_masks(), np.int8)}
-
-
-@pytest.mark.parametrize("name", names())
-def test_wrappers_of_vector_environments(name: str) -> None:
-    env: Any = vector_wrappers.FlattenObservation(rollouts.make_vec(name, 3, **steps_of(name)))
-    assert isinstance(env.single_observation_space, spaces.Box)
-    env = vector_wrappers.RecordEpisodeStatistics(vector_wrappers.NormalizeObservation(env))
-    plain = rollouts.make_vec(name, 3, **steps_of(name))
-    env.reset(seed=3)
-    plain.reset(seed=3)
-    env.action_space.seed(0)
-    ended = 0
-    for _ in range(12):
-        action = env.action_space.sample()
-        seen, rewards, terminated, truncated, info = env.step(action)
-        _, own, *ends, _ = plain.step(action)
-        np.testing.assert_array_equal(rewards, own)
-        np.testing.assert_array_equal([terminated, truncated], ends)
-        assert np.isfinite(seen).all()
-        if (terminated | truncated).any():
-            assert (info["episode"]["l"][terminated | truncated] > 0).all()
-            ended += 1
-    assert env.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
-    assert ended
+def test_wrappers(name: str, wrap: Callable[..., None]) -> None:
+    wrap(f"edge_gym/{name}", **rollouts.brief(name))
 
 
 @pytest.mark.parametrize(
     "name", ["Retransmission-v0", "DataScheduling-v0", "TaskAllocation-v0", "Offloading-v0"]
 )
-def test_videos_are_recorded(name: str, tmp_path: Path) -> None:
-    fields = {**rollouts.SMALL[name], **steps_of(name), "render_mode": "rgb_array"}
-    env: gym.Env[Any, Any] = gym.make(f"edge_gym/{name}", **fields)
-    env = wrappers.RecordVideo(env, str(tmp_path / "videos"), episode_trigger=lambda episode: True)
-    env.reset(seed=0)
-    over = False
-    while not over:
-        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        over = terminated or truncated
-    env.close()
-    assert [path.suffix for path in (tmp_path / "videos").iterdir()] == [".mp4"]
+def test_videos_are_recorded(name: str) -> None:
+    with_wrappers.film(f"edge_gym/{name}", **rollouts.brief(name))
 
 
 QUICK = {"Retransmission-v0", "TaskAllocation-v0", "OffloadingDiscrete-v0"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=[
-                *([pytest.mark.data] if name in rollouts.NEEDS_DATA else []),
-                *([] if name in QUICK else [pytest.mark.slow]),
-            ],
-        )
-        for name in rollouts.NAMES
-    ],
-)
+@pytest.mark.parametrize("name", names(QUICK))
 def test_a_single_file_trains(name: str) -> None:
-    fields = {**rollouts.SMALL[name], **steps_of(name)}
-    returns, losses = cleanrl_ppo.train(f"edge_gym/{name}", 256, **fields)
-    assert len(returns) >= 256 // 40
-    assert np.isfinite([*returns, *losses]).all()
-
-
-class Watched(gym.Wrapper[Any, Any, Any, Any]):
-    """Refuses actions that are masked."""
-
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
-        self.masked = 0
-
-    def step(self, action: Any) -> Any:
-        possible = self.get_wrapper_attr("action_masks")()
-        assert possible[int(action)]
-        self.masked += not possible.all()
-        return super().step(action)
+    cleanrl_ppo.run(f"edge_gym/{name}", **rollouts.brief(name))
 
 
 @pytest.mark.parametrize("name", sorted(rollouts.MASKED - rollouts.NEEDS_DATA - rollouts.NETWORKS))
 def test_maskable_ppo_honours_masks(name: str) -> None:
-    env = Watched(gym.make(f"edge_gym/{name}", **rollouts.SMALL[name]))
-    flat = isinstance(env.observation_space, spaces.Box)
-    policy = "MlpPolicy" if flat else "MultiInputPolicy"
-    model = MaskablePPO(policy, env, n_steps=128, batch_size=64, n_epochs=1, seed=0, device="cpu")
-    model.learn(128)
-    assert env.masked > 0
+    assert with_sb3.learn_with_masks(f"edge_gym/{name}", 128, **rollouts.SMALL[name]) > 0
+
+
+@pytest.mark.parametrize("name", ["UpdateScheduling-v0", "TaskAllocation-v0", "Offloading-v0"])
+def test_rllib_gives_rows_of_actions_as_one(name: str) -> None:
+    fields = rollouts.brief(name)
+    plain: Any = rollouts.make_vec(name, 2, **fields)
+    lanes = make_for_rllib(f"edge_gym/{name}", {**fields, "num_envs": 2})
+    single = make_for_rllib(f"edge_gym/{name}", fields)
+    (components,) = single.action_space.shape
+    assert lanes.single_action_space == single.action_space
+    assert lanes.action_space.shape == (2, components)
+    for env in (plain, lanes, single):
+        env.reset(seed=0)
+    actions = np.stack(list(itertools.islice(rollouts.random_actions(single.action_space), 2)))
+    _, expected, *_ = plain.step(actions.reshape(plain.action_space.shape))
+    _, rewards, *_ = lanes.step(actions)
+    _, reward, *_ = single.step(actions[0])
+    np.testing.assert_array_equal(rewards, expected)
+    assert reward == pytest.approx(expected[0], rel=1e-5, abs=1e-6)
+
+
+def test_without_rllib_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray.rllib", None)
+    for call in (register_rllib, lambda: ppo_config("Retransmission-v0")):
+        with pytest.raises(ImportError, match=r"pip install 'edge_gym\[rllib\]'"):
+            call()
+
+
+def test_what_is_wrong_is_said_before_rllib_begins() -> None:
+    with pytest.raises(ValueError, match=r"unknown environment 'Nowhere-v0'; known are"):
+        ppo_config("Nowhere-v0")
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'bugdet'"):
+        ppo_config("Retransmission-v0", bugdet=3)
+    with pytest.raises(ValueError, match=r"budget"):
+        ppo_config("Retransmission-v0", budget=-1)

@@ -158,8 +158,10 @@ def make_config(
         )
     unknown = [name for name in given if name not in known]
     if unknown:
+        names = ", ".join(map(repr, unknown))
+        # Python's own words first: by them TorchRL sees that a ``frameskip`` is not for us.
         raise TypeError(
-            f"{config_type.__name__} has no field {', '.join(map(repr, unknown))}; "
+            f"unexpected keyword argument {names}: {config_type.__name__} has no field {names}; "
             f"its fields are {', '.join(known)}"
         )
     return replace(base, **given)

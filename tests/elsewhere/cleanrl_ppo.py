@@ -1,11 +1,7 @@
-"""PPO in a single file, as CleanRL writes it: Gymnasium's vector environments and torch alone.
-
-``python cleanrl_ppo.py ID [STEPS]`` trains on an environment and prints its mean return.
-"""
+"""PPO in a single file, as CleanRL writes it: Gymnasium's vector environments and torch alone."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import gymnasium as gym
@@ -131,6 +127,15 @@ def train(env_id: str, steps: int, **fields: Any) -> tuple[list[float], list[flo
     return returns, losses
 
 
+def run(env_id: str, steps: int = 256, **fields: Any) -> str:
+    """Train, and return what the episodes were worth."""
+    returns, losses = train(env_id, steps, **fields)
+    assert len(returns) >= steps // 40
+    assert np.isfinite([*returns, *losses]).all()
+    return f"{len(returns)} episodes, mean return {np.mean(returns):.4f}"
+
+
 if __name__ == "__main__":
-    found, _ = train(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 2000)
-    print(f"{sys.argv[1]}: {len(found)} episodes, mean return {np.mean(found):.4f}")
+    from each import for_each
+
+    for_each(run)
