@@ -1,5 +1,7 @@
 """What is used of stable-baselines3, so that its absence is reported once and clearly."""
 
+from edge_gym.extras import missing_extra
+
 try:
     from stable_baselines3 import DQN, PPO
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -14,10 +16,8 @@ try:
     from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
     from torch.utils.tensorboard import SummaryWriter
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "training agents needs stable-baselines3 and TensorBoard: "
-        f"pip install 'edge_gym[agents]' ({error})",
-        name=error.name,
+    raise missing_extra(
+        "training agents needs stable-baselines3 and TensorBoard", "agents", error
     ) from error
 
 __all__ = [

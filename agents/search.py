@@ -37,6 +37,7 @@ from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.envs.checks import check_integer
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import TaskProgress
+from edge_gym.extras import missing_extra
 from edge_gym.files import prepare_folder, write_text
 from edge_gym.registration import EnvironmentId, find_environment
 from edge_gym.seeds import TUNING
@@ -54,10 +55,7 @@ try:
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
     from optuna.trial import FrozenTrial, TrialState
 except ImportError as error:
-    raise ImportError(
-        f"searching recipes needs Optuna ({error}): pip install 'edge_gym[agents]'",
-        name=error.name,
-    ) from error
+    raise missing_extra("searching recipes needs Optuna", "agents", error) from error
 
 FIRST_SEED = 1_000
 """Seed of a trial's first training run; the others follow it. Shipped agents have smaller ones."""

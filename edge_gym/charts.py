@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_gym.extras import missing_extra
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -32,9 +34,7 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **k
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            f"pictures need matplotlib ({error}): pip install 'edge_gym[plots]'", name=error.name
-        ) from error
+        raise missing_extra("pictures need matplotlib", "plots", error) from error
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)

@@ -400,22 +400,8 @@ def leaderboard(
 ) -> None:
     """Rank every policy in every environment; goes on where it was stopped."""
     from edge_gym.leaderboard import leaderboard as run
-    from edge_gym.sweep import run_chunk
 
-    runner = _runner(run_chunk, workers, ray)
-    with _progress() as progress:
-        board = run(
-            env_ids,
-            out=out,
-            episodes=episodes,
-            seed=seed,
-            lanes=lanes,
-            run=runner,
-            progress=progress,
-            report=_remark,
-        )
-    print(json.dumps(board.to_json(), indent=2) if as_json else board.to_markdown(), end="")
-    _errors().print(f"written: {out}", highlight=False)
+    _sweep(run, env_ids, episodes, seed, lanes, workers, ray, out, as_json)
 
 
 @app.command()
@@ -474,6 +460,22 @@ def generalise(
 ) -> None:
     """Run agents in settings they were not trained for; goes on where it was stopped."""
     from edge_gym.generalisation import generalise as run
+
+    _sweep(run, env_ids, episodes, seed, lanes, workers, ray, out, as_json)
+
+
+def _sweep(
+    run: Callable[..., Any],
+    env_ids: list[str] | None,
+    episodes: int,
+    seed: int,
+    lanes: int,
+    workers: int | None,
+    ray: str | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Run what sweeps over environments, and print what it found."""
     from edge_gym.sweep import run_chunk
 
     runner = _runner(run_chunk, workers, ray)

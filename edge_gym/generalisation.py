@@ -12,8 +12,7 @@ from typing import Any
 from edge_gym.charts import KINDS, new_figure, save, tidy
 from edge_gym.comparison import package_versions
 from edge_gym.data.partitions import SCHEMES
-from edge_gym.envs.checks import check_integer
-from edge_gym.evaluation import TaskProgress, make_lanes, seed_warning
+from edge_gym.evaluation import TaskProgress, make_lanes
 from edge_gym.files import prepare_folder, write_text
 from edge_gym.policies import shipped_specs
 from edge_gym.registration import ENVIRONMENTS, find_environment
@@ -27,7 +26,7 @@ from edge_gym.standings import (
     stand,
     standings_csv,
 )
-from edge_gym.sweep import Chunk, Runner, contender, cut, run_here, sweep
+from edge_gym.sweep import Chunk, Runner, contender, cut, episode_seeds, run_here, sweep
 
 TABLE, NUMBERS, SUMMARY = "generalisation.csv", "generalisation.json", "generalisation.md"
 PARTS = "episodes"
@@ -246,13 +245,8 @@ def generalise(
         ImportError: If matplotlib is missing; all but pictures is written then.
         OSError: If ``out`` cannot be written to.
     """
-    check_integer("episodes", episodes, 2)
-    check_integer("seed", seed, 0)
-    check_integer("lanes", lanes, 1)
+    seeds = episode_seeds(episodes, seed, lanes, report)
     folder = prepare_folder(out)
-    seeds = range(seed, seed + episodes)
-    if report is not None and (warning := seed_warning(seeds)):
-        report(warning)
 
     def cut_all(policies: Mapping[str, list[str]], settings: Mapping[str, list[Setting]]) -> Cells:
         return {

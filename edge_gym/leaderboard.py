@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.comparison import Interval, package_versions
-from edge_gym.envs.checks import check_integer
-from edge_gym.evaluation import Episodes, TaskProgress, seed_warning
+from edge_gym.evaluation import Episodes, TaskProgress
 from edge_gym.files import prepare_folder, write_text
 from edge_gym.page import write_page
 from edge_gym.policies import AGENTS, one_for_each_seed, shipped_specs
@@ -30,7 +29,7 @@ from edge_gym.standings import (
     standings_csv,
 )
 from edge_gym.statistics import interquartile_mean, stratified_interval
-from edge_gym.sweep import Chunk, Runner, cut, run_here, sweep
+from edge_gym.sweep import Chunk, Runner, cut, episode_seeds, run_here, sweep
 from edge_gym.watching import film
 
 TABLE, NUMBERS, SUMMARY = "leaderboard.csv", "leaderboard.json", "leaderboard.md"
@@ -196,13 +195,8 @@ def leaderboard(
         ValueError: If an id or value is unknown or out of range.
         OSError: If ``out`` cannot be written to.
     """
-    check_integer("episodes", episodes, 2)
-    check_integer("seed", seed, 0)
-    check_integer("lanes", lanes, 1)
+    seeds = episode_seeds(episodes, seed, lanes, report)
     folder = prepare_folder(out)
-    seeds = range(seed, seed + episodes)
-    if report is not None and (warning := seed_warning(seeds)):
-        report(warning)
     rows = [find_environment(name) for name in environments or _usual()]
     chunks: dict[tuple[str, str], list[list[Chunk]]] = {}
     missing: dict[str, str] = {}

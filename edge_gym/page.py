@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_gym.charts import KINDS
+from edge_gym.extras import missing_extra
 from edge_gym.files import write_text
 from edge_gym.registration import find_environment
 
@@ -84,9 +85,7 @@ def write_page(
     try:
         import jinja2
     except ImportError as error:
-        raise ImportError(
-            f"the page needs Jinja2 ({error}): pip install 'edge_gym[plots]'", name=error.name
-        ) from error
+        raise missing_extra("the page needs Jinja2", "plots", error) from error
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["number"] = number

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edge_gym.extras import missing_extra
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
@@ -272,11 +274,7 @@ def _require(module: str) -> None:
         __import__(module)
     except ImportError as error:
         name = {"PIL": "Pillow"}.get(module, module)
-        raise ImportError(
-            f"pictures need {name}, which cannot be imported ({error}): "
-            "pip install 'edge_gym[plots]'",
-            name=module,
-        ) from error
+        raise missing_extra(f"pictures need {name}", "plots", error) from error
 
 
 def _open_window() -> Any:

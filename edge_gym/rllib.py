@@ -19,6 +19,7 @@ from gymnasium.wrappers import vector
 
 from edge_gym.agents.recipe import find_recipe
 from edge_gym.evaluation import own_config
+from edge_gym.extras import missing_extra
 from edge_gym.registration import ENVIRONMENTS, find_environment
 
 if TYPE_CHECKING:
@@ -158,6 +159,4 @@ def _load(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(
-            f"RLlib is not installed ({error}): pip install 'edge_gym[rllib]'", name=error.name
-        ) from error
+        raise missing_extra("RLlib is not installed", "rllib", error) from error

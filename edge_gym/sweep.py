@@ -6,13 +6,21 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from edge_gym.envs.checks import check_integer
 from edge_gym.envs.core import EdgeVectorEnv
-from edge_gym.evaluation import Episodes, TaskProgress, even_lanes, make_lanes, run_episodes
+from edge_gym.evaluation import (
+    Episodes,
+    TaskProgress,
+    even_lanes,
+    make_lanes,
+    run_episodes,
+    seed_warning,
+)
 from edge_gym.files import prepare_folder
 from edge_gym.policies import Contender, resolve
 from edge_gym.stored import episodes_key, load_episodes, save_episodes
@@ -50,6 +58,23 @@ class Chunk:
 
 Runner = Run[Chunk, Episodes]
 """Runs chunks and yields each with its episodes, in whatever order they end."""
+
+
+def episode_seeds(
+    episodes: int, seed: int, lanes: int, report: Callable[[str], None] | None
+) -> range:
+    """Check what a sweep is told and return its episodes' seeds; a bad choice is reported.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+    check_integer("episodes", episodes, 2)
+    check_integer("seed", seed, 0)
+    check_integer("lanes", lanes, 1)
+    seeds = range(seed, seed + episodes)
+    if report is not None and (warning := seed_warning(seeds)):
+        report(warning)
+    return seeds
 
 
 def cut(

@@ -11,6 +11,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from edge_gym.extras import missing_extra
+
 MOST_RETRIES = 5
 """How often a task is done again whose worker was lost."""
 
@@ -95,9 +97,7 @@ def on_ray(address: str | None, work: Callable[[Task], Result]) -> Run[Task, Res
     try:
         import ray
     except ImportError as error:
-        raise ImportError(
-            f"sweeps on Ray need it ({error}): pip install 'edge_gym[ray]'", name=error.name
-        ) from error
+        raise missing_extra("sweeps on Ray need it", "ray", error) from error
 
     def run(tasks: Sequence[Task]) -> Iterator[tuple[Task, Result]]:
         started = not ray.is_initialized()
