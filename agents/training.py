@@ -193,9 +193,9 @@ class _Run:
         out: Path,
         overrides: Mapping[str, Any],
         show: bool,
-        selection: range,
-        report: Report | None,
-        device: str,
+        selection: range = seeds.SELECTION,
+        report: Report | None = None,
+        device: str = "cpu",
     ) -> None:
         check_device(device)
         self.recipe, self.out, self.report = recipe, out, report

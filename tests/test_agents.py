@@ -36,7 +36,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import edge_gym
-from edge_gym import cli
+from edge_gym import cli, policies
 from edge_gym.agents import (
     ALGORITHMS,
     AgentError,
@@ -1007,10 +1007,28 @@ def test_a_failed_write_leaves_the_old_file(
 def test_shipped_agents(agent_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = tmp_path / "trained" / "Retransmission-v0"
     trained.mkdir(parents=True)
-    (trained / "dqn.safetensors").write_bytes(agent_file.read_bytes())
+    arrays, header = files.read_tensors(agent_file, "agent")
+    for seed, mean in ((3, 0.1), (1, 0.3), (12, 0.2)):
+        header["evaluation"]["mean_return"] = mean
+        header["recipe"]["seed"] = seed
+        files.write_tensors(trained / f"dqn-seed{seed}.safetensors", arrays, header)
     monkeypatch.setattr(store.resources, "files", lambda package: tmp_path)
-    assert shipped_agents(ID) == shipped_agents("Retransmission-v0") == ["dqn"]
-    assert shipped_agents("Nothing-v0") == []
+    assert shipped_agents(ID) == shipped_agents("Retransmission-v0") == {"dqn": [1, 3, 12]}
+    assert shipped_agents("Nothing-v0") == {}
+    lanes = make_lanes(ID, 2, TINY)
+    # By its name, the best on the selection seeds.
+    assert load_agent("dqn", lanes).metadata["recipe"]["seed"] == 1
+    assert load_agent("dqn", lanes, seed=12).metadata["recipe"]["seed"] == 12
+    assert policies.resolve("dqn", lanes).parameters == {"seed": 1}
+    assert policies.resolve("dqn:seed=3", lanes).parameters == {"seed": 3}
+    assert policies.one_for_each_seed("dqn", ID) == ["dqn:seed=1", "dqn:seed=3", "dqn:seed=12"]
+    assert policies.one_for_each_seed("random", ID) == ["random"]
+    with pytest.raises(AgentError, match=r"seed 2 is shipped for .*; there are 1, 3, 12"):
+        load_agent("dqn", lanes, seed=2)
+    with pytest.raises(ValueError, match="a shipped agent has a seed, no sed"):
+        policies.resolve("dqn:sed=2", lanes)
+    with pytest.raises(ValueError, match="is of a shipped agent"):
+        load_agent(agent_file, lanes, seed=1)
     for env in (gym.make(ID, config=TINY), make_lanes(ID, 2, TINY), make(2)):
         assert load_agent("dqn", env).name == "dqn"
     with pytest.raises(AgentError, match="edge-gym train ppo edge_gym/Retransmission-v0"):
@@ -2099,7 +2117,9 @@ def test_agents_of_the_package_load(name: str) -> None:
     """Their files are as they were written, and act as a plain perceptron says."""
     env = make_lanes(ID, 8)
     agent = load_agent(name, env)
-    file = Path(training.__file__).parent / "trained" / "Retransmission-v0" / f"{name}.safetensors"
+    (file,) = (Path(training.__file__).parent / "trained" / "Retransmission-v0").glob(
+        f"{name}-seed{agent.metadata['recipe']['seed']}.safetensors"
+    )
     arrays, header = files.read_tensors(file, "agent")
     assert header["format"] == "edge_gym agent 1"
     observations, _ = env.reset(seed=0)
