@@ -259,6 +259,7 @@ def test_train(
         "seed": 3,
         "out": Path("runs") / f"ppo-{ID}",
         "resume": False,
+        "device": "cpu",
         "overrides": {"budget": 24},
     }
     assert main([*arguments, "--resume"]) == 130
