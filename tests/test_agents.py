@@ -1692,9 +1692,10 @@ KINDS = {"columns": "box", "level": "discrete", "levels": "multidiscrete"}
 
 
 @pytest.mark.parametrize(
-    ("actions", "floor"), [("columns", 0.6), ("level", 0.75), ("levels", 0.75)]
+    ("actions", "rollouts", "floor"),
+    [("columns", 30, 0.6), ("level", 24, 0.75), ("levels", 12, 0.75)],
 )
-def test_ppo_learns_other_actions(actions: str, floor: float) -> None:
+def test_ppo_learns_other_actions(actions: str, rollouts: int, floor: float) -> None:
     """The best of four qualities is 1.03 on average; the most likely level is right 45 % often."""
     recipe = device_recipe("ppo", network={"hidden": [16, 16]}, lanes=32)
     changes = {"learning_rate": 1e-2, "n_steps": 20, "batch_size": 160, "n_epochs": 4}
@@ -1702,7 +1703,7 @@ def test_ppo_learns_other_actions(actions: str, floor: float) -> None:
     env = LaneVecEnv(market(32, actions=actions, n_samples=0))
     env.seed(0)
     model = training.make_model(recipe, env)
-    model.learn(32 * 20 * 30)
+    model.learn(32 * 20 * rollouts)
     shape = model.policy.mlp_extractor.policy_net.shape
     told = {"action_space": {"kind": KINDS[actions]}}
     agent = networks.AgentPolicy(_as_network(model, shape), told, "ppo")

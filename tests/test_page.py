@@ -61,7 +61,7 @@ def board() -> Leaderboard:
 
     means = {"random": 0.0, "channel-aware": 1.0, "support-vector-aware": 0.6, "ppo": 1.2}
     return rank(
-        {(NAME, policy): played(mean) for policy, mean in means.items()},
+        {(NAME, policy): [played(mean)] for policy, mean in means.items()},
         seeds,
         {"edge_gym/Retransmission-Document-v0": "no <data>"},
     )
