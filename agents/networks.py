@@ -454,8 +454,7 @@ class AgentPolicy:
         self.network = network.eval()
         self.metadata = dict(metadata)
         self.name = name
-        kind = self.metadata["action_space"].get("kind")
-        self._continuous, self._levels = kind == "box", kind == "multidiscrete"
+        self._continuous = self.metadata["action_space"].get("kind") == "box"
         self._signs = bool(self.metadata.get("signs", False))
         self._start = int(self.metadata["action_space"].get("start", 0))
 
@@ -488,7 +487,7 @@ class AgentPolicy:
             return self.decoder.decode(observations, scores.clip(-1, 1))
         if self._continuous:
             return np.asarray(scores.clip(-1, 1), np.float32)
-        if masks is not None and not self._levels:
+        if masks is not None:
             scores = np.where(masks, scores, -np.inf)
         return np.asarray(scores.argmax(axis=-1) + self._start, np.int64)
 

@@ -23,18 +23,17 @@ _ACTIVATIONS = ("tanh", "relu", "elu")
 _KINDS = ("mlp", "device")
 _EXPLORATIONS = ("gaussian", "signs")
 _CONTEXTS = ("none", "mean", "mean-max")
-SEED_RANGES = {
-    "training": seeds.TRAINING,
-    "tuning": seeds.TUNING,
-    "selection": seeds.SELECTION,
-    "evaluation": seeds.EVALUATION,
+_SEED_RANGES = {
+    name: (numbers[0], numbers[-1])
+    for name, numbers in (
+        ("training", seeds.TRAINING),
+        ("tuning", seeds.TUNING),
+        ("selection", seeds.SELECTION),
+        ("evaluation", seeds.EVALUATION),
+    )
 }
 
 Check = Callable[[str, Any], None]
-
-
-def _seed_ranges() -> dict[str, tuple[int, int]]:
-    return {name: (numbers[0], numbers[-1]) for name, numbers in SEED_RANGES.items()}
 
 
 def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
@@ -218,7 +217,7 @@ class Recipe:
     algorithm: str
     environment: str | None = None
     seed: int = 0
-    seed_ranges: Mapping[str, tuple[int, int]] = field(default_factory=lambda: _seed_ranges())
+    seed_ranges: Mapping[str, tuple[int, int]] = field(default_factory=_SEED_RANGES.copy)
     steps: int
     lanes: int = 64
     checkpoint_every: int = 100_000
@@ -236,12 +235,12 @@ class Recipe:
         if self.environment is not None and not isinstance(self.environment, str):
             raise ValueError(f"environment must be an id, got {self.environment!r}")
         check_integer("seed", self.seed, 0, 2**32 - 1)
-        if plain(self.seed_ranges) != plain(_seed_ranges()):
+        if plain(self.seed_ranges) != plain(_SEED_RANGES):
             raise ValueError(
-                f"seed_ranges must be those of edge_gym.seeds, {plain(_seed_ranges())}, "
+                f"seed_ranges must be those of edge_gym.seeds, {plain(_SEED_RANGES)}, "
                 f"got {self.seed_ranges!r}"
             )
-        object.__setattr__(self, "seed_ranges", _seed_ranges())
+        object.__setattr__(self, "seed_ranges", _SEED_RANGES.copy())
         check_integer("steps", self.steps, 1)
         check_integer("lanes", self.lanes, 1, 10_000)
         check_integer("checkpoint_every", self.checkpoint_every, 1)

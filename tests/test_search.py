@@ -45,15 +45,9 @@ from edge_gym.agents.search import (
 )
 from edge_gym.cli import main
 from edge_gym.registration import ENVIRONMENTS, find_environment
+from tests.test_agents import TINY
 
 ID = "Retransmission-v0"
-TINY = {
-    "budget": 24,
-    "initial_samples": 6,
-    "retrain_every": 4,
-    "validation_size": 60,
-    "test_size": 40,
-}
 RECIPES = sorted(path.name for path in (resources.files("edge_gym.agents") / "recipes").iterdir())
 
 
