@@ -8,17 +8,18 @@ network and path                                        14×14               28�
 ======================================================  ==================  ==================
 perceptron, batched over lanes                          0.23 / 0.10 / 0.10  0.36 / 0.28 / 0.27
 perceptron, lane by lane                                0.21 / 0.21 / 0.22  0.35 / 0.39 / 0.35
-convolutional, lane by lane                             1.6 / 1.4 / 1.5     4.1 / 4.1 / 4.7
+convolutional, compiled (``convolutions.py``)           0.40 / 0.32 / 0.34  1.3 / 1.2 / 1.1
+convolutional, lane by lane in torch                    1.6 / 1.4 / 1.5     4.1 / 4.1 / 4.7
 convolutional, one grouped convolution (no optimiser)   1.5 / 0.9 / 1.0     3.8 / 3.5 / 5.9
 ======================================================  ==================  ==================
 
 So perceptrons are batched over lanes: batched matrix products are bit-equal for any number of
-lanes. Convolutional networks loop over them: one convolution with a group per lane gains at most
-a third, nothing at 28×28, and rounds differently with the number of groups, which flips ties in
-the pooling. Blocks of lanes go to a thread pool with one torch thread each (two threads nearly
-halve the times of 16 and more lanes on idle cores), so what a lane learns depends neither on the
-number of threads nor of lanes, and small operations never wait for an OpenMP team: on busy cores
-such waits cost ten times the work.
+lanes. Convolutional networks loop over them in compiled code; one convolution with a group per
+lane would round differently with the number of groups, which flips ties in the pooling. Blocks of
+lanes go to a thread pool with one torch thread each (two threads nearly halve the times of 16 and
+more lanes on idle cores), so what a lane learns depends neither on the number of threads nor of
+lanes, and small operations never wait for an OpenMP team: on busy cores such waits cost ten times
+the work.
 
 Gradients are written out rather than recorded, because torch's autograd engine refuses to run in
 a forked child once it has started its device threads; tests hold them to autograd's.
@@ -37,6 +38,7 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 from torch.nn import functional
 
+from edge_gym.learning import convolutions
 from edge_gym.learning.base import (
     Assessment,
     FloatArray,
@@ -67,23 +69,18 @@ class _Layer(NamedTuple):
 class _Network(Protocol):
     """A network whose parameters, inputs and outputs have a leading lane axis.
 
-    Inputs are ``(m, b, d)``, logits ``(m, b, C)``, and ``layers`` names the shapes of one lane's
-    parameters. ``gradients`` is of each lane's mean cross-entropy over its own batch.
+    Parameters are ``(m, P)``, inputs ``(m, b, d)``, logits ``(m, b, C)``, and ``layers`` names the
+    shapes of one lane's parameters. ``gradients`` writes each lane's, of the mean cross-entropy
+    over its own batch, to ``out``, ``(m, P)``.
     """
 
     layers: list[_Layer]
 
-    def logits(self, parameters: list[Tensor], inputs: Tensor) -> Tensor: ...
+    def logits(self, parameters: Tensor, inputs: Tensor) -> Tensor: ...
 
     def gradients(
-        self, parameters: list[Tensor], inputs: Tensor, labels: Tensor
-    ) -> list[Tensor]: ...
-
-
-def _logit_gradients(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the gradient of the mean cross-entropy over the last but one axis."""
-    target = functional.one_hot(labels, logits.shape[-1])
-    return (torch.softmax(logits, -1) - target) / logits.shape[-2]
+        self, parameters: Tensor, inputs: Tensor, labels: Tensor, out: Tensor
+    ) -> None: ...
 
 
 class _Mlp:
@@ -95,113 +92,50 @@ class _Mlp:
             _Layer((1, n_classes), hidden_size),
         ]
 
-    def _forward(self, parameters: list[Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
-        weight1, bias1, weight2, bias2 = parameters
-        hidden = torch.baddbmm(bias1, inputs, weight1).relu_()
-        return hidden, torch.baddbmm(bias2, hidden, weight2)
+    def logits(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        return self._forward(self._split(parameters), inputs)[1]
 
-    def logits(self, parameters: list[Tensor], inputs: Tensor) -> Tensor:
-        return self._forward(parameters, inputs)[1]
-
-    def gradients(self, parameters: list[Tensor], inputs: Tensor, labels: Tensor) -> list[Tensor]:
-        hidden, logits = self._forward(parameters, inputs)
-        d_logits = _logit_gradients(logits, labels)
-        d_hidden = torch.bmm(d_logits, parameters[2].mT).mul_(hidden > 0)
-        return [
+    def gradients(self, parameters: Tensor, inputs: Tensor, labels: Tensor, out: Tensor) -> None:
+        layers = self._split(parameters)
+        hidden, logits = self._forward(layers, inputs)
+        target = functional.one_hot(labels, logits.shape[-1])
+        d_logits = (torch.softmax(logits, -1) - target) / logits.shape[-2]
+        d_hidden = torch.bmm(d_logits, layers[2].mT).mul_(hidden > 0)
+        gradients = [
             torch.bmm(inputs.mT, d_hidden),
             d_hidden.sum(1, keepdim=True),
             torch.bmm(hidden.mT, d_logits),
             d_logits.sum(1, keepdim=True),
         ]
+        torch.cat([gradient.flatten(1) for gradient in gradients], 1, out=out)
 
+    def _forward(self, layers: list[Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
+        weight1, bias1, weight2, bias2 = layers
+        hidden = torch.baddbmm(bias1, inputs, weight1).relu_()
+        return hidden, torch.baddbmm(bias2, hidden, weight2)
 
-def _convolution_gradients(
-    d_output: Tensor, inputs: Tensor, weight: Tensor, d_inputs: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of a 3×3 convolution's inputs (if wanted), weight and bias."""
-    pair = [1, 1]
-    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        *(d_output, inputs, weight, [len(weight)], pair, pair, pair),
-        *(False, [0, 0], 1, [d_inputs, True, True]),
-    )
-    return gradients
-
-
-def _pooled(images: Tensor) -> Tensor:
-    """Return the largest values of 2×2 windows.
-
-    Of hundreds of images this takes a twentieth of the time of torch's pooling, which finds out
-    where they are as well.
-    """
-    h, w = images.shape[-2] // 2 * 2, images.shape[-1] // 2 * 2
-    rows = torch.maximum(images[..., 0:h:2, :w], images[..., 1:h:2, :w])
-    return torch.maximum(rows[..., 0::2], rows[..., 1::2])
+    def _split(self, parameters: Tensor) -> list[Tensor]:
+        """View parameters ``(m, P)`` as those of each layer, ``(m, *shape)``."""
+        parts = torch.split(parameters, [math.prod(layer.shape) for layer in self.layers], dim=1)
+        return [part.view(-1, *layer.shape) for part, layer in zip(parts, self.layers, strict=True)]
 
 
 class _Cnn:
     """Two 3×3 convolutions of 8 and 16 channels, each pooled by 2, and one dense layer."""
 
     def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:
-        c, h, w = self.image_shape = image_shape
-        dense = 16 * (h // 4) * (w // 4)
+        self.image_shape, self.n_classes = image_shape, n_classes
         self.layers = [
-            _Layer((8, c, 3, 3), 9 * c),
-            _Layer((8,), 9 * c),
-            _Layer((16, 8, 3, 3), 72),
-            _Layer((16,), 72),
-            _Layer((dense, n_classes), dense),
-            _Layer((n_classes,), dense),
+            _Layer(*layer) for layer in convolutions.parameter_shapes(image_shape, n_classes)
         ]
 
-    def _lane_logits(self, parameters: list[Tensor], inputs: Tensor) -> Tensor:
-        """Run one lane, pooling before the rectifier, which commutes with it and costs more."""
-        weight1, bias1, weight2, bias2, weight3, bias3 = parameters
-        images = inputs.reshape(-1, *self.image_shape)
-        hidden = _pooled(functional.conv2d(images, weight1, bias1, padding=1)).relu_()
-        hidden = _pooled(functional.conv2d(hidden, weight2, bias2, padding=1)).relu_()
-        return torch.addmm(bias3, hidden.flatten(1), weight3)
+    def logits(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        arrays = parameters.numpy(), inputs.numpy()
+        return torch.from_numpy(convolutions.logits(*arrays, self.image_shape, self.n_classes))
 
-    def _forward(self, parameters: list[Tensor], inputs: Tensor) -> tuple[Tensor, ...]:
-        """Run one lane and keep what its gradients need."""
-        weight1, bias1, weight2, bias2, weight3, bias3 = parameters
-        images = inputs.reshape(-1, *self.image_shape)
-        convolved1 = functional.conv2d(images, weight1, bias1, padding=1)
-        pooled1, index1 = functional.max_pool2d_with_indices(convolved1, (2, 2))
-        pooled1.relu_()
-        convolved2 = functional.conv2d(pooled1, weight2, bias2, padding=1)
-        pooled2, index2 = functional.max_pool2d_with_indices(convolved2, (2, 2))
-        pooled2.relu_()
-        logits = torch.addmm(bias3, pooled2.flatten(1), weight3)
-        return images, pooled1, index1, pooled2, index2, logits
-
-    def logits(self, parameters: list[Tensor], inputs: Tensor) -> Tensor:
-        return torch.stack(
-            [self._lane_logits(p, x) for *p, x in zip(*parameters, inputs, strict=True)]
-        )
-
-    def gradients(self, parameters: list[Tensor], inputs: Tensor, labels: Tensor) -> list[Tensor]:
-        lanes = zip(*parameters, inputs, labels, strict=True)
-        gradients = [self._lane_gradients(p, x, y) for *p, x, y in lanes]
-        return [torch.stack(g) for g in zip(*gradients, strict=True)]
-
-    def _lane_gradients(
-        self, parameters: list[Tensor], inputs: Tensor, labels: Tensor
-    ) -> list[Tensor]:
-        images, pooled1, index1, pooled2, index2, logits = self._forward(parameters, inputs)
-        weight1, _, weight2, _, weight3, _ = parameters
-        d_logits = _logit_gradients(logits, labels)
-        d_pooled2 = torch.mm(d_logits, weight3.T).view_as(pooled2).mul_(pooled2 > 0)
-        d_convolved2 = functional.max_unpool2d(
-            d_pooled2, index2, (2, 2), output_size=pooled1.shape[2:]
-        )
-        d_pooled1, d_weight2, d_bias2 = _convolution_gradients(d_convolved2, pooled1, weight2)
-        d_pooled1.mul_(pooled1 > 0)
-        d_convolved1 = functional.max_unpool2d(
-            d_pooled1, index1, (2, 2), output_size=images.shape[2:]
-        )
-        _, d_weight1, d_bias1 = _convolution_gradients(d_convolved1, images, weight1, False)
-        d_weight3 = torch.mm(pooled2.flatten(1).T, d_logits)
-        return [d_weight1, d_bias1, d_weight2, d_bias2, d_weight3, d_logits.sum(0)]
+    def gradients(self, parameters: Tensor, inputs: Tensor, labels: Tensor, out: Tensor) -> None:
+        arrays = parameters.numpy(), inputs.numpy(), labels.numpy()
+        convolutions.gradients(*arrays, self.image_shape, self.n_classes, out.numpy())
 
 
 class NetworkLearner(Learner):
@@ -245,7 +179,6 @@ class NetworkLearner(Learner):
         learning_rate: float = 0.002,
         batch_size: int = 32,
         train_steps: int = 10,
-        device: str | torch.device = "cpu",
     ) -> None:
         """Make untrained networks; ``reset`` draws their parameters.
 
@@ -258,7 +191,6 @@ class NetworkLearner(Learner):
             learning_rate: Adam's step size.
             batch_size: Samples of a mini-batch.
             train_steps: Mini-batch steps of one ``fit``.
-            device: Where tensors live.
 
         Raises:
             ValueError: If an argument is out of range.
@@ -287,7 +219,6 @@ class NetworkLearner(Learner):
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.train_steps = train_steps
-        self.device = torch.device(device)
         self._network: _Network
         if architecture == "mlp":
             self._network = _Mlp(self.n_features, n_classes, hidden_size)
@@ -298,13 +229,13 @@ class NetworkLearner(Learner):
         self._bounds = np.concatenate(
             [np.full(math.prod(x.shape), 1 / math.sqrt(x.fan_in)) for x in self._network.layers]
         )
-        self.parameters = torch.zeros(n_lanes, len(self._bounds), device=self.device)
+        self.parameters = torch.zeros(n_lanes, len(self._bounds))
         self._moment1 = torch.zeros_like(self.parameters)
         self._moment2 = torch.zeros_like(self.parameters)
         self._n_updates = np.zeros(n_lanes, np.int64)
         self.n_acquired = np.zeros(n_lanes, np.int64)
-        self._inputs = torch.empty(n_lanes, 0, self.n_features, device=self.device)
-        self._labels = torch.empty(n_lanes, 0, dtype=torch.int64, device=self.device)
+        self._inputs = torch.empty(n_lanes, 0, self.n_features)
+        self._labels = torch.empty(n_lanes, 0, dtype=torch.int64)
 
     def reset(self, lanes: IntArray, generators: Sequence[np.random.Generator]) -> None:
         """Forget everything in ``lanes`` and draw new parameters, P uniforms of each generator."""
@@ -322,7 +253,7 @@ class NetworkLearner(Learner):
         self._reserve(int(rows.max(initial=-1)) + 1)
         index = self._index(lanes), self._index(rows)
         self._inputs[index] = self._to_inputs(samples)
-        self._labels[index] = torch.tensor(labels, device=self.device)
+        self._labels[index] = torch.tensor(labels)
         self.n_acquired[lanes] += 1
 
     def fit(self, lanes: IntArray, generators: Sequence[np.random.Generator]) -> None:
@@ -335,7 +266,7 @@ class NetworkLearner(Learner):
         if not pairs:
             return
         lanes = np.array([lane for lane, _ in pairs])
-        batches = torch.from_numpy(np.stack([batch for _, batch in pairs])).to(self.device)
+        batches = torch.from_numpy(np.stack([batch for _, batch in pairs]))
         self._for_blocks(lambda a, b: self._train(lanes[a:b], batches[a:b]), len(lanes))
 
     def assess(self, lanes: IntArray, samples: FloatArray, labels: IntArray) -> Assessment:
@@ -348,8 +279,9 @@ class NetworkLearner(Learner):
         logits = np.empty((*samples.shape[:-1], self.n_classes))
 
         def judge(a: int, b: int) -> None:
+            parameters = self.parameters[self._index(lanes[a:b])]
             inputs = self._to_inputs(samples[a:b])
-            logits[a:b] = self._network.logits(self._views(lanes[a:b]), inputs).cpu().numpy()
+            logits[a:b] = self._network.logits(parameters, inputs).numpy()
 
         self._for_blocks(judge, len(lanes))
         log_p = log_softmax(logits, axis=-1)
@@ -372,14 +304,14 @@ class NetworkLearner(Learner):
 
         def score(a: int, b: int) -> None:
             for i in range(a, b):
-                parameters = self._views(lanes[i : i + 1])
+                parameters = self.parameters[self._index(lanes[i : i + 1])]
                 for start in range(0, rows.shape[1], _ROWS_AT_ONCE):
                     part = rows[i, start : start + _ROWS_AT_ONCE]
                     logits = self._network.logits(parameters, self._to_inputs(features[part])[None])
-                    truth = torch.tensor(labels[part], device=self.device)
+                    truth = torch.tensor(labels[part])
                     right = truth[logits[0].argmax(-1) == truth]
                     for counts, classes in ((total, truth), (correct, right)):
-                        counts[i] += torch.bincount(classes, minlength=self.n_classes).cpu().numpy()
+                        counts[i] += torch.bincount(classes, minlength=self.n_classes).numpy()
                     loss[i] += float(functional.cross_entropy(logits[0], truth, reduction="sum"))
 
         self._for_blocks(score, len(lanes))
@@ -399,7 +331,7 @@ class NetworkLearner(Learner):
         return {
             "n_acquired": self.n_acquired[lanes],
             "n_updates": self._n_updates[lanes],
-            **{name: tensor.cpu().numpy() for name, tensor in tensors.items()},
+            **{name: tensor.numpy() for name, tensor in tensors.items()},
         }
 
     def set_state(self, lanes: IntArray, state: dict[str, Any]) -> None:
@@ -409,11 +341,11 @@ class NetworkLearner(Learner):
         self.n_acquired[lanes] = state["n_acquired"]
         self._n_updates[lanes] = state["n_updates"]
         index = self._index(lanes)
-        self.parameters[index] = torch.tensor(state["parameters"], device=self.device)
-        self._moment1[index] = torch.tensor(state["moment1"], device=self.device)
-        self._moment2[index] = torch.tensor(state["moment2"], device=self.device)
-        self._inputs[index, :used] = torch.tensor(state["inputs"], device=self.device)
-        self._labels[index, :used] = torch.tensor(state["labels"], device=self.device)
+        self.parameters[index] = torch.tensor(state["parameters"])
+        self._moment1[index] = torch.tensor(state["moment1"])
+        self._moment2[index] = torch.tensor(state["moment2"])
+        self._inputs[index, :used] = torch.tensor(state["inputs"])
+        self._labels[index, :used] = torch.tensor(state["labels"])
 
     def _reserve(self, size: int) -> None:
         capacity = self._labels.shape[1]
@@ -424,7 +356,7 @@ class NetworkLearner(Learner):
 
     def _to_inputs(self, features: FloatArray) -> Tensor:
         scaled = np.multiply(features, math.sqrt(self.n_features), dtype=np.float32)
-        return torch.from_numpy(scaled).to(self.device)
+        return torch.from_numpy(scaled)
 
     def _for_blocks(self, kernel: Callable[[int, int], None], size: int) -> None:
         """Call ``kernel`` on blocks of lanes, on all cores but with one torch thread each."""
@@ -435,29 +367,16 @@ class NetworkLearner(Learner):
                     kernel(a, min(a + _LANES_AT_ONCE, stop))
 
         with one_torch_thread():
-            if self.device.type == "cpu":
-                for_ranges(single_threaded, size)
-            else:
-                kernel(0, size)
-
-    def _views(self, lanes: IntArray) -> list[Tensor]:
-        return self._split(self.parameters[self._index(lanes)])
+            for_ranges(single_threaded, size)
 
     def _index(self, indices: IntArray) -> Tensor:
         """Copy indices, for torch warns of arrays that are read-only."""
-        return torch.tensor(indices, device=self.device)
-
-    def _split(self, flat: Tensor) -> list[Tensor]:
-        """View parameters ``(m, P)`` as those of each layer, ``(m, *shape)``."""
-        shapes = [layer.shape for layer in self._network.layers]
-        parts = torch.split(flat, [math.prod(shape) for shape in shapes], dim=1)
-        return [part.view(-1, *s) for part, s in zip(parts, shapes, strict=True)]
+        return torch.tensor(indices)
 
     def _train(self, lanes: IntArray, batches: Tensor) -> None:
         """Train on the sample indices ``(m, steps, batch)``."""
         index = self._index(lanes)
         flat = self.parameters[index]
-        views = self._split(flat)
         # Buffers are kept, for fresh memory of this size costs a page fault per 4 KiB each time.
         flat_gradients, scale = torch.empty_like(flat), torch.empty_like(flat[0])
         for batch in batches.unbind(1):
@@ -465,8 +384,7 @@ class NetworkLearner(Learner):
                 self._inputs[index[:, None], batch],
                 self._labels[index[:, None], batch],
             )
-            gradients = self._network.gradients(views, inputs, labels)
-            torch.cat([g.flatten(1) for g in gradients], 1, out=flat_gradients)
+            self._network.gradients(flat, inputs, labels, flat_gradients)
             # Adam goes lane by lane, for a lane's arrays fit the cache and those of all do not.
             for lane, theta, g in zip(lanes, flat, flat_gradients, strict=True):
                 self._n_updates[lane] += 1
