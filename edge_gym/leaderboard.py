@@ -315,7 +315,7 @@ def _usual() -> list[str]:
 def _cell(row: Standing | None, named: bool = False) -> str:
     if row is None:
         return ""
-    return f"`{row.policy}` {row.mean:.4g}" if named else f"{row.mean:.4g}"
+    return f"`{row.policy}` {row.mean:#.4g}" if named else f"{row.mean:#.4g}"
 
 
 def _ends(interval: Interval) -> str:

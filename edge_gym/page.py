@@ -13,14 +13,16 @@ from edge_gym.charts import KINDS
 from edge_gym.extras import missing_extra
 from edge_gym.files import write_text
 from edge_gym.registration import find_environment
+from edge_gym.standings import Standing, gap_texts
 
 if TYPE_CHECKING:
     from edge_gym.comparison import Interval
     from edge_gym.leaderboard import Leaderboard
-    from edge_gym.standings import Standing
 
 WIDTH = 200
 """Width of a strip, px."""
+MINUS = "\N{MINUS SIGN}"
+
 _MARGIN = 10
 # What lies farther out than this many times the median is drawn as an arrow.
 _FAR = 6.0
@@ -89,6 +91,7 @@ def write_page(
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["number"] = number
+    environment.filters["gap"] = _gap
     text = resources.files("edge_gym").joinpath("templates/leaderboard.html").read_text("utf-8")
     page = environment.from_string(text).render(
         board=board,
@@ -107,8 +110,12 @@ def number(value: float | None, sign: bool = False) -> str:
     """Write a number with four digits that count, or three with its sign."""
     if value is None:
         return ""
-    text = f"{value:+.3g}" if sign else f"{value:.4g}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    text = f"{value:+#.3g}" if sign else f"{value:#.4g}"
+    return text.replace("-", MINUS)
+
+
+def _gap(row: Standing) -> list[str]:
+    return [text.replace("-", MINUS) for text in gap_texts(row) or ()]
 
 
 def strips(

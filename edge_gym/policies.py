@@ -154,13 +154,22 @@ def default_specs(env_id: str, env: Any) -> list[str]:
 
 
 def shipped_specs(env_id: str) -> list[str]:
-    """Return ``default_specs`` without the tuned rules whose search does not ship."""
+    """Return ``default_specs`` without tuned rules that are nothing new.
+
+    Left out are those whose search does not ship, and those that it found best as they are.
+    """
     env = make_lanes(env_id, 1)
-    return [
-        spec
-        for spec in default_specs(env_id, env)
-        if not spec.startswith(TUNED) or shipped_parameters(spec.removeprefix(TUNED), env)
-    ]
+    return [spec for spec in default_specs(env_id, env) if _is_new(spec, env)]
+
+
+def _is_new(spec: str, env: Any) -> bool:
+    if not spec.startswith(TUNED):
+        return True
+    name = spec.removeprefix(TUNED)
+    found = shipped_parameters(name, env)
+    if found is None:
+        return False
+    return bool(make_baseline(name, env, **found).parameters != make_baseline(name, env).parameters)
 
 
 def one_for_each_seed(spec: str, env_id: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -165,9 +166,21 @@ def first_that(rows: Iterable[Standing], suits: Callable[[Standing], bool]) -> S
     return next((row for row in rows if suits(row)), None)
 
 
+def gap_texts(row: Standing) -> tuple[str, str, str] | None:
+    """Return a standing's difference to the best analytical policy and its interval's ends.
+
+    They have as many decimals as two digits of half the interval take.
+    """
+    if row.difference is None or row.difference_ci95 is None:
+        return None
+    low, high = row.difference_ci95
+    half = max((high - low) / 2, 1e-9)
+    places = max(1 - math.floor(math.log10(half)), 0)
+    mean, low_end, high_end = (f"{value:+.{places}f}" for value in (row.difference, low, high))
+    return mean, low_end, high_end
+
+
 def gap_cell(row: Standing | None) -> str:
     """Return a standing's difference to the best analytical policy as a table shows it."""
-    if row is None or row.difference is None or row.difference_ci95 is None:
-        return ""
-    low, high = row.difference_ci95
-    return f"{row.difference:+.3g} [{low:+.3g}, {high:+.3g}]"
+    texts = None if row is None else gap_texts(row)
+    return "" if texts is None else "{} [{}, {}]".format(*texts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 
 from edge_gym import cli, leaderboard
 from edge_gym.data import DataError
-from edge_gym.evaluation import Episodes
+from edge_gym.evaluation import Episodes, make_lanes
 from edge_gym.leaderboard import Leaderboard, rank
-from edge_gym.standings import Standing
+from edge_gym.policies import default_specs, shipped_specs
+from edge_gym.standings import Standing, gap_cell
 from edge_gym.statistics import improvement_probability, mean_intervals, stratified_interval
-from edge_gym.sweep import run_here
+from edge_gym.sweep import contender, run_here
 
 FIRST, SECOND = "edge_gym/Retransmission-v0", "edge_gym/TaskAllocationStaleness-v0"
 SEEDS = range(900_000, 900_200)
@@ -182,12 +184,8 @@ def test_the_command_goes_on_where_it_was(
     command = ["leaderboard", "TaskAllocationStaleness-v0", "--episodes", "4", "--json"]
     assert cli.main([*command, "--out", str(tmp_path)]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert {row["policy"] for row in found["standings"]} == {
-        "random",
-        "ha-asyn",
-        "tuned-ha-asyn",
-        "ha-sync",
-    }
+    rules = {"random", "ha-asyn", "tuned-ha-asyn", "ha-sync"}
+    assert {row["policy"] for row in found["standings"]} == rules | {"ppo", "dqn"}
     assert found["seeds"] == [900_000, 4]
     assert {row["episodes"] for row in found["standings"]} == {4}
     monkeypatch.setattr("edge_gym.sweep.run_chunk", lambda chunk: pytest.fail("run again"))
@@ -207,6 +205,28 @@ def test_what_cannot_be_run_is_left_out(tmp_path: Path, monkeypatch: pytest.Monk
     assert not board.standings
     assert board.missing == {SECOND: "no such images: fetch them"}
     assert said == [f"{SECOND} is left out: no such images: fetch them"]
+
+
+def test_tuned_rules_that_are_nothing_new_are_left_out() -> None:
+    name = "edge_gym/UpdateScheduling-v0"
+    env = make_lanes(name, 1)
+    shipped = shipped_specs(name)
+    tuned = [spec for spec in default_specs(name, env) if spec.startswith("tuned-")]
+    new = {
+        spec: contender(name, spec).parameters
+        != contender(name, spec.removeprefix("tuned-")).parameters
+        for spec in tuned
+    }
+    assert {spec: spec in shipped for spec in tuned} == new
+    assert set(new.values()) == {True, False}
+
+
+def test_differences_have_as_many_decimals_as_are_known(board: Leaderboard) -> None:
+    row = replace(board.standings[0], difference=0.0123456, difference_ci95=(0.00908, 0.0153))
+    assert gap_cell(row) == "+0.0123 [+0.0091, +0.0153]"
+    row = replace(row, difference=-12.3456, difference_ci95=(-90.0, 70.0))
+    assert gap_cell(row) == "-12 [-90, +70]"
+    assert gap_cell(replace(row, difference=None)) == gap_cell(None) == ""
 
 
 def test_wrong_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,8 +81,8 @@ def test_strips_are_to_scale() -> None:
 
 
 def test_numbers() -> None:
-    assert [number(value) for value in (None, 0.123456, -2.0)] == ["", "0.1235", "−2"]
-    assert [number(value, True) for value in (0.0123456, -2.0)] == ["+0.0123", "−2"]
+    assert [number(value) for value in (None, 0.123456, -2.0)] == ["", "0.1235", "−2.000"]
+    assert [number(value, True) for value in (0.0123456, -2.0)] == ["+0.0123", "−2.00"]
 
 
 def test_the_page(board: Leaderboard, tmp_path: Path) -> None:
