@@ -155,8 +155,15 @@ def read_agent_metadata(path: str | PathLike[str]) -> dict[str, Any]:
 
 def shipped_agents(env_id: str) -> dict[str, list[int]]:
     """Return the trained agents that come with the package for an environment: training seeds."""
-    found = {name: sorted(_shipped(name, env_id)) for name in ALGORITHMS}
+    found = {name: sorted(shipped_files(name, env_id)) for name in ALGORITHMS}
     return {name: training_seeds for name, training_seeds in found.items() if training_seeds}
+
+
+def shipped_files(name: str, env_id: str) -> dict[int, Path]:
+    """Return the files of an algorithm's shipped agents by training seed."""
+    folder = Path(str(resources.files("edge_gym.agents"))) / "trained"
+    files = (folder / env_id.removeprefix(f"{NAMESPACE}/")).glob(f"{name}-seed*{_SUFFIX}")
+    return {int(file.stem.removeprefix(f"{name}-seed")): file for file in files}
 
 
 def versions() -> dict[str, str]:
@@ -181,19 +188,12 @@ def _algorithm(model: BaseAlgorithm) -> str:
     return next((name for name in names if name in ALGORITHMS), names[0])
 
 
-def _shipped(name: str, env_id: str) -> dict[int, Path]:
-    """Return the files of an algorithm's shipped agents by training seed."""
-    folder = Path(str(resources.files("edge_gym.agents"))) / "trained"
-    files = (folder / env_id.removeprefix(f"{NAMESPACE}/")).glob(f"{name}-seed*{_SUFFIX}")
-    return {int(file.stem.removeprefix(f"{name}-seed")): file for file in files}
-
-
 def _shipped_file(name: str, env: Any, env_id: str | None, seed: int | None) -> Path:
     if env_id is None:
         env_id = _interface(env)["environment"]
     if env_id is None:
         raise ValueError(f"which environment's {name!r}? Pass env_id=, or make env by its id")
-    files = _shipped(name, env_id)
+    files = shipped_files(name, env_id)
     if not files:
         raise AgentError(
             f"no trained {name!r} is shipped for {env_id}: train one with "

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -145,6 +146,42 @@ def list_environments(as_json: JsonOption = False) -> None:
     columns = ["environment", "what is decided", "agents"]
     rows = [[row.name, row.summary, ", ".join(agents[row.id])] for row in ENVIRONMENTS]
     _print_table("", columns, rows)
+
+
+@app.command("agents")
+def list_agents(
+    environments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Environments; all if not given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the trained agents that ship, and what it takes to train them again."""
+    from edge_gym.agents.catalogue import catalogue
+
+    entries = catalogue(environments)
+    if as_json:
+        _print_json([{**asdict(entry), "command": entry.command} for entry in entries])
+        return
+    columns = [
+        "agents",
+        "training seeds",
+        "best",
+        "return on selection seeds",
+        "steps",
+        "minutes each",
+    ]
+    rows = [
+        [
+            f"{entry.algorithm} {entry.environment.rpartition('/')[2]}",
+            ", ".join(map(str, entry.training_seeds)),
+            str(entry.best),
+            " ".join(f"{value:#.4g}" for value in entry.returns),
+            f"{entry.steps:,}",
+            "" if entry.minutes is None else f"{entry.minutes:.0f}",
+        ]
+        for entry in entries
+    ]
+    _print_table("edge-gym train ALGO ID --seeds N trains them again", columns, rows)
 
 
 @app.command()
@@ -295,7 +332,6 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Search the parameters of baselines, on tuning seeds."""
-    from dataclasses import asdict
 
     from edge_gym.baselines import applicable_baselines
     from edge_gym.baselines.tuning import grid_points, tunable_baselines, write_tunings
@@ -423,7 +459,6 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Bound what there is to win: plan by copies of the running environment."""
-    from dataclasses import asdict
 
     from edge_gym.planning import plan as run
 
@@ -495,7 +530,6 @@ def _sweep(
 
 
 def _evaluate_again(model: str, env_id: str, lanes: int, as_json: bool) -> None:
-    from dataclasses import asdict
 
     from edge_gym.agents.stated import evaluate_again
 
@@ -571,7 +605,6 @@ def benchmark(
     as_json: JsonOption = False,
 ) -> None:
     """Measure steps per second, beside scikit-learn's refits and SubprocVecEnv."""
-    from dataclasses import asdict
 
     from edge_gym.benchmark import measure
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 import edge_gym.agents
 from edge_gym import benchmark, comparison
+from edge_gym.agents import find_recipe, shipped_agents
 from edge_gym.baselines import tuning
 from edge_gym.cli import main
 from edge_gym.registration import ENVIRONMENTS
@@ -74,6 +75,19 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {row["id"]: row for row in json.loads(succeed(capsys, "list", "--json"))}
     assert 2 in rows["edge_gym/Retransmission-v0"]["agents"]["ppo"]
     assert rows["edge_gym/BatchSlot-Document-v0"]["agents"] == {}
+
+
+def test_agents(capsys: pytest.CaptureFixture[str]) -> None:
+    text = succeed(capsys, "agents")
+    shipped = {(row.name, name) for row in ENVIRONMENTS for name in shipped_agents(row.id)}
+    assert all(f"{algorithm} {name} " in text for name, algorithm in shipped)
+    (one,) = json.loads(succeed(capsys, "agents", "TaskAllocationRisk-v0", "--json"))
+    assert one["training_seeds"] == shipped_agents("TaskAllocationRisk-v0")["ppo"]
+    assert one["returns"][one["training_seeds"].index(one["best"])] == max(one["returns"])
+    assert one["steps"] == find_recipe("ppo", "TaskAllocationRisk-v0").steps
+    assert one["minutes"] > 1
+    seeds = len(one["training_seeds"])
+    assert one["command"] == f"edge-gym train ppo TaskAllocationRisk-v0 --seed 0 --seeds {seeds}"
 
 
 def test_compare(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
