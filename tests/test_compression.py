@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edge_gym.learning.compression import Compressor, payload_bits, quantise
+from edge_gym.learning.compression import Compressor, payload_bits, quantise, top_k
 
 N, K, L = 23, 4, 3
 Vector = NDArray[np.float64]
@@ -125,6 +125,28 @@ def test_named_devices_keep_their_own_memory() -> None:
     assert some.memory is not None
     assert every.memory is not None
     assert torch.equal(some.memory, every.memory)
+
+
+@pytest.mark.parametrize("n_kept", [1, 7, 299])
+def test_the_largest_are_kept(n_kept: int) -> None:
+    rng = np.random.default_rng(n_kept)
+    # Whole numbers, of which many are alike, tiny and huge ones, and none at all.
+    vectors = np.concatenate(
+        [
+            rng.integers(-3, 4, (20, 300)),
+            rng.standard_normal((20, 300)) * 10.0 ** rng.integers(-44, 38, (20, 300)),
+            np.zeros((1, 300)),
+        ]
+    ).astype(np.float32)
+    places, values = top_k(torch.from_numpy(vectors), n_kept)
+    order = np.argsort(-np.abs(vectors), axis=1, kind="stable")
+    expected = np.sort(order[:, :n_kept], axis=1)
+    np.testing.assert_array_equal(places.numpy(), expected)
+    np.testing.assert_array_equal(values.numpy(), np.take_along_axis(vectors, expected, 1))
+    # In double precision as torch has it, whose choice among those alike is its own.
+    _, others = top_k(torch.from_numpy(vectors).double(), n_kept)
+    sizes = np.sort(np.abs(values.numpy()), axis=1)
+    np.testing.assert_array_equal(np.sort(others.abs().numpy(), axis=1), sizes)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8, 16, 24])

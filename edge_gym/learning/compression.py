@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from edge_gym.learning.base import IntArray
 from edge_gym.learning.models import STATISTICS_BITS
+from edge_gym.parallel import for_ranges
 
 ROUNDINGS = ("stochastic", "nearest")
 FULL_BITS = 32
@@ -76,8 +78,47 @@ def top_k(vectors: Tensor, n_kept: int) -> tuple[Tensor, Tensor]:
     Returns:
         Places in ascending order and values, both ``(J, n_kept)``.
     """
-    places = vectors.abs().topk(n_kept, dim=1, sorted=False).indices.sort(dim=1).values
+    if vectors.device.type == "cpu" and vectors.dtype == torch.float32:
+        places = torch.empty(len(vectors), n_kept, dtype=torch.int64)
+        bits, found = vectors.contiguous().numpy().view(np.uint32), places.numpy()
+        for_ranges(lambda a, b: _select(bits[a:b], found[a:b]), len(vectors))
+    else:
+        places = vectors.abs().topk(n_kept, dim=1, sorted=False).indices.sort(dim=1).values
     return places, vectors.gather(1, places)
+
+
+@numba.njit(nogil=True, cache=True)
+def _select(vectors, places):  # type: ignore[no-untyped-def]
+    """Find the largest magnitudes of vectors, whose bits are taken as integers.
+
+    Without the sign these are ordered as the numbers are, so the smallest that is kept is found
+    digit by digit. Twice as fast as torch's ``topk``.
+    """
+    size, n_kept = vectors.shape[1], places.shape[1]
+    counts = np.empty(1 << 11, np.int64)
+    for j in range(len(vectors)):
+        vector = vectors[j]
+        left, least, known = n_kept, np.uint32(0), np.uint32(0)
+        for shift, width in ((20, 11), (10, 10), (0, 10)):
+            digits = np.uint32((1 << width) - 1)
+            counts[:] = 0
+            for i in range(size):
+                if vector[i] & known == least:
+                    counts[(vector[i] >> np.uint32(shift)) & digits] += 1
+            digit = digits
+            while counts[digit] < left:
+                left -= counts[digit]
+                digit -= np.uint32(1)
+            least |= digit << np.uint32(shift)
+            known |= digits << np.uint32(shift)
+        place = 0
+        for i in range(size):
+            magnitude = vector[i] & np.uint32(0x7FFFFFFF)
+            # Of those as large as the smallest that is kept, the first are.
+            if magnitude > least or (magnitude == least and left > 0):
+                left -= magnitude == least
+                places[j, place] = i
+                place += 1
 
 
 class Compressor:
@@ -197,23 +238,36 @@ class Compressor:
         lane, place = np.nonzero(on)
         which = place if devices is None else np.asarray(devices)[lane, place]
         index = self._like(lane, vectors), self._like(place, vectors)
-        full = vectors[index]
-        exact = full[:, self.n_values :]
+        result = torch.zeros_like(vectors)
+        # What all devices of all lanes send is worked on in place: these arrays are large.
+        everyone = bool(on.all()) and devices is None
+        full = vectors.reshape(m * d, -1) if everyone else vectors[index]
+        made = result.view(m * d, -1) if everyone else torch.zeros_like(full)
+        made[:, self.n_values :] = full[:, self.n_values :]
         wanted = full[:, : self.n_values]
+        own = None
         if self.memory is not None:
-            own = self._like(np.asarray(lanes)[lane], vectors), self._like(which, vectors)
-            wanted = wanted + self.memory[own]
+            if everyone and np.array_equal(lanes, np.arange(len(self.memory))):
+                wanted = self.memory.view(m * d, -1).add_(wanted)
+            else:
+                own = self._like(np.asarray(lanes)[lane], vectors), self._like(which, vectors)
+                wanted = wanted + self.memory[own]
         uniforms = self._uniforms(on, vectors, generators)
         if self.n_kept < self.n_values:
-            places, values = top_k(wanted, self.n_kept)
-            values = quantise(values, self.bits, uniforms)
-            made = torch.zeros_like(wanted).scatter_(1, places, values)
+            places, kept = top_k(wanted, self.n_kept)
+            values = quantise(kept, self.bits, uniforms)
+            made[:, : self.n_values].scatter_(1, places, values)
+            if self.memory is not None:
+                wanted.scatter_(1, places, kept - values)
         else:
-            made = quantise(wanted, self.bits, uniforms)
-        if self.memory is not None:
-            self.memory[own] = wanted - made
-        result = torch.zeros_like(vectors)
-        result[index] = torch.cat([made, exact], 1)
+            values = quantise(wanted, self.bits, uniforms)
+            made[:, : self.n_values] = values
+            if self.memory is not None:
+                wanted -= values
+        if own is not None and self.memory is not None:
+            self.memory[own] = wanted
+        if not everyone:
+            result[index] = made
         return result
 
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
