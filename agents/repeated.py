@@ -12,7 +12,13 @@ from typing import Any
 import yaml
 
 from edge_gym.agents.recipe import Recipe, parse_recipe
-from edge_gym.agents.training import BEST, CHECKPOINT, chosen_recipe, train
+from edge_gym.agents.training import (
+    BEST,
+    CHECKPOINT,
+    TrainingInterrupted,
+    chosen_recipe,
+    train,
+)
 from edge_gym.envs.checks import check_integer
 from edge_gym.evaluation import TaskProgress
 from edge_gym.files import prepare_folder, replacing
@@ -100,6 +106,7 @@ def train_seeds(
     Raises:
         ValueError: If the recipe or a value is bad.
         FileExistsError: If there are runs already and ``resume`` is false.
+        TrainingInterrupted: After Ctrl-C; trainings save a checkpoint as they stop.
     """
     check_integer("seeds", number, 1)
     row = find_environment(env_id)
@@ -115,14 +122,20 @@ def train_seeds(
         task = Training(row.id, text, str(folder.resolve()), settings, device)
         tasks[task] = number_of_seed
     best: dict[int, Path] = {}
-    for task, files in run(list(tasks)):
-        folder = prepare_folder(folders[tasks[task]])
-        _keep(folder, files)
-        best[tasks[task]] = folder / BEST
-        if progress is not None:
-            progress(f"{algorithm} on {row.name}", len(best), number)
-        if report is not None:
-            report(f"seed {tasks[task]} is trained: {folder / BEST}")
+    try:
+        for task, files in run(list(tasks)):
+            folder = prepare_folder(folders[tasks[task]])
+            _keep(folder, files)
+            best[tasks[task]] = folder / BEST
+            if progress is not None:
+                progress(f"{algorithm} on {row.name}", len(best), number)
+            if report is not None:
+                report(f"seed {tasks[task]} is trained: {folder / BEST}")
+    except KeyboardInterrupt:
+        raise TrainingInterrupted(
+            f"stopped, {len(best)} of {number} agents are trained; to go on, train again with "
+            f"--resume and the same folder {out}"
+        ) from None
     return dict(sorted(best.items()))
 
 

@@ -271,7 +271,12 @@ def train(
         "device": device,
         "overrides": _overrides(settings),
     }
-    if seeds is not None:
+    if seeds is None and (workers is not None or ray is not None):
+        raise ValueError("--workers and --ray are for several --seeds")
+    try:
+        if seeds is None:
+            print(train_agent(algorithm, row.id, **given))
+            return
         from edge_gym.agents.repeated import train_one, train_seeds
 
         runner = _runner(train_one, workers, ray)
@@ -281,11 +286,6 @@ def train(
             )
         for path in found.values():
             print(path)
-        return
-    if workers is not None or ray is not None:
-        raise ValueError("--workers and --ray are for several --seeds")
-    try:
-        print(train_agent(algorithm, row.id, **given))
     except TrainingInterrupted as stopped:
         _remark(str(stopped))
         raise typer.Exit(INTERRUPTED) from None

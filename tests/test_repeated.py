@@ -121,3 +121,17 @@ def test_the_command(
     assert "--seeds" in capsys.readouterr().err
     assert main([*command, "--seeds", "0"]) == 2
     assert "seeds must be an integer at least 1" in capsys.readouterr().err
+
+    def stopped(tasks: Sequence[Training]) -> Iterator[tuple[Training, dict[str, bytes]]]:
+        yield tasks[0], train_one(tasks[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edge_gym.workers.in_processes", lambda *_: stopped)
+    command[-1] = str(tmp_path / "others")
+    assert main([*command, *fields, "--seeds", "2"]) == 130
+    assert "stopped, 1 of 2 agents are trained; to go on" in capsys.readouterr().err
+    monkeypatch.setattr("edge_gym.workers.in_processes", lambda *_: here)
+    assert main([*command, *fields, "--seeds", "2", "--resume"]) == 0
+    for seed in (0, 1):
+        again = run_files(tmp_path / "others" / f"seed-{seed}")
+        assert again == run_files(tmp_path / "runs" / f"seed-{seed}")
