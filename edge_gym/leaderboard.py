@@ -106,8 +106,8 @@ class Leaderboard:
     def to_markdown(self) -> str:
         """Return the table for a README: a row for each environment, and one for each group."""
         lines = [
-            "| environment | best rule of the documents | best rule of ours | `ppo` | `dqn` "
-            "| best learned minus best rule | above in |",
+            "| environment | best rule of the documents | best rule of ours "
+            "| `ppo` (training seeds) | `dqn` | best learned minus best rule | above in |",
             "|---|---|---|---|---|---|---|",
         ]
         standings = self.by_environment()
@@ -115,8 +115,8 @@ class Leaderboard:
             rows = standings[name]
             learned = first_that(rows, lambda row: row.kind == "learned")
             cells = [
-                _cell(first_that(rows, lambda row: row.kind == "document"), named=True),
-                _cell(first_that(rows, lambda row: row.kind == "ours"), named=True),
+                _cell(first_that(rows, lambda row: row.kind == "document")),
+                _cell(first_that(rows, lambda row: row.kind == "ours")),
                 _cell(first_that(rows, lambda row: row.policy == "ppo")),
                 _cell(first_that(rows, lambda row: row.policy == "dqn")),
                 gap_cell(learned),
@@ -312,10 +312,12 @@ def _usual() -> list[str]:
     return [row.id for row in ENVIRONMENTS if not row.name.endswith("-Document-v0")]
 
 
-def _cell(row: Standing | None, named: bool = False) -> str:
+def _cell(row: Standing | None) -> str:
     if row is None:
         return ""
-    return f"`{row.policy}` {row.mean:#.4g}" if named else f"{row.mean:#.4g}"
+    if row.kind == "learned":
+        return f"{row.mean:#.4g} ({row.training_seeds})"
+    return f"`{row.policy}` {row.mean:#.4g}"
 
 
 def _ends(interval: Interval) -> str:
