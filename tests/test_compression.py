@@ -187,6 +187,23 @@ def test_error_feedback_sends_everything_in_the_end() -> None:
     assert gap[True] < 0.1 < gap[False]
 
 
+def test_any_layout_and_no_lanes_at_all() -> None:
+    rng = np.random.default_rng(0)
+    vectors = torch.from_numpy(rng.normal(size=(3, 2, 40)).astype(np.float32))
+    turned = vectors.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    assert not turned.is_contiguous()
+    plain, other = (Compressor(3, 2, 40, density=0.2, bits=8) for _ in range(2))
+    for _ in range(2):
+        made = [
+            compressor.compress(np.arange(3), given, [np.random.default_rng(i) for i in range(3)])
+            for compressor, given in ((plain, vectors), (other, turned))
+        ]
+        assert torch.equal(*made)
+        assert made[0].count_nonzero() > 0
+    nothing = plain.compress(np.zeros(0, np.int64), torch.zeros(0, 2, 40), [])
+    assert nothing.shape == (0, 2, 40)
+
+
 def test_lanes_do_not_depend_on_each_other() -> None:
     many = Compressor(40, 3, 1000, density=0.05, bits=8)
     few = Compressor(2, 3, 1000, density=0.05, bits=8)

@@ -238,17 +238,17 @@ class Compressor:
         lane, place = np.nonzero(on)
         which = place if devices is None else np.asarray(devices)[lane, place]
         index = self._like(lane, vectors), self._like(place, vectors)
-        result = torch.zeros_like(vectors)
+        result = vectors.new_zeros(vectors.shape)
         # What all devices of all lanes send is worked on in place: these arrays are large.
         everyone = bool(on.all()) and devices is None
-        full = vectors.reshape(m * d, -1) if everyone else vectors[index]
-        made = result.view(m * d, -1) if everyone else torch.zeros_like(full)
+        full = vectors.flatten(0, 1) if everyone else vectors[index]
+        made = result.flatten(0, 1) if everyone else torch.zeros_like(full)
         made[:, self.n_values :] = full[:, self.n_values :]
         wanted = full[:, : self.n_values]
         own = None
         if self.memory is not None:
             if everyone and np.array_equal(lanes, np.arange(len(self.memory))):
-                wanted = self.memory.view(m * d, -1).add_(wanted)
+                wanted = self.memory.flatten(0, 1).add_(wanted)
             else:
                 own = self._like(np.asarray(lanes)[lane], vectors), self._like(which, vectors)
                 wanted = wanted + self.memory[own]
