@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from edge_gym.agents.recipe import ALGORITHMS
-from edge_gym.agents.store import read_agent_metadata, shipped_files
+from edge_gym.agents.store import best_seed, read_agent_metadata, shipped_files
 from edge_gym.registration import ENVIRONMENTS, find_environment
 
 
@@ -50,24 +51,22 @@ def catalogue(environments: Sequence[str] | None = None) -> list[Entry]:
     """
     rows = ENVIRONMENTS if environments is None else [find_environment(e) for e in environments]
     return [
-        _entry(row.id, algorithm)
+        _entry(row.id, algorithm, files)
         for row in rows
         for algorithm in ALGORITHMS
-        if shipped_files(algorithm, row.id)
+        if (files := shipped_files(algorithm, row.id))
     ]
 
 
-def _entry(env_id: str, algorithm: str) -> Entry:
-    files = sorted(shipped_files(algorithm, env_id).items())
-    headers = {seed: read_agent_metadata(file) for seed, file in files}
-    returns = {seed: float(told["evaluation"]["mean_return"]) for seed, told in headers.items()}
+def _entry(env_id: str, algorithm: str, files: Mapping[int, Path]) -> Entry:
+    headers = {seed: read_agent_metadata(file) for seed, file in sorted(files.items())}
     seconds = [told["curve"][-1]["seconds"] for told in headers.values() if told.get("curve")]
     return Entry(
         environment=env_id,
         algorithm=algorithm,
         training_seeds=tuple(headers),
-        best=max(returns, key=returns.__getitem__),
+        best=best_seed(headers),
         steps=int(next(iter(headers.values()))["recipe"]["steps"]),
         minutes=statistics.median(seconds) / 60 if seconds else None,
-        returns=tuple(returns.values()),
+        returns=tuple(float(told["evaluation"]["mean_return"]) for told in headers.values()),
     )

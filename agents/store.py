@@ -166,6 +166,11 @@ def shipped_files(name: str, env_id: str) -> dict[int, Path]:
     return {int(file.stem.removeprefix(f"{name}-seed")): file for file in files}
 
 
+def best_seed(headers: Mapping[int, Mapping[str, Any]]) -> int:
+    """Return the training seed of the agent that was best on the selection seeds."""
+    return max(sorted(headers), key=lambda seed: headers[seed]["evaluation"]["mean_return"])
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what training depends on."""
     packages = ("edge_gym", "gymnasium", "numpy", "stable-baselines3", "torch")
@@ -200,11 +205,7 @@ def _shipped_file(name: str, env: Any, env_id: str | None, seed: int | None) -> 
             f"`edge-gym train {name} {env_id}` and give the path of its file"
         )
     if seed is None:
-        scores = {
-            number: read_agent_metadata(file)["evaluation"]["mean_return"]
-            for number, file in sorted(files.items())
-        }
-        seed = max(scores, key=scores.__getitem__)
+        seed = best_seed({number: read_agent_metadata(file) for number, file in files.items()})
     if seed not in files:
         raise AgentError(
             f"no {name!r} of training seed {seed} is shipped for {env_id}; there are "

@@ -7,22 +7,18 @@ the choice made there come from here.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 
 import numpy as np
 import torch
 
-from edge_gym.learning.networks import NetworkLearner
+from edge_gym.learning.networks import NetworkLearner, split_layers
 
 
 def grouped_convolutions(learner: NetworkLearner, inputs: torch.Tensor) -> torch.Tensor:
     """Return the logits of all lanes' convolutional networks by grouped convolutions."""
-    shapes = [layer.shape for layer in learner._network.layers]
-    parts = learner.parameters.split([math.prod(shape) for shape in shapes], dim=1)
-    weight1, bias1, weight2, bias2, weight3, bias3 = (
-        torch.nn.Parameter(part.view(-1, *shape)) for part, shape in zip(parts, shapes, strict=True)
-    )
+    layers = split_layers(learner.parameters, learner._network.layers)
+    weight1, bias1, weight2, bias2, weight3, bias3 = map(torch.nn.Parameter, layers)
     m, b, _ = inputs.shape
     c, h, w = learner._network.image_shape  # type: ignore[attr-defined]
     x = inputs.transpose(0, 1).reshape(b, m * c, h, w)

@@ -79,21 +79,20 @@ _jit = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"
 
 
 @_jit
-def _layers(flat, channels, dense, n_classes):  # type: ignore[no-untyped-def]
+def _layers(flat, channels, n_classes):  # type: ignore[no-untyped-def]
     """View one lane's parameters or gradients as those of each layer."""
     first, second = CHANNELS
     a = first * channels * 9
     b = a + first
     c = b + second * first * 9
     d = c + second
-    e = d + dense * n_classes
     return (
         flat[:a].reshape(first, channels, 3, 3),
         flat[a:b],
         flat[b:c].reshape(second, first, 3, 3),
         flat[c:d],
-        flat[d:e].reshape(dense, n_classes),
-        flat[e:],
+        flat[d:-n_classes].reshape(-1, n_classes),
+        flat[-n_classes:],
     )
 
 
@@ -239,16 +238,16 @@ def _logits(parameters, inputs, shape, out):  # type: ignore[no-untyped-def]
     lanes, size, n_classes = out.shape
     n = min(size, _AT_ONCE)
     arrays = _arrays(shape, n_classes, n)
-    dense = CHANNELS[1] * (shape[1] // 4) * (shape[2] // 4)
+    scores = arrays[-1]
     for lane in range(lanes):
-        layers = _layers(parameters[lane], shape[0], dense, n_classes)
+        layers = _layers(parameters[lane], shape[0], n_classes)
         for start in range(0, size, n):
             # Of the last images some columns are left over, which hold former ones.
             images = inputs[lane, start : min(start + n, size)]
             _forward(layers, images, shape, arrays)
             for i in range(len(images)):
                 for k in range(n_classes):
-                    out[lane, start + i, k] = arrays[7][k, i]
+                    out[lane, start + i, k] = scores[k, i]
 
 
 @_jit
@@ -274,7 +273,6 @@ def _gradients(parameters, inputs, labels, shape, n_classes, out):  # type: igno
     first, second = CHANNELS
     arrays = _arrays(shape, n_classes, n)
     padded, _, pooled1, largest1, convolved2, pooled2, largest2, scores = arrays
-    dense = pooled2.size // n
     _, h, w, _ = convolved2.shape
     d_pooled2 = np.empty_like(pooled2)
     d_convolved2 = np.zeros((second, h + 2, w + 2, n), np.float32)
@@ -283,20 +281,20 @@ def _gradients(parameters, inputs, labels, shape, n_classes, out):  # type: igno
     d_pooled1 = np.empty((first, h, w, n), np.float32)
     d_convolved1 = np.zeros((first, shape[1] + 2, shape[2] + 2, n), np.float32)
     for lane in range(lanes):
-        layers = _layers(parameters[lane], shape[0], dense, n_classes)
+        layers = _layers(parameters[lane], shape[0], n_classes)
         d_weight1, d_bias1, d_weight2, d_bias2, d_weight3, d_bias3 = _layers(
-            out[lane], shape[0], dense, n_classes
+            out[lane], shape[0], n_classes
         )
         _forward(layers, inputs[lane], shape, arrays)
         _softmax_gradients(scores, labels[lane])
         weight2, weight3 = layers[2], layers[4]
-        hidden, d_hidden = pooled2.reshape(dense, n), d_pooled2.reshape(dense, n)
+        hidden, d_hidden = pooled2.reshape(-1, n), d_pooled2.reshape(-1, n)
         for k in range(n_classes):
             total = np.float32(0)
             for i in range(n):
                 total += scores[k, i]
             d_bias3[k] = total
-        for f in range(dense):
+        for f in range(len(hidden)):
             values, d_values = hidden[f], d_hidden[f]
             for i in range(n):
                 d_values[i] = 0

@@ -83,6 +83,12 @@ class _Network(Protocol):
     ) -> None: ...
 
 
+def split_layers(parameters: Tensor, layers: Sequence[_Layer]) -> list[Tensor]:
+    """View parameters ``(m, P)`` as those of each layer, ``(m, *shape)``."""
+    parts = torch.split(parameters, [math.prod(layer.shape) for layer in layers], dim=1)
+    return [part.view(-1, *layer.shape) for part, layer in zip(parts, layers, strict=True)]
+
+
 class _Mlp:
     def __init__(self, n_features: int, n_classes: int, hidden_size: int) -> None:
         self.layers = [
@@ -93,10 +99,10 @@ class _Mlp:
         ]
 
     def logits(self, parameters: Tensor, inputs: Tensor) -> Tensor:
-        return self._forward(self._split(parameters), inputs)[1]
+        return self._forward(split_layers(parameters, self.layers), inputs)[1]
 
     def gradients(self, parameters: Tensor, inputs: Tensor, labels: Tensor, out: Tensor) -> None:
-        layers = self._split(parameters)
+        layers = split_layers(parameters, self.layers)
         hidden, logits = self._forward(layers, inputs)
         target = functional.one_hot(labels, logits.shape[-1])
         d_logits = (torch.softmax(logits, -1) - target) / logits.shape[-2]
@@ -113,11 +119,6 @@ class _Mlp:
         weight1, bias1, weight2, bias2 = layers
         hidden = torch.baddbmm(bias1, inputs, weight1).relu_()
         return hidden, torch.baddbmm(bias2, hidden, weight2)
-
-    def _split(self, parameters: Tensor) -> list[Tensor]:
-        """View parameters ``(m, P)`` as those of each layer, ``(m, *shape)``."""
-        parts = torch.split(parameters, [math.prod(layer.shape) for layer in self.layers], dim=1)
-        return [part.view(-1, *layer.shape) for part, layer in zip(parts, self.layers, strict=True)]
 
 
 class _Cnn:
