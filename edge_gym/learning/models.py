@@ -393,6 +393,20 @@ class _WrittenNetwork(Network):
         return passes
 
 
+class Perceptron(_WrittenNetwork):
+    """Dense layers with rectifiers between them.
+
+    Attributes:
+        sizes: Units of the inputs, the hidden layers and the outputs.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], n_classes: int, hidden_sizes: Sequence[int]
+    ) -> None:
+        self.sizes = (math.prod(image_shape), *hidden_sizes, n_classes)
+        super().__init__("mlp", image_shape, n_classes, _dense(self.sizes))
+
+
 class TorchvisionNetwork(Network):
     """One of torchvision's networks with a stem for small images.
 
@@ -584,8 +598,7 @@ def make_network(
     if name == "mlp":
         if any(size < 1 for size in hidden_sizes):
             raise ValueError(f"hidden_sizes must be at least 1, got {tuple(hidden_sizes)}")
-        sizes = [math.prod(image_shape), *hidden_sizes, n_classes]
-        return _WrittenNetwork(name, image_shape, n_classes, _dense(sizes))
+        return Perceptron(image_shape, n_classes, hidden_sizes)
     if name in ("resnet-18", "mobilenet-v2", "densenet-121"):
         return TorchvisionNetwork(name, image_shape, n_classes)
     if name in ("cnn", "lenet"):
