@@ -63,6 +63,7 @@ from edge_gym.agents.sb3 import (
     SummaryWriter,
     TensorBoardOutputFormat,
 )
+from edge_gym.agents.stated import state
 from edge_gym.agents.store import levels_per_device, load_agent, save_agent
 from edge_gym.agents.varied import VariedPPO
 from edge_gym.agents.vec_env import LaneVecEnv
@@ -73,7 +74,6 @@ from edge_gym.evaluation import even_lanes, make_lanes, own_config, plain_config
 from edge_gym.files import prepare_folder, write_text
 from edge_gym.parallel import one_torch_thread
 from edge_gym.registration import EnvironmentId, find_environment
-from edge_gym.statistics import mean_intervals
 
 Model = PPO | DQN
 
@@ -291,31 +291,18 @@ class _Run:
         last = self._save_agent("last", {})
         policy = load_agent(last, self.evaluation_env)
         episodes = run_episodes(self.evaluation_env, policy, self.selection)
-        low, high = mean_intervals(episodes.returns)
+        statement = state(episodes, self.selection)
         recent = [episode["r"] for episode in model.ep_info_buffer or ()]
         score = _Score(
             model.num_timesteps,
-            float(episodes.returns.mean()),
-            float(low),
-            float(high),
+            statement["mean_return"],
+            *statement["ci95"],
             float(np.mean(recent)) if recent else float("nan"),
             round(time.monotonic() - self.begun, 1),
         )
         best = max((earlier.mean_return for earlier in self.scores), default=-np.inf)
         self.scores.append(score)
-        facts = {
-            "evaluation": {
-                "mean_return": score.mean_return,
-                "ci95": [score.ci95_low, score.ci95_high],
-                "episodes": len(self.selection),
-                "first_seed": self.selection.start,
-                **{
-                    name: float(values.mean())
-                    for name, values in episodes.infos.items()
-                    if np.isfinite(values).all()
-                },
-            }
-        }
+        facts = {"evaluation": statement}
         self._save_agent("last", facts)
         if score.mean_return > best:
             self._save_agent("best", facts)
