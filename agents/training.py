@@ -292,11 +292,13 @@ class _Run:
         policy = load_agent(last, self.evaluation_env)
         episodes = run_episodes(self.evaluation_env, policy, self.selection)
         statement = state(episodes, self.selection)
+        low, high = statement["ci95"]
         recent = [episode["r"] for episode in model.ep_info_buffer or ()]
         score = _Score(
             model.num_timesteps,
             statement["mean_return"],
-            *statement["ci95"],
+            low,
+            high,
             float(np.mean(recent)) if recent else float("nan"),
             round(time.monotonic() - self.begun, 1),
         )
