@@ -17,10 +17,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from edge_gym.baselines import make_baseline
-from edge_gym.baselines.base import DrawingBaseline
+from edge_gym.baselines.base import Baseline, DrawingBaseline
+from edge_gym.baselines.batch_slot import observed_costs as observed_round_costs
 from edge_gym.baselines.offloading import observed_costs as observed_offloading_costs
 from edge_gym.baselines.task_allocation import observed_costs, observed_limits, observed_total
 from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.envs.batch_slot import BatchSlotConfig
+from edge_gym.envs.batch_slot import action_of as batches_and_slots
+from edge_gym.envs.batch_slot import allocation_of as batches_and_slots_of
 from edge_gym.envs.core import IntArray
 from edge_gym.envs.offloading import OffloadingConfig, action_of, offloading_of
 from edge_gym.envs.task_allocation import (
@@ -30,6 +34,7 @@ from edge_gym.envs.task_allocation import (
     joint_columns,
 )
 from edge_gym.solvers import task_resources
+from edge_gym.solvers.batch_slot import optimal_slots
 from edge_gym.solvers.offloading import optimal_resources
 from edge_gym.solvers.task_allocation import Tasks
 
@@ -69,10 +74,7 @@ class Residual(Decoder):
     """
 
     def __init__(self, env: Any, *, policy: Mapping[str, Any], scale: float = 0.2) -> None:
-        parameters = {name: value for name, value in policy.items() if name != "name"}
-        self._baseline = make_baseline(policy["name"], env, **parameters)
-        if isinstance(self._baseline, DrawingBaseline):
-            raise ValueError(f"{policy['name']} acts at random: an agent cannot learn around it")
+        self._baseline = _fixed_baseline(env, policy)
         space = self._baseline.action_space
         if not isinstance(space, spaces.Box) or len(space.shape) != 2:
             raise ValueError(f"a residual needs continuous actions of devices, not {space}")
@@ -164,6 +166,48 @@ class OptimalResources(Decoder):
         )
 
 
+class OptimalSlots(Decoder):
+    """A score multiplies the batch that a baseline wants of a device; slots are optimal for it.
+
+    Args:
+        env: The environment.
+        policy: ``name`` of the baseline, and its parameters.
+        scale: The logarithm of what a score of 1 multiplies by, before rounding.
+    """
+
+    columns = 1
+
+    def __init__(self, env: Any, *, policy: Mapping[str, Any], scale: float = 0.5) -> None:
+        config = env.unwrapped.config
+        if not isinstance(config, BatchSlotConfig) or config.actions != "direct":
+            raise ValueError("optimal-slots is for batches and slots with continuous actions")
+        self._baseline = _fixed_baseline(env, policy)
+        self._scale = scale
+        self._config: BatchSlotConfig = config
+        self._tables = env.unwrapped.tables
+
+    def decode(self, observations: Any, scores: NDArray[Any]) -> NDArray[np.float32]:
+        """Move the batches and solve for the slots."""
+        costs = observed_round_costs(Seen(self._tables, observations), self._config)
+        wanted = batches_and_slots_of(self._baseline.act(observations), costs.max_batch).batch
+        moved = np.rint(wanted * np.exp(self._scale * np.asarray(scores[..., 0], np.float64)))
+        batch = np.clip(moved, 1, costs.max_batch)
+        return batches_and_slots(optimal_slots(costs, batch), costs.max_batch)
+
+
+def _fixed_baseline(env: Any, policy: Mapping[str, Any]) -> Baseline:
+    """Make the baseline that is learned around.
+
+    Raises:
+        ValueError: If it does not suit the environment, or draws.
+    """
+    parameters = {name: value for name, value in policy.items() if name != "name"}
+    baseline = make_baseline(policy["name"], env, **parameters)
+    if isinstance(baseline, DrawingBaseline):
+        raise ValueError(f"{policy['name']} acts at random: an agent cannot learn around it")
+    return baseline
+
+
 def _filled(rooms: IntArray, priority: NDArray[np.float64], total: IntArray) -> IntArray:
     """Return samples ``(..., K)``, given in the order of falling priority as far as rooms go."""
     order = np.argsort(-priority, axis=-1, kind="stable")
@@ -180,6 +224,7 @@ DECODERS: dict[str, type[Any]] = {
     "residual": Residual,
     "fill-in-order": FillInOrder,
     "optimal-resources": OptimalResources,
+    "optimal-slots": OptimalSlots,
 }
 """Decoders by the names that recipes use."""
 

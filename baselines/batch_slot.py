@@ -34,6 +34,12 @@ Float64Array = NDArray[np.float64]
 _SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 
 
+def observed_costs(seen: Seen, config: BatchSlotConfig) -> RoundCosts:
+    """Return what rounds cost, for every device, ``(..., K)``."""
+    columns = ("speed", "upload_s", "download_s", "update_s", "max_batch")
+    return round_costs(config, **{name: seen.device(name) for name in columns})
+
+
 class _Rule(Baseline):
     """A rule for batches and slots."""
 
@@ -56,8 +62,7 @@ class _Rule(Baseline):
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Return the direct action, or the choice nearest to the global batchsize."""
         seen = Seen(self.tables, observations)
-        columns = ("speed", "upload_s", "download_s", "update_s", "max_batch")
-        costs = round_costs(self.config, **{name: seen.device(name) for name in columns})
+        costs = observed_costs(seen, self.config)
         if self.config.actions == "direct":
             return action_of(self.allocation(seen, costs), costs.max_batch)
         choices = global_batches(costs.max_batch, self.config.choices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,23 @@ from edge_gym.agents.recipe import Recipe, parse_recipe
 from edge_gym.agents.training import make_model
 from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.baselines import make_baseline
+from edge_gym.baselines.batch_slot import observed_costs as observed_round_costs
 from edge_gym.baselines.offloading import observed_costs as observed_offloading_costs
 from edge_gym.baselines.task_allocation import observed_costs, observed_total
 from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.envs.batch_slot import allocation_of
 from edge_gym.envs.offloading import combination_of, offloading_of
+from edge_gym.solvers.batch_slot import optimal_slots
 from edge_gym.solvers.offloading import evaluate, optimal_resources
 from tests.rollouts import FEW_TASKS, SMALL
 from tests.test_agents import KilledError, run_files
 
 FILL = {"name": "fill-in-order"}
+BATCHES = {
+    "name": "optimal-slots",
+    "policy": {"name": "growing-batch-slot", "first": 0.5, "last": 2.0},
+    "scale": math.log(2),
+}
 SPLIT = {"name": "optimal-resources", "policy": {"name": "near-optimal"}, "scale": 0.25}
 
 
@@ -200,9 +209,38 @@ def test_resources_are_optimal_for_what_is_offloaded() -> None:
         observations, *_ = env.step(moved)
 
 
+def test_slots_are_optimal_for_the_batches() -> None:
+    env = make_vec("BatchSlot-v0", lanes=8)
+    observations, _ = env.reset(seed=2)
+    decoder = make_decoder(BATCHES, env)
+    rule = make_baseline("growing-batch-slot", env, first=0.5, last=2.0)
+    for step in range(2):
+        seen = Seen(env.tables, observations)
+        costs = observed_round_costs(seen, env.config)
+        begin = allocation_of(rule.act(observations), costs.max_batch)
+        shape = (*begin.batch.shape, 1)
+        still = decoder.decode(observations, np.zeros(shape))
+        assert still.dtype == np.float32
+        # The rule's slots are optimal already.
+        np.testing.assert_allclose(still, rule.act(observations), atol=1e-6)
+        scores = np.random.default_rng(step).uniform(-1, 1, shape)
+        actions = decoder.decode(observations, scores)
+        moved = allocation_of(actions, costs.max_batch)
+        wanted = np.clip(np.rint(begin.batch * 2.0 ** scores[..., 0]), 1, costs.max_batch)
+        np.testing.assert_array_equal(moved.batch, wanted)
+        best = optimal_slots(costs, wanted)
+        np.testing.assert_allclose(moved.uplink_slot, best.uplink_slot, rtol=1e-5)
+        np.testing.assert_allclose(moved.downlink_slot, best.downlink_slot, rtol=1e-5)
+        assert not np.array_equal(moved.batch, begin.batch)
+        observations, *_ = env.step(actions)
+
+
 @pytest.mark.parametrize(
     ("name", "wanted", "message"),
     [
+        ("BatchSlotGlobal-v0", BATCHES, "continuous actions"),
+        ("TaskAllocation-v0", BATCHES, "for batches and slots"),
+        ("BatchSlot-v0", {**BATCHES, "policy": {"name": "random-batches"}}, "at random"),
         ("OffloadingGrid-v0", SPLIT, "continuous actions"),
         ("TaskAllocation-v0", SPLIT, "for offloading"),
         ("TaskAllocation-v0", {"name": "magic"}, "unknown decoder 'magic'; known are residual"),
