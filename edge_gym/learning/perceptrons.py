@@ -151,7 +151,7 @@ def _forward(units, weights, inputs, rows, values):  # type: ignore[no-untyped-d
         for i in range(n):
             for o in range(n_out):
                 z = y[i, o] + bias[o]
-                y[i, o] = z * (z > 0) if rectified else z
+                y[i, o] = 0.0 if rectified and z < 0 else z
     return begin
 
 
