@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from edge_gym.data import Features, load_features
+from edge_gym.learning import perceptrons
 from edge_gym.learning.federated import FederatedLearner, average, pad_rows
 from edge_gym.learning.models import Network, make_network
 
@@ -311,6 +312,27 @@ def test_score_counts_hits_and_nats(test: bool) -> None:
     assert (score.accuracy[1], score.loss[1]) == (0, 0)
     whole = learner.score(np.arange(1), rows[:1], test=test)
     assert whole.accuracy[0] == score.accuracy[0]
+
+
+@pytest.mark.parametrize("bias", [-np.inf, np.nan])
+def test_what_diverged_is_rectified_as_by_torch(bias: float) -> None:
+    rng = np.random.default_rng(0)
+    inputs, labels = rng.random((6, 4), np.float32), np.arange(6) % 2
+    first, second = rng.standard_normal((4, 3)), rng.standard_normal((3, 2))
+    hidden = np.array([bias, 0.1, -0.2])
+    weights = np.concatenate([first.ravel(), hidden, second.ravel(), [0.0, 0.3]])[None]
+    rows = np.arange(6), np.array([0]), np.array([6])
+    found = perceptrons.score(
+        (4, 3, 2), weights.astype(np.float32), np.array([0]), (inputs, labels), rows
+    )[2]
+    x, w, v = (torch.tensor(part, dtype=torch.float32) for part in (inputs, first, second))
+    logits = torch.relu(x @ w + torch.tensor(hidden, dtype=torch.float32)) @ v
+    logits += torch.tensor([0.0, 0.3])
+    expected = torch.nn.functional.cross_entropy(
+        logits, torch.tensor(labels), reduction="sum"
+    ).item()
+    assert np.isfinite(expected) == (bias < 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def one_round(learner: FederatedLearner, lanes: Rows, *, extra: int = 0) -> dict[str, Any]:

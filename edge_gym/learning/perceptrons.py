@@ -147,11 +147,12 @@ def _forward(units, weights, inputs, rows, values):  # type: ignore[no-untyped-d
         at += n_in * n_out
         bias = weights[at : at + n_out]
         at += n_out
-        rectified = layer < len(units) - 1
+        # Of the logits' own type, or all would be computed in double precision.
+        least = weights.dtype.type(0 if layer < len(units) - 1 else -np.inf)
         for i in range(n):
             for o in range(n_out):
                 z = y[i, o] + bias[o]
-                y[i, o] = 0.0 if rectified and z < 0 else z
+                y[i, o] = least if z < least else z
     return begin
 
 
