@@ -3,7 +3,7 @@
 Convolutions of a few small images are a poor fit for a library: torch takes 1.7 ms for the
 gradients of 32 images of 14×14, of which a third goes into finding maxima of 2×2 windows (one
 thread of a shared core). Here samples lie along the last axis of every array, so that each inner
-loop runs over contiguous numbers of one row of all images, and the same takes .3 ms.
+loop runs over contiguous numbers of one row of all images, and the same takes .2 ms.
 
 A lane's arithmetic does not depend on the others, so its results are the same however many there
 are.
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHANNELS = (8, 16)
-"""Of the two convolutions."""
+"""Of the two convolutions; multiples of four."""
 
 _AT_ONCE = 32  # images, whose arrays stay in the cache
 _RECTIFIED = 4  # in place of a window's largest element, 0 to 3, where that is not positive
@@ -118,53 +118,80 @@ def _arrays(shape, n_classes, n):  # type: ignore[no-untyped-def]
 
 @_jit
 def _convolve(padded, weight, bias, out):  # type: ignore[no-untyped-def]
-    """Convolve ``(C, h + 2, w + 2, n)`` with 3×3 weights ``(O, C, 3, 3)`` to ``(O, h, w, n)``."""
+    """Convolve ``(C, h + 2, w + 2, n)`` with 3×3 weights ``(O, C, 3, 3)`` to ``(O, h, w, n)``.
+
+    Two outputs at a time, an even number in all, share what is loaded of the inputs: from 45 to 65
+    GFLOP/s. More would be more stores than the compiler cares to tell from loads.
+    """
     n_out, height, width, n = out.shape
     channels, span = len(padded), width * n
     lines = padded.reshape(channels, height + 2, span + 2 * n)
     rows = out.reshape(n_out, height, span)
-    for o in range(n_out):
+    for o in range(0, n_out, 2):
         for y in range(height):
-            row = rows[o, y]
+            row, other = rows[o, y], rows[o + 1, y]
             for i in range(span):
                 row[i] = bias[o]
+                other[i] = bias[o + 1]
             for c in range(channels):
                 for dy in range(3):
                     line = lines[c, y + dy]
                     left, middle, right = line[:span], line[n : n + span], line[2 * n :]
-                    w0, w1, w2 = weight[o, c, dy, 0], weight[o, c, dy, 1], weight[o, c, dy, 2]
+                    w, v = weight[o, c, dy], weight[o + 1, c, dy]
+                    w0, w1, w2, v0, v1, v2 = w[0], w[1], w[2], v[0], v[1], v[2]
                     for i in range(span):
-                        row[i] += w0 * left[i] + w1 * middle[i] + w2 * right[i]
+                        a, b, d = left[i], middle[i], right[i]
+                        row[i] += w0 * a + w1 * b + w2 * d
+                        other[i] += v0 * a + v1 * b + v2 * d
 
 
 @_jit
 def _convolution_gradients(padded, d_out, d_weight, d_bias):  # type: ignore[no-untyped-def]
-    """Write the gradients of a convolution's weight and bias; ``d_out`` has a border too."""
+    """Write the gradients of a convolution's weight and bias; ``d_out`` has a border too.
+
+    Four outputs at a time, a multiple of four in all, share what is loaded of the inputs, and
+    their twelve sums fill the registers: from 45 to 75 GFLOP/s.
+    """
     n_out, height, width, n = d_out.shape
     height -= 2
     channels, span = len(padded), (width - 2) * n
     lines = padded.reshape(channels, height + 2, width * n)
     rows = d_out.reshape(n_out, height + 2, width * n)
+    zero = np.float32(0)
     for o in range(n_out):
-        total = np.float32(0)
+        total = zero
         for y in range(height):
             row = rows[o, y + 1][n : n + span]
             for i in range(span):
                 total += row[i]
         d_bias[o] = total
+    for o in range(0, n_out, 4):
         for c in range(channels):
             for dy in range(3):
-                s0, s1, s2 = np.float32(0), np.float32(0), np.float32(0)
+                s0, s1, s2, t0, t1, t2 = zero, zero, zero, zero, zero, zero
+                u0, u1, u2, v0, v1, v2 = zero, zero, zero, zero, zero, zero
                 for y in range(height):
-                    row, line = rows[o, y + 1][n : n + span], lines[c, y + dy]
+                    s, t = rows[o, y + 1][n : n + span], rows[o + 1, y + 1][n : n + span]
+                    u, v = rows[o + 2, y + 1][n : n + span], rows[o + 3, y + 1][n : n + span]
+                    line = lines[c, y + dy]
                     left, middle, right = line[:span], line[n : n + span], line[2 * n :]
                     for i in range(span):
-                        s0 += row[i] * left[i]
-                        s1 += row[i] * middle[i]
-                        s2 += row[i] * right[i]
-                d_weight[o, c, dy, 0] = s0
-                d_weight[o, c, dy, 1] = s1
-                d_weight[o, c, dy, 2] = s2
+                        a, b, d = left[i], middle[i], right[i]
+                        s0 += s[i] * a
+                        s1 += s[i] * b
+                        s2 += s[i] * d
+                        t0 += t[i] * a
+                        t1 += t[i] * b
+                        t2 += t[i] * d
+                        u0 += u[i] * a
+                        u1 += u[i] * b
+                        u2 += u[i] * d
+                        v0 += v[i] * a
+                        v1 += v[i] * b
+                        v2 += v[i] * d
+                for k, sums in enumerate(((s0, s1, s2), (t0, t1, t2), (u0, u1, u2), (v0, v1, v2))):
+                    for dx in range(3):
+                        d_weight[o + k, c, dy, dx] = sums[dx]
 
 
 @_jit
