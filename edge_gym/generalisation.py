@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +204,8 @@ def settings_of(env_id: str) -> Iterator[Setting]:
         for scheme in SCHEMES:
             if scheme != config.partition:
                 yield Setting("partition", scheme, {"partition": scheme})
-    budget = next(name for name in _BUDGETS if hasattr(config, name))
+    # Update scheduling has a property ``budget`` too, which is no field.
+    budget = next(name for name in _BUDGETS if name in {field.name for field in fields(config)})
     if getattr(config, "mode", None) == "lazy":
         budget = "budget_j"
     own = getattr(config, budget)
