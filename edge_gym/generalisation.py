@@ -159,7 +159,13 @@ class Generalisation:
                     height = position + 0.22 * (offset - (len(learned) - 1) / 2)
                     axes.plot([low, high], [height] * 2, color=KINDS["learned"][0], linewidth=2)
                     axes.plot([mean], [height], shape, color=KINDS["learned"][0], markersize=5)
-        axes.set_yticks(range(len(settings)), [setting.name for setting in reversed(settings)])
+        labels = [
+            setting.name
+            if not learned or _relative(self.standings[name][setting.name], learned[0])
+            else f"{setting.name} (no rule above random)"
+            for setting in reversed(settings)
+        ]
+        axes.set_yticks(range(len(settings)), labels)
         axes.set_ylim(-0.6, len(settings) - 0.4)
         axes.set_xlabel("gain on the setting's best rule, over that rule's gain on random")
         tidy(axes)

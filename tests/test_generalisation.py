@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,26 @@ def test_what_is_written(found: tuple[Generalisation, Path]) -> None:
     assert lines[0] == "`Retransmission-v0`"
     assert [line.split(" | ")[0] for line in lines[4:6]] == ["| own", "| SNR: 10 dB"]
     assert (folder / "Retransmission-v0.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_where_no_rule_is_above_random_the_picture_says_so(
+    found: tuple[Generalisation, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _ = found
+    compared = {"difference": 0.1, "difference_ci95": (0.0, 0.2)}
+    standings = {
+        NAME: {
+            setting: [
+                replace(row, score=score, **compared) for row in result.standings[NAME][setting]
+            ]
+            for setting, score in (("own", 1.0), ("SNR: 10 dB", None))
+        }
+    }
+    drawn: list[Any] = []
+    monkeypatch.setattr(generalisation, "save", lambda figure, path: drawn.append(figure))
+    replace(result, standings=standings).draw(NAME, Path("unused.png"))
+    labels = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
+    assert labels == ["SNR: 10 dB (no rule above random)", "own"]
 
 
 def test_missing_data_leave_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
