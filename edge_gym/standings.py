@@ -21,6 +21,8 @@ from edge_gym.statistics import (
 )
 from edge_gym.sweep import contender
 
+_SAME = 1e-9
+"""Intervals of returns that are narrower are of rounding."""
 ANALYTICAL = ("document", "ours")
 
 
@@ -169,13 +171,14 @@ def first_that(rows: Iterable[Standing], suits: Callable[[Standing], bool]) -> S
 def gap_texts(row: Standing) -> tuple[str, str, str] | None:
     """Return a standing's difference to the best analytical policy and its interval's ends.
 
-    They have as many decimals as two digits of half the interval take.
+    They have as many decimals as two digits of half the interval take, four where policies did the
+    very same.
     """
     if row.difference is None or row.difference_ci95 is None:
         return None
     low, high = row.difference_ci95
-    half = max((high - low) / 2, 1e-9)
-    places = max(1 - math.floor(math.log10(half)), 0)
+    half = (high - low) / 2
+    places = max(1 - math.floor(math.log10(half)), 0) if half > _SAME else 4
     mean, low_end, high_end = (f"{value:+.{places}f}" for value in (row.difference, low, high))
     return mean, low_end, high_end
 

@@ -226,6 +226,8 @@ def test_differences_have_as_many_decimals_as_are_known(board: Leaderboard) -> N
     assert gap_cell(row) == "+0.0123 [+0.0091, +0.0153]"
     row = replace(row, difference=-12.3456, difference_ci95=(-90.0, 70.0))
     assert gap_cell(row) == "-12 [-90, +70]"
+    same = replace(row, difference=1e-17, difference_ci95=(0.0, 3e-17))
+    assert gap_cell(same) == "+0.0000 [+0.0000, +0.0000]"
     assert gap_cell(replace(row, difference=None)) == gap_cell(None) == ""
 
 
