@@ -211,7 +211,8 @@ def settings_of(env_id: str) -> Iterator[Setting]:
             if scheme != config.partition:
                 yield Setting("partition", scheme, {"partition": scheme})
     # Update scheduling has a property ``budget`` too, which is no field.
-    budget = next(name for name in _BUDGETS if name in {field.name for field in fields(config)})
+    known = {field.name for field in fields(config)}
+    budget = next(name for name in _BUDGETS if name in known)
     if getattr(config, "mode", None) == "lazy":
         budget = "budget_j"
     own = getattr(config, budget)

@@ -22,7 +22,7 @@ from edge_gym.statistics import (
 from edge_gym.sweep import contender
 
 _SAME = 1e-9
-"""Intervals of returns that are narrower are of rounding."""
+"""Half an interval of returns that is not wider is rounding."""
 ANALYTICAL = ("document", "ours")
 
 
