@@ -6,6 +6,7 @@ standard output; progress and remarks go to standard error.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -436,8 +437,10 @@ def leaderboard(
 ) -> None:
     """Rank every policy in every environment; goes on where it was stopped."""
     from edge_gym.leaderboard import leaderboard as run
+    from edge_gym.watching import draw
 
-    _sweep(run, env_ids, episodes, seed, lanes, workers, ray, out, as_json)
+    run_and_draw = functools.partial(run, draw=_runner(draw, workers, ray))
+    _sweep(run_and_draw, env_ids, episodes, seed, lanes, workers, ray, out, as_json)
 
 
 @app.command()

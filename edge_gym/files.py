@@ -50,3 +50,9 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` in UTF-8."""
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content``."""
+    with replacing(path) as scratch:
+        scratch.write_bytes(content)

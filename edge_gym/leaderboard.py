@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_gym.comparison import Interval, package_versions
 from edge_gym.evaluation import Episodes, TaskProgress
-from edge_gym.files import prepare_folder, write_text
+from edge_gym.files import prepare_folder, write_bytes, write_text
 from edge_gym.page import write_page
 from edge_gym.policies import AGENTS, one_for_each_seed, shipped_specs
 from edge_gym.registration import ENVIRONMENTS, find_environment
@@ -29,8 +30,9 @@ from edge_gym.standings import (
     standings_csv,
 )
 from edge_gym.statistics import interquartile_mean, stratified_interval
-from edge_gym.sweep import Chunk, Runner, cut, episode_seeds, run_here, sweep
-from edge_gym.watching import film
+from edge_gym.sweep import Chunk, Runner, cut, episode_seeds, identity, run_here, sweep
+from edge_gym.watching import Film, draw_here
+from edge_gym.workers import Run
 
 TABLE, NUMBERS, SUMMARY = "leaderboard.csv", "leaderboard.json", "leaderboard.md"
 PAGE = "leaderboard.html"
@@ -171,6 +173,7 @@ def leaderboard(
     seed: int = EVALUATION.start,
     lanes: int = 64,
     run: Runner = run_here,
+    draw: Run[Film, bytes] = draw_here,
     progress: TaskProgress | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Leaderboard:
@@ -188,6 +191,7 @@ def leaderboard(
         seed: The first seed; the others follow it.
         lanes: Most episodes run at a time.
         run: What runs the chunks; see ``sweep``.
+        draw: What draws the films: ``draw_here``, or ``draw`` in ``edge_gym.workers``.
         progress: Told how many episodes of each environment are done.
         report: Told what a user should know at once.
 
@@ -224,7 +228,7 @@ def leaderboard(
     board.write(folder)
     try:
         lengths = {key: int(parts[0].lengths[0]) for key, parts in played.items()}
-        films = _films(board, prepare_folder(folder / FILMS), lengths, progress)
+        films = _films(board, prepare_folder(folder / FILMS), lengths, draw, progress)
         write_page(board, folder / PAGE, films)
     except ImportError as error:
         if report is not None:
@@ -236,22 +240,28 @@ def _films(
     board: Leaderboard,
     folder: Path,
     lengths: Mapping[tuple[str, str], int],
+    draw: Run[Film, bytes],
     progress: TaskProgress | None,
 ) -> dict[str, tuple[str, Path]]:
     """Draw each environment's first episode, in which its best agent acts, or its best rule."""
-    films: dict[str, tuple[str, Path]] = {}
-    standings = board.by_environment()
-    for name, rows in standings.items():
+    paths: dict[Film, Path] = {}
+    for name, rows in board.by_environment().items():
         learned = first_that(rows, lambda row: row.kind == "learned")
         actor = rows[0].policy if learned is None else learned.policy
-        path = folder / f"{name.rpartition('/')[2]}-{actor.replace(':', '-')}-{board.seeds[0]}.gif"
-        if not path.exists():
-            every = -(-lengths[name, actor] // PICTURES)
-            film(name, actor, path, seed=board.seeds[0], every=every, fps=2.0)
-        films[name] = actor, path
+        film = Film(name, actor, board.seeds[0], -(-lengths[name, actor] // PICTURES), 2.0)
+        # Named by all that the episode depends on: that of another agent is another film.
+        key = identity(Chunk(name, actor, film.seed, 1))
+        digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+        short = name.rpartition("/")[2]
+        paths[film] = folder / f"{short}-{actor.replace(':', '-')}-{film.seed}-{digest}.gif"
+    missing = [film for film, path in paths.items() if not path.exists()]
+    done = len(paths) - len(missing)
+    for film, drawn in draw(missing):
+        write_bytes(paths[film], drawn)
+        done += 1
         if progress is not None:
-            progress("films", len(films), len(standings))
-    return films
+            progress("films", done, len(paths))
+    return {film.environment: (film.policy, path) for film, path in paths.items()}
 
 
 def rank(

@@ -137,7 +137,7 @@ def sweep(
         OSError: If the folder cannot be written to.
     """
     wanted = list(chunks)
-    places = {chunk: (folder / _file_of(chunk), _key_of(chunk)) for chunk in wanted}
+    places = {chunk: (folder / _file_of(chunk), identity(chunk)) for chunk in wanted}
     done = dict.fromkeys((chunk.environment for chunk in wanted), 0)
     total = {
         name: sum(chunk.episodes for chunk in wanted if chunk.environment == name) for name in done
@@ -175,12 +175,13 @@ def _resolved(environment: str, policy: str, overrides: str) -> tuple[Any, Conte
     return env.config, resolve(policy, env)
 
 
-def _key_of(chunk: Chunk) -> str:
+def identity(chunk: Chunk) -> str:
+    """Return what tells a chunk's episodes from others: see ``episodes_key``."""
     config, resolved = _resolved(chunk.environment, chunk.policy, chunk.overrides)
-    identity = {"name": chunk.policy, **resolved.parameters}
+    policy = {"name": chunk.policy, **resolved.parameters}
     if resolved.kind == "learned":
-        identity["weights"] = cast("AgentPolicy", resolved.policy).fingerprint
-    return episodes_key(config, identity, chunk.seeds, ())
+        policy["weights"] = cast("AgentPolicy", resolved.policy).fingerprint
+    return episodes_key(config, policy, chunk.seeds, ())
 
 
 def _file_of(chunk: Chunk) -> Path:

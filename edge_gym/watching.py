@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,46 @@ from edge_gym.files import prepare_folder
 from edge_gym.policies import resolve
 from edge_gym.rendering import save_gif
 from edge_gym.seeds import EVALUATION
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film that one worker draws.
+
+    Attributes:
+        environment: The environment's id.
+        policy: As ``policies.resolve`` takes it.
+        seed: The episode's seed.
+        every: Draw every so many steps.
+        fps: Pictures per second.
+    """
+
+    environment: str
+    policy: str
+    seed: int
+    every: int
+    fps: float
+
+
+def draw(wanted: Film) -> bytes:
+    """Return a film as a GIF; see ``film`` for what may be raised."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.gif"
+        film(
+            wanted.environment,
+            wanted.policy,
+            path,
+            seed=wanted.seed,
+            every=wanted.every,
+            fps=wanted.fps,
+        )
+        return path.read_bytes()
+
+
+def draw_here(films: Sequence[Film]) -> Iterator[tuple[Film, bytes]]:
+    """Draw films one after the other in this process."""
+    for wanted in films:
+        yield wanted, draw(wanted)
 
 
 def film(

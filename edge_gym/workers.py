@@ -100,6 +100,8 @@ def on_ray(address: str | None, work: Callable[[Task], Result]) -> Run[Task, Res
         raise missing_extra("sweeps on Ray need it", "ray", error) from error
 
     def run(tasks: Sequence[Task]) -> Iterator[tuple[Task, Result]]:
+        if not tasks:
+            return
         started = not ray.is_initialized()
         if started:
             # Without an address, Ray would take the cluster that was started last, if there is one.

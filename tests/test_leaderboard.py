@@ -19,7 +19,7 @@ from edge_gym.leaderboard import Leaderboard, rank
 from edge_gym.policies import default_specs, shipped_specs
 from edge_gym.standings import Standing, gap_cell
 from edge_gym.statistics import improvement_probability, mean_intervals, stratified_interval
-from edge_gym.sweep import contender, run_here
+from edge_gym.sweep import contender
 
 FIRST, SECOND = "edge_gym/Retransmission-v0", "edge_gym/TaskAllocationStaleness-v0"
 SEEDS = range(900_000, 900_200)
@@ -180,7 +180,10 @@ def test_what_is_written(board: Leaderboard, tmp_path: Path) -> None:
 def test_the_command_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("edge_gym.workers.in_processes", lambda *_: run_here)
+    monkeypatch.setattr(
+        "edge_gym.workers.in_processes",
+        lambda _, work: lambda tasks: ((task, work(task)) for task in tasks),
+    )
     command = ["leaderboard", "TaskAllocationStaleness-v0", "--episodes", "4", "--json"]
     assert cli.main([*command, "--out", str(tmp_path)]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -188,7 +191,8 @@ def test_the_command_goes_on_where_it_was(
     assert {row["policy"] for row in found["standings"]} == rules | {"ppo", "dqn"}
     assert found["seeds"] == [900_000, 4]
     assert {row["episodes"] for row in found["standings"]} == {4}
-    monkeypatch.setattr("edge_gym.sweep.run_chunk", lambda chunk: pytest.fail("run again"))
+    for work in ("edge_gym.sweep.run_chunk", "edge_gym.watching.draw"):
+        monkeypatch.setattr(work, lambda task: pytest.fail("done again"))
     assert cli.main([*command, "--out", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out) == found
 

@@ -104,10 +104,14 @@ def test_the_page(board: Leaderboard, tmp_path: Path) -> None:
     assert strip.low > strip.zero
 
 
-def test_the_board_draws_its_films(tmp_path: Path) -> None:
+def test_the_board_draws_its_films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         leaderboard(["TaskAllocationStaleness-v0"], out=tmp_path, episodes=2)
     page = read(tmp_path / "leaderboard.html")
     assert "An episode" in page.text
     (gif,) = (tmp_path / "films").iterdir()
     assert gif.read_bytes()[:3] == b"GIF"
+    # The film of an agent that was trained again is another one.
+    monkeypatch.setattr("edge_gym.leaderboard.identity", lambda chunk: "trained again")
+    leaderboard(["TaskAllocationStaleness-v0"], out=tmp_path, episodes=2)
+    assert len(list((tmp_path / "films").iterdir())) == 2
