@@ -256,14 +256,21 @@ def generalise(
     seeds = episode_seeds(episodes, seed, lanes, report)
     folder = prepare_folder(out)
 
-    def cut_all(policies: Mapping[str, list[str]], settings: Mapping[str, list[Setting]]) -> Cells:
+    def cut_all(
+        policies: Mapping[str, Mapping[str, str]], settings: Mapping[str, list[Setting]]
+    ) -> Cells:
         return {
             (name, setting.name, policy): cut(
-                name, policy, seeds, chunk=CHUNK, lanes=lanes, overrides=setting.overrides
+                name,
+                own if setting is OWN else policy,
+                seeds,
+                chunk=CHUNK,
+                lanes=lanes,
+                overrides=setting.overrides,
             )
             for name, specs in policies.items()
             for setting in settings[name]
-            for policy in specs
+            for policy, own in specs.items()
         }
 
     def play(cells: Cells) -> dict[str, dict[str, list[Standing]]]:
@@ -281,7 +288,7 @@ def generalise(
     names = [find_environment(name).id for name in environments or _with_agents()]
     settings, missing = _possible(names, report)
     names = list(settings)
-    everywhere = {name: shipped_specs(name) for name in names}
+    everywhere = {name: {spec: spec for spec in shipped_specs(name)} for name in names}
     own = play(cut_all(everywhere, {name: [OWN] for name in names}))
     chosen = {name: _as_there(name, own[name][OWN.name]) for name in names}
     found = play(cut_all(chosen, settings))
@@ -313,12 +320,15 @@ def _possible(
     return settings, missing
 
 
-def _as_there(name: str, rows: Sequence[Standing]) -> list[str]:
-    """Return the policies for the other settings, with the parameters they have in their own."""
+def _as_there(name: str, rows: Sequence[Standing]) -> dict[str, str]:
+    """Return the policies for the other settings, and what they are called in their own.
+
+    There, rules have the parameters that they have in their own.
+    """
     best = [first_that(rows, lambda row, kind=kind: row.kind == kind) for kind in ANALYTICAL]  # type: ignore[misc]
-    rules = [_with_parameters(name, row.policy) for row in best if row is not None]
+    rules = {_with_parameters(name, row.policy): row.policy for row in best if row is not None}
     learned = sorted((row.policy for row in rows if row.kind == "learned"), reverse=True)
-    return ["random", *rules, *learned]
+    return {"random": "random", **rules, **{policy: policy for policy in learned}}
 
 
 def _with_parameters(name: str, policy: str) -> str:
