@@ -21,7 +21,7 @@ from edge_gym.agents.training import (
 )
 from edge_gym.envs.checks import check_integer
 from edge_gym.evaluation import TaskProgress
-from edge_gym.files import prepare_folder, replacing
+from edge_gym.files import prepare_folder, write_bytes
 from edge_gym.registration import find_environment
 from edge_gym.workers import Run
 
@@ -144,5 +144,4 @@ def _keep(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         path = folder / name
         if not path.is_file() or path.read_bytes() != content:
-            with replacing(path) as scratch:
-                scratch.write_bytes(content)
+            write_bytes(path, content)
