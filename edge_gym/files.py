@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +46,17 @@ def replacing(path: Path) -> Iterator[Path]:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def file_stem(title: str, identity: object) -> str:
+    """Return a file's name without suffix: what a title has that fits, and a digest.
+
+    Args:
+        title: What a reader should see.
+        identity: Of what is in the file, all that tells it from others; its ``repr`` is digested.
+    """
+    digest = hashlib.sha256(repr(identity).encode()).hexdigest()
+    return re.sub(r"[^A-Za-z0-9.=-]+", "_", title) + f"-{digest[:8]}"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,7 +26,7 @@ from edge_gym.standings import (
     stand,
     standings_csv,
 )
-from edge_gym.sweep import Chunk, Runner, contender, cut, episode_seeds, run_here, sweep
+from edge_gym.sweep import RUN_HERE, Chunk, Runner, contender, cut, episode_seeds, sweep
 
 TABLE, NUMBERS, SUMMARY = "generalisation.csv", "generalisation.json", "generalisation.md"
 PARTS = "episodes"
@@ -227,7 +227,7 @@ def generalise(
     episodes: int = 64,
     seed: int = EVALUATION.start,
     lanes: int = 64,
-    run: Runner = run_here,
+    run: Runner = RUN_HERE,
     progress: TaskProgress | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Generalisation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_gym.comparison import Interval, package_versions
 from edge_gym.evaluation import Episodes, TaskProgress
-from edge_gym.files import prepare_folder, write_bytes, write_text
+from edge_gym.files import file_stem, prepare_folder, write_bytes, write_text
 from edge_gym.page import write_page
 from edge_gym.policies import AGENTS, one_for_each_seed, shipped_specs
 from edge_gym.registration import ENVIRONMENTS, find_environment
@@ -30,8 +29,8 @@ from edge_gym.standings import (
     standings_csv,
 )
 from edge_gym.statistics import interquartile_mean, stratified_interval
-from edge_gym.sweep import Chunk, Runner, cut, episode_seeds, identity, run_here, sweep
-from edge_gym.watching import Film, draw_here
+from edge_gym.sweep import RUN_HERE, Chunk, Runner, cut, episode_seeds, identity, sweep
+from edge_gym.watching import DRAW_HERE, Film
 from edge_gym.workers import Run
 
 TABLE, NUMBERS, SUMMARY = "leaderboard.csv", "leaderboard.json", "leaderboard.md"
@@ -172,8 +171,8 @@ def leaderboard(
     episodes: int = 100,
     seed: int = EVALUATION.start,
     lanes: int = 64,
-    run: Runner = run_here,
-    draw: Run[Film, bytes] = draw_here,
+    run: Runner = RUN_HERE,
+    draw: Run[Film, bytes] = DRAW_HERE,
     progress: TaskProgress | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Leaderboard:
@@ -191,7 +190,7 @@ def leaderboard(
         seed: The first seed; the others follow it.
         lanes: Most episodes run at a time.
         run: What runs the chunks; see ``sweep``.
-        draw: What draws the films: ``draw_here``, or ``draw`` in ``edge_gym.workers``.
+        draw: What draws the films: ``DRAW_HERE``, or ``draw`` elsewhere, see ``edge_gym.workers``.
         progress: Told how many episodes of each environment are done.
         report: Told what a user should know at once.
 
@@ -250,10 +249,8 @@ def _films(
         actor = rows[0].policy if learned is None else learned.policy
         film = Film(name, actor, board.seeds[0], -(-lengths[name, actor] // PICTURES), 2.0)
         # Named by all that the episode depends on: that of another agent is another film.
-        key = identity(Chunk(name, actor, film.seed, 1))
-        digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-        short = name.rpartition("/")[2]
-        paths[film] = folder / f"{short}-{actor.replace(':', '-')}-{film.seed}-{digest}.gif"
+        title = f"{name.rpartition('/')[2]}-{actor}-{film.seed}"
+        paths[film] = folder / f"{file_stem(title, identity(Chunk(name, actor, film.seed, 1)))}.gif"
     missing = [film for film, path in paths.items() if not path.exists()]
     done = len(paths) - len(missing)
     for film, drawn in draw(missing):

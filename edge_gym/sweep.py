@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,10 +19,10 @@ from edge_gym.evaluation import (
     run_episodes,
     seed_warning,
 )
-from edge_gym.files import prepare_folder
+from edge_gym.files import file_stem, prepare_folder
 from edge_gym.policies import Contender, resolve
 from edge_gym.stored import episodes_key, load_episodes, save_episodes
-from edge_gym.workers import Run
+from edge_gym.workers import Run, here
 
 if TYPE_CHECKING:
     from edge_gym.agents.networks import AgentPolicy
@@ -105,21 +103,19 @@ def run_chunk(chunk: Chunk) -> Episodes:
     return run_episodes(env, resolve(chunk.policy, env).policy, chunk.seeds)
 
 
+RUN_HERE: Runner = here(run_chunk)
+"""Runs chunks one after the other in this process."""
+
+
 @functools.lru_cache(maxsize=2)
 def _lanes(environment: str, lanes: int, overrides: str) -> EdgeVectorEnv:
     return make_lanes(environment, lanes, json.loads(overrides))
 
 
-def run_here(chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, Episodes]]:
-    """Run chunks one after the other in this process."""
-    for chunk in chunks:
-        yield chunk, run_chunk(chunk)
-
-
 def sweep(
     chunks: Iterable[Chunk],
     folder: Path,
-    run: Runner = run_here,
+    run: Runner = RUN_HERE,
     progress: TaskProgress | None = None,
 ) -> dict[Chunk, Episodes]:
     """Run chunks and keep their episodes in ``folder``, but for those that are there already.
@@ -129,7 +125,7 @@ def sweep(
     Args:
         chunks: What to run.
         folder: Where episodes are kept, a file for each chunk, written as it ends.
-        run: What runs them: ``run_here``, or ``run_chunk`` in ``edge_gym.workers``.
+        run: What runs them: ``RUN_HERE``, or ``run_chunk`` elsewhere, see ``edge_gym.workers``.
         progress: Told how many episodes of each environment are done.
 
     Raises:
@@ -185,9 +181,5 @@ def identity(chunk: Chunk) -> str:
 
 
 def _file_of(chunk: Chunk) -> Path:
-    name = re.sub(r"[^A-Za-z0-9.=-]+", "_", chunk.policy)
-    if chunk.overrides != "{}":
-        name += "-" + hashlib.sha256(chunk.overrides.encode()).hexdigest()[:8]
-    # Different policies must not share a file whatever their names.
-    name += "-" + hashlib.sha256(chunk.policy.encode()).hexdigest()[:6]
-    return Path(chunk.environment.rpartition("/")[2]) / f"{name}-{chunk.first}.npz"
+    name = file_stem(f"{chunk.policy}-{chunk.first}", (chunk.policy, chunk.overrides))
+    return Path(chunk.environment.rpartition("/")[2]) / f"{name}.npz"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from edge_gym.files import prepare_folder
 from edge_gym.policies import resolve
 from edge_gym.rendering import save_gif
 from edge_gym.seeds import EVALUATION
+from edge_gym.workers import Run, here
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,8 @@ def draw(wanted: Film) -> bytes:
         return path.read_bytes()
 
 
-def draw_here(films: Sequence[Film]) -> Iterator[tuple[Film, bytes]]:
-    """Draw films one after the other in this process."""
-    for wanted in films:
-        yield wanted, draw(wanted)
+DRAW_HERE: Run[Film, bytes] = here(draw)
+"""Draws films one after the other in this process."""
 
 
 def film(

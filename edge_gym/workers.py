@@ -22,6 +22,15 @@ Run = Callable[[Sequence[Task]], Iterator[tuple[Task, Result]]]
 """Does tasks and yields each with its result, in whatever order they end."""
 
 
+def here(work: Callable[[Task], Result]) -> Run[Task, Result]:
+    """Return what runs tasks one after the other in this process.
+
+    Args:
+        work: What is done with a task.
+    """
+    return lambda tasks: ((task, work(task)) for task in tasks)
+
+
 def in_processes(workers: int, work: Callable[[Task], Result]) -> Run[Task, Result]:
     """Return what runs tasks in so many processes of one thread each.
 

@@ -17,6 +17,7 @@ from edge_gym.evaluation import make_lanes, own_config, run_episodes
 from edge_gym.generalisation import OWN, Generalisation, Setting, generalise, settings_of
 from edge_gym.policies import resolve
 from edge_gym.registration import ENVIRONMENTS
+from edge_gym.workers import here
 
 NAME = "edge_gym/Retransmission-v0"
 SPECS = ["random", "channel-aware", "importance-aware:max_snr_db=12", "ppo", "dqn"]
@@ -151,7 +152,7 @@ def test_missing_data_leave_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("edge_gym.workers.in_processes", lambda *_: generalisation.run_here)
+    monkeypatch.setattr("edge_gym.workers.in_processes", lambda _, work: here(work))
     own = Setting("own", "own", SHORT)
     monkeypatch.setattr(generalisation, "OWN", own)
     monkeypatch.setattr(generalisation, "settings_of", lambda name: iter([own]))

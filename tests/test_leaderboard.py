@@ -20,6 +20,7 @@ from edge_gym.policies import default_specs, shipped_specs
 from edge_gym.standings import Standing, gap_cell
 from edge_gym.statistics import improvement_probability, mean_intervals, stratified_interval
 from edge_gym.sweep import contender
+from edge_gym.workers import here
 
 FIRST, SECOND = "edge_gym/Retransmission-v0", "edge_gym/TaskAllocationStaleness-v0"
 SEEDS = range(900_000, 900_200)
@@ -180,10 +181,7 @@ def test_what_is_written(board: Leaderboard, tmp_path: Path) -> None:
 def test_the_command_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        "edge_gym.workers.in_processes",
-        lambda _, work: lambda tasks: ((task, work(task)) for task in tasks),
-    )
+    monkeypatch.setattr("edge_gym.workers.in_processes", lambda _, work: here(work))
     command = ["leaderboard", "TaskAllocationStaleness-v0", "--episodes", "4", "--json"]
     assert cli.main([*command, "--out", str(tmp_path)]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 
 from edge_gym.cli import main
 from edge_gym.evaluation import Episodes
-from edge_gym.sweep import Chunk, run_chunk, run_here, sweep
+from edge_gym.sweep import Chunk, run_chunk, sweep
 from edge_gym.workers import on_ray
 from tests.test_sweep import assert_same, chunks
 
@@ -82,7 +82,7 @@ def test_a_lost_node_is_made_up_for(
     assert len({name.split("-")[1] for name in begun}) == 2
     # What the lost node was at began twice.
     assert len(begun) > len({name.split("-")[0] for name in begun}) == len(wanted)
-    here = sweep(wanted, tmp_path / "here", run_here)
+    here = sweep(wanted, tmp_path / "here")
     for chunk in wanted:
         assert_same(found[chunk], here[chunk])
 

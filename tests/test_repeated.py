@@ -14,16 +14,13 @@ from edge_gym.agents import read_agent_metadata, train
 from edge_gym.agents import repeated as repeated_module
 from edge_gym.agents.repeated import Training, train_one, train_seeds
 from edge_gym.cli import main
-from edge_gym.workers import in_processes
+from edge_gym.workers import here, in_processes
 from tests.test_agents import ID, TINY, run_files, tiny_recipe
 
-
-def here(tasks: Sequence[Training]) -> Iterator[tuple[Training, dict[str, bytes]]]:
-    for task in tasks:
-        yield task, train_one(task)
+train_here = here(train_one)
 
 
-def train_three(out: Path, run: Any = here, **changes: Any) -> dict[int, Path]:
+def train_three(out: Path, run: Any = train_here, **changes: Any) -> dict[int, Path]:
     given = {"recipe": tiny_recipe("ppo", steps=256), "overrides": TINY, "seed": 3, **changes}
     return train_seeds("ppo", ID, 3, run=run, out=out, **given)
 
@@ -60,7 +57,7 @@ def test_seeds_are_trained_as_alone(alone: Path, tmp_path: Path) -> None:
 
 def test_files_of_other_machines_are_kept(alone: Path, tmp_path: Path) -> None:
     def elsewhere(tasks: Sequence[Training]) -> Iterator[tuple[Training, dict[str, bytes]]]:
-        return here([replace(task, out=task.out.replace("here", "there")) for task in tasks])
+        return train_here([replace(task, out=task.out.replace("here", "there")) for task in tasks])
 
     def renamed(tasks: Sequence[Training]) -> Iterator[tuple[Training, dict[str, bytes]]]:
         for task, (_, files) in zip(tasks, elsewhere(tasks), strict=True):
@@ -107,7 +104,7 @@ def test_what_is_there_is_resumed_when_asked(
 def test_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_gym.workers.in_processes", lambda *_: here)
+    monkeypatch.setattr("edge_gym.workers.in_processes", lambda *_: train_here)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(tiny_recipe("ppo", steps=64).as_mapping()))
     fields = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
@@ -130,7 +127,7 @@ def test_the_command(
     command[-1] = str(tmp_path / "others")
     assert main([*command, *fields, "--seeds", "2"]) == 130
     assert "stopped, 1 of 2 agents are trained; to go on" in capsys.readouterr().err
-    monkeypatch.setattr("edge_gym.workers.in_processes", lambda *_: here)
+    monkeypatch.setattr("edge_gym.workers.in_processes", lambda *_: train_here)
     assert main([*command, *fields, "--seeds", "2", "--resume"]) == 0
     for seed in (0, 1):
         again = run_files(tmp_path / "others" / f"seed-{seed}")

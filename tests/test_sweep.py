@@ -17,7 +17,7 @@ import pytest
 
 from edge_gym.evaluation import Episodes, make_lanes, run_episodes
 from edge_gym.policies import resolve
-from edge_gym.sweep import Chunk, cut, run_chunk, run_here, sweep
+from edge_gym.sweep import RUN_HERE, Chunk, cut, run_chunk, sweep
 from edge_gym.workers import in_processes
 from tests.rollouts import SMALL
 
@@ -52,7 +52,7 @@ class Counting:
         self.stop_after = stop_after
 
     def __call__(self, wanted: Sequence[Chunk]) -> Iterator[tuple[Chunk, Episodes]]:
-        for chunk, episodes in run_here(wanted):
+        for chunk, episodes in RUN_HERE(wanted):
             if len(self.ran) == self.stop_after:
                 raise KeyboardInterrupt
             self.ran.append(chunk)
