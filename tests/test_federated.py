@@ -237,6 +237,22 @@ def test_average_weighs_what_arrived() -> None:
         average(vectors, -weights)
 
 
+def test_the_average_of_few_is_the_same_to_the_last_digit() -> None:
+    rng = np.random.default_rng(1)
+    vectors = torch.from_numpy(rng.standard_normal((6, 12, 100)).astype(np.float32))
+    weights = rng.integers(1, 9, (6, 12))
+    arrived = rng.random((6, 12)) < 0.2
+    arrived[5] = False
+    assert arrived.sum(axis=1).max() < 8
+    found = average(vectors, weights, arrived)
+    for lane in range(6):
+        kept = np.where(arrived[lane], weights[lane], 0).astype(np.float64)
+        expected = torch.zeros(100)
+        for share, vector in zip(kept / max(kept.sum(), 1), vectors[lane], strict=True):
+            expected = expected + np.float32(share) * vector
+        assert found[lane].equal(expected)
+
+
 def test_averaged_gradients_are_the_gradient_of_all_samples() -> None:
     learner = make("mlp", 2)
     rows, counts = draw_rows(2, 3, 40), np.array([[40, 3, 20], [8, 0, 16]])
@@ -349,8 +365,8 @@ def one_round(learner: FederatedLearner, lanes: Rows, *, extra: int = 0) -> dict
     )
     learner.add(lanes, average(updates, counts, epochs > 0))
     score = learner.score(lanes, rows[:, 0, :50])
-    norms = learner.norms(updates)
-    values = (gradients, losses, updates, more, *score, norms, learner.weights[lanes])
+    sizes = learner.norms(updates), learner.distances(lanes, updates)
+    values = (gradients, losses, updates, more, *score, *sizes, learner.weights[lanes])
     return {str(i): np.asarray(v) for i, v in enumerate(values)}
 
 
@@ -544,6 +560,8 @@ def test_batch_normalised_networks_equal_sequential_sgd(name: str) -> None:
     assert score.loss[0] == pytest.approx(expected_loss, rel=1e-7)
     norm = float(gradients[0, 0, :p].norm())
     assert learner.norms(gradients)[0, 0] == pytest.approx(norm)
+    moved = learner.weights[:, None] + gradients
+    np.testing.assert_allclose(learner.distances(lanes, moved), learner.norms(gradients))
 
 
 def test_statistics_of_large_batches_are_averaged_over_parts(

@@ -493,25 +493,25 @@ class UpdateScheduling(FederatedLearning):
         self._compute_s[lanes] *= compute.cpu_latency(self._cycles(lanes), self._cpu_hz[lanes])
         self._efficiency_sum[lanes] += self._efficiency(lanes)
         if config.mode == "importance":
-            vectors = self._compute(lanes, self._sizes[lanes])
+            vectors = self._compute(lanes, self._rows[lanes], self._sizes[lanes])
             self._remember(lanes, vectors)
+            norms = self.learner.norms(vectors)
         else:
-            weights = self.learner.weights[torch.tensor(lanes)]
-            vectors = self._recalled(lanes) - weights[:, None]
-        norms = self.learner.norms(vectors)
+            norms = self.learner.distances(lanes, self._recalled(lanes))
         if config.mode == "importance" and config.update == "gradient":
             # What was kept is a step; what devices report is the gradient.
             norms /= config.learning_rate
         self._indicator[lanes] = bounded(norms, _MAX_NORM)
 
-    def _compute(self, lanes: IntArray, sizes: IntArray) -> torch.Tensor:
+    def _compute(self, lanes: IntArray, rows: IntArray, sizes: IntArray) -> torch.Tensor:
         """Return what devices compute from the current model: descents that are to be added.
 
         Args:
             lanes: Lane indices, ``(m,)``.
-            sizes: Samples of each device, ``(m, K)``; 0 where it does not compute.
+            rows: Samples of each device, ``(m, D, N)``.
+            sizes: Their number, ``(m, D)``; 0 where it does not compute.
         """
-        config, rows = self.config, self._rows[lanes]
+        config = self.config
         if config.update == "gradient":
             gradients, _ = self.learner.gradients(lanes, rows, sizes)
             # What stands behind the parameters is the decrease of the statistics, which has no
@@ -543,20 +543,28 @@ class UpdateScheduling(FederatedLearning):
     def _aggregate(self, lanes: IntArray, sent: BoolArray, arrived: BoolArray) -> None:
         """Average the updates that arrived, weighted by sample counts, each sample once."""
         config = self.config
-        updates = self._recalled(lanes)
-        if config.mode == "lazy":
-            known, updates = updates, self._compute(lanes, np.where(sent, self._sizes[lanes], 0))
-            models = self.learner.weights[torch.tensor(lanes)][:, None] + updates
-            of_sent = torch.from_numpy(sent)[:, :, None].to(updates.device)
-            self._remember(lanes, torch.where(of_sent, models, known))
-        received = updates
-        if self.compressor.changes:
-            received = self.compressor.compress(
-                lanes, updates, [self.generators[lane] for lane in lanes], sent=sent
-            )
         groups = arrived.reshape(len(lanes), -1, config.redundancy).sum(axis=2)
         copies = np.repeat(np.maximum(groups, 1), config.redundancy, axis=1)
-        self.learner.add(lanes, average(received, self._sizes[lanes] / copies, arrived))
+        weights = self._sizes[lanes] / copies
+        devices = None
+        if config.mode == "importance":
+            updates = self._recalled(lanes)
+        else:
+            # Most devices do nothing: these are the others, as many in every lane.
+            devices = np.argsort(~sent, axis=1, kind="stable")[:, : max(1, sent.sum(axis=1).max())]
+            sent, arrived, weights = (
+                np.take_along_axis(array, devices, axis=1) for array in (sent, arrived, weights)
+            )
+            rows, sizes = (array[lanes[:, None], devices] for array in (self._rows, self._sizes))
+            updates = self._compute(lanes, rows, np.where(sent, sizes, 0))
+            lane, place = np.nonzero(sent)
+            models = self.learner.weights[torch.tensor(lanes[lane])] + updates[lane, place]
+            self._vectors[lanes[lane], devices[lane, place]] = models
+        received = updates
+        if self.compressor.changes:
+            generators = [self.generators[lane] for lane in lanes]
+            received = self.compressor.compress(lanes, updates, generators, devices, sent)
+        self.learner.add(lanes, average(received, weights, arrived))
 
     def _decide(
         self, lanes: IntArray, actions: NDArray[Any]

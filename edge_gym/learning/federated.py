@@ -119,6 +119,12 @@ def average(vectors: Tensor, weights: ArrayLike, arrived: ArrayLike | None = Non
     used = given if arrived is None else np.where(arrived, given, 0.0)
     total = used.sum(-1, keepdims=True)
     shares = np.divide(used, total, out=np.zeros(used.shape), where=total > 0)
+    most = int((shares > 0).sum(-1).max(initial=1))
+    if 3 * most < 2 * shares.shape[-1]:
+        # Those that count are taken out, as many in every lane: less to read than all of them.
+        places = np.argsort(shares == 0, axis=-1, kind="stable")[:, :most]
+        shares = np.take_along_axis(shares, places, axis=-1)
+        vectors = _taken(vectors, places)
     share = torch.from_numpy(shares).to(vectors.device, vectors.dtype)[..., None]
     at_once = max(1, _VALUES_AT_ONCE // max(1, vectors[0].numel())) if len(vectors) else 1
     # Not a matrix product: with one row that rounds differently for differently aligned lanes.
@@ -378,8 +384,8 @@ class FederatedLearner:
             steps=n_steps,
         )
         if self._sizes:
-            origin = self.weights[self._index(jobs.lane)] if start is None else start.flatten(0, 1)
-            models = origin.clone()
+            index = self._index(jobs.lane)
+            models = self.weights[index] if start is None else start.flatten(0, 1).clone()
             losses = perceptrons.train(
                 self._sizes,
                 models.numpy(),
@@ -389,7 +395,9 @@ class FederatedLearner:
                 jobs.steps,
                 rate,
             )
-            return models.sub_(origin).view(*shape, -1), losses.reshape(shape)
+            updates = models.view(*shape, -1)
+            updates -= self.weights[self._index(lanes)][:, None] if start is None else start
+            return updates, losses.reshape(shape)
         updates = self.weights.new_zeros(count.size, self.network.n_values)
         losses = np.zeros(count.size)
         origin = self.weights if start is None else start.reshape(count.size, -1)
@@ -433,6 +441,13 @@ class FederatedLearner:
     def add(self, lanes: IntArray, updates: Tensor) -> None:
         """Add averaged updates ``(m, S)`` to the global models."""
         self.weights[self._index(lanes)] += updates
+
+    def distances(self, lanes: IntArray, models: Tensor) -> FloatArray:
+        """Return how far models ``(m, K, S)`` are from the global ones, statistics left out."""
+        own = self.weights[self._index(lanes)][:, None]
+        at_once = max(1, _VALUES_AT_ONCE // max(1, models[0].numel())) if len(models) else 1
+        parts = zip(torch.split(models, at_once), torch.split(own, at_once), strict=True)
+        return np.concatenate([self.norms(part - of) for part, of in parts])
 
     def norms(self, vectors: Tensor) -> FloatArray:
         """Return the Euclidean norm of vectors ``(..., S)``, statistics left out."""
@@ -637,6 +652,13 @@ class FederatedLearner:
             inputs = torch.tensor(x, dtype=self.dtype).mul_(math.sqrt(x.shape[1]))
             known[key] = inputs.to(self.device), torch.tensor(y).to(self.device)
         return known[key]
+
+
+def _taken(vectors: Tensor, places: IntArray) -> Tensor:
+    """Return the vectors ``(m, M, S)`` at these places ``(m, M)`` of ``(m, K, S)``."""
+    m, k = vectors.shape[:2]
+    rows = torch.from_numpy((np.arange(m)[:, None] * k + places).ravel()).to(vectors.device)
+    return vectors.flatten(0, 1).index_select(0, rows).view(*places.shape, vectors.shape[2])
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
