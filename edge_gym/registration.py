@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from typing import Any, NamedTuple
 
@@ -384,11 +385,15 @@ def find_environment(name: str) -> EnvironmentId:
     """Return the row of an id, given with or without ``edge_gym/``.
 
     Raises:
-        ValueError: If there is none; the message lists the ids.
+        ValueError: If there is none; the message says which are like it, or lists the ids.
     """
     for row in ENVIRONMENTS:
         if name in (row.id, row.name):
             return row
-    raise ValueError(
-        f"unknown environment {name!r}; known are {', '.join(row.name for row in ENVIRONMENTS)}"
-    )
+    known = {row.name.lower(): row.name for row in ENVIRONMENTS}
+    wanted = name.rpartition("/")[2].lower().removesuffix("-v0") + "-v0"
+    if like := difflib.get_close_matches(wanted, known, cutoff=0.8):
+        hint = f"did you mean {' or '.join(known[one] for one in like)}?"
+    else:
+        hint = f"known are {', '.join(known.values())}"
+    raise ValueError(f"unknown environment {name!r}; {hint}")

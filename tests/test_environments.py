@@ -179,6 +179,19 @@ def test_unknown_id_lists_the_known_ones() -> None:
         find_environment("Nothing-v0")
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("UpdateScheduling", "did you mean UpdateScheduling-v0"),
+        ("edge_gym/retransmission-v0", "did you mean Retransmission-v0"),
+        ("TaskAlocationRisk-v0", "did you mean TaskAllocationRisk-v0"),
+    ],
+)
+def test_an_id_that_is_nearly_right_is_named(given: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=meant):
+        find_environment(given)
+
+
 def test_importing_edge_gym_is_light() -> None:
     code = (
         "import edge_gym, sys\n"
