@@ -126,12 +126,8 @@ def average(vectors: Tensor, weights: ArrayLike, arrived: ArrayLike | None = Non
         shares = np.take_along_axis(shares, places, axis=-1)
         vectors = _taken(vectors, places)
     share = torch.from_numpy(shares).to(vectors.device, vectors.dtype)[..., None]
-    at_once = max(1, _VALUES_AT_ONCE // max(1, vectors[0].numel())) if len(vectors) else 1
     # Not a matrix product: with one row that rounds differently for differently aligned lanes.
-    means = [
-        (v * s).sum(1)
-        for v, s in zip(torch.split(vectors, at_once), torch.split(share, at_once), strict=True)
-    ]
+    means = [(v * s).sum(1) for v, s in _few_lanes(vectors, share)]
     mean = torch.cat(means) if means else vectors.sum(1)
     if not torch.isfinite(mean).all():
         kept = vectors.masked_fill(share == 0, 0)
@@ -384,20 +380,18 @@ class FederatedLearner:
             steps=n_steps,
         )
         if self._sizes:
-            index = self._index(jobs.lane)
-            models = self.weights[index] if start is None else start.flatten(0, 1).clone()
+            origin = self.weights[self._index(lanes)][:, None] if start is None else start
+            models = origin.expand(*shape, -1).clone(memory_format=torch.contiguous_format)
             losses = perceptrons.train(
                 self._sizes,
-                models.numpy(),
+                models.flatten(0, 1).numpy(),
                 self._arrays(),
                 (jobs.stream, jobs.start, jobs.size),
                 batch_size,
                 jobs.steps,
                 rate,
             )
-            updates = models.view(*shape, -1)
-            updates -= self.weights[self._index(lanes)][:, None] if start is None else start
-            return updates, losses.reshape(shape)
+            return models.sub_(origin), losses.reshape(shape)
         updates = self.weights.new_zeros(count.size, self.network.n_values)
         losses = np.zeros(count.size)
         origin = self.weights if start is None else start.reshape(count.size, -1)
@@ -445,9 +439,7 @@ class FederatedLearner:
     def distances(self, lanes: IntArray, models: Tensor) -> FloatArray:
         """Return how far models ``(m, K, S)`` are from the global ones, statistics left out."""
         own = self.weights[self._index(lanes)][:, None]
-        at_once = max(1, _VALUES_AT_ONCE // max(1, models[0].numel())) if len(models) else 1
-        parts = zip(torch.split(models, at_once), torch.split(own, at_once), strict=True)
-        return np.concatenate([self.norms(part - of) for part, of in parts])
+        return np.concatenate([self.norms(part - of) for part, of in _few_lanes(models, own)])
 
     def norms(self, vectors: Tensor) -> FloatArray:
         """Return the Euclidean norm of vectors ``(..., S)``, statistics left out."""
@@ -652,6 +644,12 @@ class FederatedLearner:
             inputs = torch.tensor(x, dtype=self.dtype).mul_(math.sqrt(x.shape[1]))
             known[key] = inputs.to(self.device), torch.tensor(y).to(self.device)
         return known[key]
+
+
+def _few_lanes(vectors: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield vectors ``(m, K, S)`` a few lanes at a time, with what ``others`` holds of these."""
+    at_once = max(1, _VALUES_AT_ONCE // max(1, vectors[0].numel())) if len(vectors) else 1
+    return zip(torch.split(vectors, at_once), torch.split(others, at_once), strict=True)
 
 
 def _taken(vectors: Tensor, places: IntArray) -> Tensor:
