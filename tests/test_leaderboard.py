@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import replace
+import runpy
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,53 @@ def test_what_is_written(board: Leaderboard, tmp_path: Path) -> None:
     line = next(line for line in text.splitlines() if line.startswith("| `Retransmission-v0`"))
     assert "`tuned-support-vector-aware` 2.012" in line
     assert "+0.203 [+0.111, +0.301] | 89 %" in line
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def published() -> Leaderboard:
+    """Return the leaderboard of the documents, without what is over all environments."""
+    with (ROOT / "docs" / "leaderboard.csv").open(newline="") as file:
+        rows = [{key: value or None for key, value in row.items()} for row in csv.DictReader(file)]
+    standings = []
+    for row in rows:
+        values: dict[str, Any] = {}
+        for field in fields(Standing):
+            if field.name in ("environment", "policy", "kind"):
+                values[field.name] = row[field.name]
+            elif field.name.endswith("ci95"):
+                low, high = row[f"{field.name}_low"], row[f"{field.name}_high"]
+                values[field.name] = None if low is None else (float(low), float(high or ""))
+            else:
+                number = row[field.name]
+                values[field.name] = None if number is None else float(number)
+        whole = {name: int(values[name]) for name in ("training_seeds", "episodes")}
+        standings.append(Standing(**{**values, **whole}))
+    best = {row.environment: row.policy for row in standings if row.difference == 0}
+    return Leaderboard((0, 0), {}, best, standings, [], {})
+
+
+def test_the_readme_shows_what_the_documents_hold() -> None:
+    table = published().to_markdown().partition("\n\n")[0]
+    assert table.count("\n") == 32
+    assert table in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_publishing_replaces_tables_and_nothing_else(board: Leaderboard, tmp_path: Path) -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "publish_leaderboard.py"))
+    (tmp_path / "docs").mkdir()
+    board.write(tmp_path)
+    readme = tmp_path / "README.md"
+    around = "# x\n\n| a |\n|---|\n\n## Leaderboard\n\nWords.\n\n{}\n## Next\n\n| b |\n|---|\n"
+    readme.write_text(around.format("| old |\n|---|\n\n| older |\n|---|\n| 1 |\n"))
+    for _ in range(2):
+        tool["publish"](tmp_path, tmp_path)
+        assert readme.read_text() == around.format(board.to_markdown())
+        assert (tmp_path / "docs" / "leaderboard.csv").read_text() == board.to_csv()
+    readme.write_text("# x\n")
+    with pytest.raises(ValueError, match="no tables"):
+        tool["publish"](tmp_path, tmp_path)
 
 
 def test_the_command_goes_on_where_it_was(
