@@ -16,6 +16,7 @@ from edge_gym import seeds
 from edge_gym.agents.files import plain
 from edge_gym.envs.checks import check_choice, check_integer, check_number
 from edge_gym.registration import NAMESPACE
+from edge_gym.yaml_values import load_yaml
 
 ALGORITHMS = ("ppo", "dqn")
 SCHEDULES = ("constant", "linear")
@@ -338,7 +339,7 @@ def find_recipe(algorithm: str, env_id: str) -> Recipe:
 
 def _parse_yaml(content: bytes, where: str) -> Recipe:
     try:
-        values = yaml.safe_load(content)
+        values = load_yaml(content)
     except yaml.YAMLError as error:
         raise ValueError(f"{where} is not valid YAML: {error}") from error
     return parse_recipe(values, where)

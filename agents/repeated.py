@@ -24,6 +24,7 @@ from edge_gym.evaluation import TaskProgress
 from edge_gym.files import prepare_folder, write_bytes
 from edge_gym.registration import find_environment
 from edge_gym.workers import Run
+from edge_gym.yaml_values import load_yaml
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ Trainer = Run[Training, dict[str, bytes]]
 
 def train_one(task: Training) -> dict[str, bytes]:
     """Train, and return the files that a run leaves, but for its checkpoint and logs."""
-    recipe = parse_recipe(yaml.safe_load(task.recipe), "the recipe")
+    recipe = parse_recipe(load_yaml(task.recipe), "the recipe")
     out = Path(task.out)
     train(
         recipe.algorithm,

@@ -28,6 +28,7 @@ from edge_gym.evaluation import (
 from edge_gym.files import write_text
 from edge_gym.seeds import TUNING
 from edge_gym.statistics import mean_intervals
+from edge_gym.yaml_values import load_yaml
 
 SHIPPED_EPISODES = 512
 LIVE_EPISODES = 256
@@ -156,7 +157,7 @@ def shipped_tunings() -> dict[str, Any]:
 @functools.lru_cache(maxsize=1)
 def _parsed(text: str) -> dict[str, Any]:
     """Return what the YAML says: it takes half a second, and comparisons ask for every rule."""
-    return yaml.safe_load(text) or {}
+    return load_yaml(text) or {}
 
 
 def changed_fields(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from edge_gym.baselines import BASELINES, applicable_baselines, make_baseline
 from edge_gym.baselines.tuning import shipped_parameters, tunable_baselines, tuned_parameters
 from edge_gym.evaluation import ActingFunction, Policy, TaskProgress, as_policy, make_lanes
 from edge_gym.registration import find_environment
+from edge_gym.yaml_values import load_yaml
 
 AGENTS = ("ppo", "dqn")
 TUNED = "tuned-"
@@ -67,7 +68,7 @@ def parse_value(text: str, where: str) -> Any:
         ValueError: If it is none; the message names ``where`` it stands.
     """
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{where}: cannot read the value {text!r}") from error
 
