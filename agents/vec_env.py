@@ -32,6 +32,7 @@ class LaneVecEnv(VecEnv):
             makes actions of.
 
     Raises:
+        TypeError: If it is a single environment or another library's.
         ValueError: If the environment resets in another mode, or the decoder does not suit it.
     """
 
@@ -41,6 +42,11 @@ class LaneVecEnv(VecEnv):
         reward_scale: float = 1.0,
         decoder: Mapping[str, Any] | None = None,
     ) -> None:
+        if not isinstance(getattr(env, "unwrapped", env), EdgeVectorEnv):
+            raise TypeError(
+                "LaneVecEnv takes what gym.make_vec('edge_gym/...', num_envs=64, "
+                f"autoreset_mode='SameStep') returns, got {env}"
+            )
         if env.autoreset_mode != AutoresetMode.SAME_STEP:
             raise ValueError(
                 "stable-baselines3 resets in the step that ends an episode: make the environment "

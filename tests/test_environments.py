@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -394,6 +395,27 @@ def test_states_of_other_settings_are_refused() -> None:
             ours.set_state(theirs.get_state())
     with pytest.raises(ValueError, match="the state has 3 lanes, this environment 2"):
         vector.set_state(make_vec(PLAIN, 3).get_state())
+    for one, foreign, lacking in (
+        (env, make_vec(PLAIN, 1).get_state(), "running"),
+        (vector, env.get_state(), "done"),
+        (env, {}, "config, problem, begun, running"),
+    ):
+        with pytest.raises(ValueError, match=rf"no state that get_state\(\).*: {lacking} missing"):
+            one.set_state(foreign)
+
+
+@pytest.mark.parametrize("drawn", [PLAIN, SCHEDULING, UPDATES])
+def test_there_is_nothing_to_draw_before_an_episode(drawn: str) -> None:
+    env = gym.make(f"edge_gym/{drawn}", render_mode="rgb_array").unwrapped
+    vector: Any = gym.make_vec(f"edge_gym/{drawn}", num_envs=2, render_mode="rgb_array")
+    for one in (env, vector):
+        with pytest.raises(gym.error.ResetNeeded, match=r"episode to draw: call reset\(\) first"):
+            one.render()
+    # A state of an episode that has begun is one to draw.
+    other: Any = gym.make(f"edge_gym/{drawn}", render_mode="rgb_array").unwrapped
+    other.reset(seed=0)
+    env.set_state(other.get_state())  # type: ignore[attr-defined]
+    assert np.array_equal(env.render(), other.render())
 
 
 def zeros(vector: gym.vector.VectorEnv[Any, Any, Any]) -> np.ndarray:
@@ -439,6 +461,18 @@ def test_every_environment_runs_in_fresh_processes(name: str, context: str) -> N
     run_async(name, context)
 
 
+def test_modules_need_no_import_of_their_own() -> None:
+    code = (
+        "import sys, edge_gym; assert 'torch' not in sys.modules; "
+        "print(edge_gym.comparison.compare, edge_gym.agents.LaneVecEnv)\n"
+        "assert not hasattr(edge_gym, 'nothing')\n"
+        "try: from edge_gym import nothing\nexcept ImportError: print('none')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "none"
+
+
 # ------------------------------------------------------------------------------ actions and masks
 
 BAD_ACTIONS = [
@@ -447,9 +481,9 @@ BAD_ACTIONS = [
     (np.nan, "is nan, but must be"),
     (np.inf, "is inf, but must be"),
     (0.5, "is 0.5, but must be"),
-    ("accept", "actions must be numbers, got"),
-    (None, "actions must be numbers, got object"),
-    (1j, "actions must be numbers, got complex"),
+    ("accept", "must hold numbers, got"),
+    (None, "must hold numbers, got object"),
+    (1j, "must hold numbers, got complex"),
 ]
 
 
@@ -459,10 +493,10 @@ def test_malformed_actions(action: Any, message: str) -> None:
     env.reset(seed=0)
     vector.reset(seed=0)
     before = pickle.dumps(env.get_state()), pickle.dumps(vector.get_state())
-    named = f"lane {{}} {message}" if message.startswith("is") else message
-    with pytest.raises(ValueError, match=named.format(0)):
+    of_lane = "of lane 1 " if message.startswith("is") else ""
+    with pytest.raises(ValueError, match=f"the action {message}"):
         env.step(action)
-    with pytest.raises(ValueError, match=named.format(1)):
+    with pytest.raises(ValueError, match=f"action(s|) {of_lane}{message}"):
         vector.step(np.array([0, action, 0]))
     assert (pickle.dumps(env.get_state()), pickle.dumps(vector.get_state())) == before
 
@@ -471,7 +505,7 @@ def test_malformed_actions(action: Any, message: str) -> None:
 def test_scalar_actions_of_the_wrong_shape(action: Any) -> None:
     env = make(PLAIN)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"actions must have shape \(1,\), got shape"):
+    with pytest.raises(ValueError, match=r"the action must have shape \(\), got shape"):
         env.step(action)
 
 
@@ -498,12 +532,15 @@ def test_malformed_scores(value: float, message: str) -> None:
     before = pickle.dumps(env.get_state()), pickle.dumps(vector.get_state())
     actions = np.zeros((3, 3))
     actions[1, 2] = value
-    with pytest.raises(ValueError, match=rf"lane 0, component \(2,\) {message}"):
+    with pytest.raises(ValueError, match=rf"^the action, component \(2,\), {message}"):
         env.step(actions[1])
-    with pytest.raises(ValueError, match=rf"lane 1, component \(2,\) {message}"):
+    with pytest.raises(ValueError, match=rf"lane 1, component \(2,\), {message}"):
         vector.step(actions)
     for shape in ((), (2,), (1, 3)):
-        with pytest.raises(ValueError, match=r"actions must have shape \(1, 3\), got shape"):
+        with pytest.raises(
+            ValueError,
+            match=rf"the action must have shape \(3,\), got shape {re.escape(str(shape))}",
+        ):
             env.step(np.zeros(shape))
         with pytest.raises(ValueError, match=r"actions must have shape \(3, 3\), got shape"):
             vector.step(np.zeros((3, *shape)) if shape != (1, 3) else np.zeros(3))

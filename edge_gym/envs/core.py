@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -176,15 +176,37 @@ def validate_actions(
         ValueError: If the shape is wrong, or a value is not finite or out of bounds; the message
             names the lane and the value.
     """
-    shape = (n_lanes, *(space.shape or ()))
+    array = _numbers(actions, (n_lanes, *(space.shape or ())), "actions")[lanes]
+    return _of_space(space, array, lambda row: f"the action of lane {lanes[row]}")
+
+
+def validate_action(space: spaces.Space[Any], action: Any) -> NDArray[Any]:
+    """Return the action of a single environment as that of one lane, ``(1, ...)``.
+
+    Raises:
+        ValueError: If the shape is wrong, or a value is not finite or out of bounds; the message
+            names the value.
+    """
+    array = _numbers(action, space.shape or (), "the action")[None]
+    return _of_space(space, array, lambda _: "the action")
+
+
+def _numbers(given: Any, shape: tuple[int, ...], what: str) -> NDArray[Any]:
     try:
-        array = np.asarray(actions)
+        array = np.asarray(given)
     except ValueError as error:
-        raise ValueError(f"actions must be an array of shape {shape}, got {actions!r}") from error
+        raise ValueError(f"{what} must be an array of shape {shape}, got {given!r}") from error
     if array.shape != shape:
-        raise ValueError(f"actions must have shape {shape}, got shape {array.shape}")
+        raise ValueError(f"{what} must have shape {shape}, got shape {array.shape}")
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"actions must be numbers, got {array.dtype}")
+        raise ValueError(f"{what} must hold numbers, got {array.dtype}")
+    return array
+
+
+def _of_space(
+    space: spaces.Space[Any], array: NDArray[Any], title: Callable[[int], str]
+) -> NDArray[Any]:
+    """Return ``(n, ...)`` actions if all are in ``space``; ``title`` names that of a row."""
     if isinstance(space, spaces.Box):
         low: Any = space.low
         high: Any = space.high
@@ -197,15 +219,14 @@ def validate_actions(
         wanted = f"integers up to {high.tolist()}"
     else:
         raise TypeError(f"no check for actions of {space}")
-    array = array[lanes]
     good = np.isfinite(array) & (array >= low) & (array <= high)
     if not isinstance(space, spaces.Box) and array.dtype.kind == "f":
         good &= array == np.floor(array)
     if not good.all():
         row, *rest = np.argwhere(~good)[0]
-        where = f"lane {lanes[row]}" + (f", component {tuple(map(int, rest))}" if rest else "")
+        where = title(int(row)) + (f", component {tuple(map(int, rest))}," if rest else "")
         value = array[(row, *rest)]
-        raise ValueError(f"the action of {where} is {value}, but must be {wanted}")
+        raise ValueError(f"{where} is {value}, but must be {wanted}")
     return array if isinstance(space, spaces.Box) else array.astype(np.int64, copy=False)
 
 
@@ -379,10 +400,10 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         """Go on from what ``get_state`` returned, in this or another process.
 
         Raises:
-            ValueError: If the state is of another configuration or number of lanes.
+            ValueError: If the state is of another configuration or number of lanes, or none of a
+                vector environment; nothing is changed then.
         """
-        if state["config"] != asdict(self.config):
-            raise ValueError("the state was taken from an environment with another configuration")
+        _check_state(state, ("config", "problem", "begun", "done"), self.config)
         if len(state["begun"]) != self.num_envs:
             raise ValueError(
                 f"the state has {len(state['begun'])} lanes, this environment {self.num_envs}"
@@ -392,10 +413,17 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         self._done = state["done"].copy()
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """Return one picture per lane, ``(height, width, 3)`` uint8; None without a render mode."""
+        """Return one picture per lane, ``(height, width, 3)`` uint8; None without a render mode.
+
+        Raises:
+            gymnasium.error.ResetNeeded: If a lane has had no episode yet.
+        """
         if self.render_mode is None:
             gym.logger.warn("render() needs render_mode='rgb_array' when the environment is made")
             return None
+        if not self._begun.all():
+            lane = int(np.argmin(self._begun))
+            raise gym.error.ResetNeeded(f"lane {lane} has no episode to draw: call reset() first")
         return tuple(draw(self.problem.scene(lane)) for lane in range(self.num_envs))
 
     def _reset_lanes(self, lanes: IntArray, infos: Info) -> None:
@@ -477,6 +505,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         self.render_mode = render_mode
         self.observation_space = self.problem.observation_space
         self.action_space = self.problem.action_space
+        self._begun = False
         self._running = False
         self._window: Window | None = None
 
@@ -497,7 +526,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         super().reset(seed=seed)
         self.problem.generators[0] = self.np_random
         info = self.problem.reset_lanes(np.zeros(1, np.int64))
-        self._running = True
+        self._begun = self._running = True
         self._show()
         return _lane_of(self.problem.observe(), 0), _scalars(info)
 
@@ -511,8 +540,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         if not self._running:
             raise gym.error.ResetNeeded("no episode is running: call reset() first")
         lane = np.zeros(1, np.int64)
-        actions = validate_actions(self.action_space, np.asarray(action)[None], 1, lane)
-        step = self.problem.step_lanes(lane, actions)
+        step = self.problem.step_lanes(lane, validate_action(self.action_space, action))
         terminated, truncated = bool(step.terminated[0]), bool(step.truncated[0])
         info = _scalars(step.info)
         if terminated or truncated:
@@ -540,28 +568,38 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         return {
             "config": asdict(self.config),
             "problem": self.problem.get_state(np.zeros(1, np.int64)),
+            "begun": self._begun,
             "running": self._running,
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``get_state`` returned, in this or another process.
 
+        ``gym.make`` wraps the environment in a check that ``reset`` comes before ``step``: reset a
+        new environment before its ``unwrapped.set_state``.
+
         Raises:
-            ValueError: If the state is of another configuration.
+            ValueError: If the state is of another configuration, or none of a single environment;
+                nothing is changed then.
         """
-        if state["config"] != asdict(self.config):
-            raise ValueError("the state was taken from an environment with another configuration")
+        _check_state(state, ("config", "problem", "begun", "running"), self.config)
         self.problem.generators[0] = self.np_random
         self.problem.set_state(np.zeros(1, np.int64), state["problem"])
-        self._running = state["running"]
+        self._begun, self._running = state["begun"], state["running"]
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Return the picture, ``(height, width, 3)`` uint8, in ``rgb_array`` mode, else None."""
+        """Return the picture, ``(height, width, 3)`` uint8, in ``rgb_array`` mode, else None.
+
+        Raises:
+            gymnasium.error.ResetNeeded: If there has been no episode yet.
+        """
         if self.render_mode is None:
             gym.logger.warn("render() needs a render_mode when the environment is made")
             return None
         if self.render_mode == "human":
             return None
+        if not self._begun:
+            raise gym.error.ResetNeeded("there is no episode to draw: call reset() first")
         return draw(self.problem.scene(0))
 
     def close(self) -> None:
@@ -583,6 +621,16 @@ def _check_render_mode(render_mode: str | None, known: Sequence[str]) -> None:
         raise ValueError(
             f"render_mode must be one of {', '.join(known)} or None, got {render_mode!r}"
         )
+
+
+def _check_state(state: Mapping[str, Any], parts: Sequence[str], config: Any) -> None:
+    if missing := [part for part in parts if part not in state]:
+        raise ValueError(
+            "this is no state that get_state() of such an environment returned (single and vector "
+            f"environments have their own): {', '.join(missing)} missing"
+        )
+    if state["config"] != asdict(config):
+        raise ValueError("the state was taken from an environment with another configuration")
 
 
 def _reset_mask(options: dict[str, Any] | None, n_lanes: int) -> BoolArray:
