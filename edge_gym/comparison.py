@@ -34,7 +34,7 @@ from edge_gym.files import prepare_folder, replacing, write_text
 from edge_gym.policies import Contender, custom, default_specs, resolve
 from edge_gym.registration import find_environment
 from edge_gym.seeds import EVALUATION
-from edge_gym.statistics import interquartile_mean, mean_intervals
+from edge_gym.statistics import few_warning, interquartile_mean, mean_intervals
 
 Interval = tuple[float, float]
 RESULTS, EPISODES, PICTURE = "results.json", "episodes.csv", "comparison.png"
@@ -187,7 +187,7 @@ class ComparisonInterrupted(KeyboardInterrupt):
 
 def compare(
     env_id: str,
-    policies: Sequence[str] | Mapping[str, str | Policy | ActingFunction] | None = None,
+    policies: str | Sequence[str] | Mapping[str, str | Policy | ActingFunction] | None = None,
     *,
     episodes: int = 100,
     seed: int = EVALUATION.start,
@@ -204,9 +204,9 @@ def compare(
 
     Args:
         env_id: With or without ``edge_gym/``.
-        policies: Specifications as ``policies.resolve`` takes them; or a mapping from names to
-            specifications or policies of your own. None takes every policy that applies, tuned
-            versions and shipped agents included.
+        policies: One or several specifications as ``policies.resolve`` takes them; or a mapping
+            from names to specifications or policies of your own. None takes every policy that
+            applies, tuned versions and shipped agents included.
         episodes: Episodes of every policy, at least 2.
         seed: The first seed; the others follow it.
         lanes: Most episodes run at a time; changes the speed alone.
@@ -221,7 +221,7 @@ def compare(
 
     Raises:
         ValueError: If an id, policy or value is unknown or out of range.
-        TypeError: If a field or parameter is unknown.
+        TypeError: If a field or parameter is unknown, or policies are not named.
         OSError: If ``out`` cannot be written to.
         ComparisonInterrupted: On Ctrl-C after the first policy has finished; holds the results.
     """
@@ -233,9 +233,10 @@ def compare(
     folder = None if out is None else prepare_folder(out)
     seeds = list(range(seed, seed + episodes))
     notes = []
-    if warning := seed_warning(seeds):
-        notes.append(warning)
-        say(warning)
+    for warning in (seed_warning(seeds), few_warning(episodes)):
+        if warning is not None:
+            notes.append(warning)
+            say(warning)
     env = make_lanes(row.id, even_lanes(episodes, lanes), overrides)
     contenders = [
         replace(resolve(spec, env, lanes=lanes, progress=progress), name=name)
@@ -271,15 +272,22 @@ def compare(
 
 
 def _named(
-    policies: Sequence[str] | Mapping[str, str | Policy | ActingFunction] | None,
+    policies: str | Sequence[str] | Mapping[str, str | Policy | ActingFunction] | None,
     env_id: str,
     env: Any,
 ) -> Mapping[str, str | Policy | ActingFunction]:
     if policies is None:
         policies = default_specs(env_id, env)
-    if isinstance(policies, Mapping):
-        return policies
-    return {spec: spec for spec in policies}
+    if isinstance(policies, str):
+        policies = [policies]
+    if not isinstance(policies, Mapping):
+        policies = {spec: spec for spec in policies}
+    if not policies:
+        raise ValueError("there is no policy to run: name one at least")
+    for name in policies:
+        if not isinstance(name, str):
+            raise TypeError(f"policies need names, as in {{'mine': policy}}, got {name!r}")
+    return policies
 
 
 def _for_task(progress: TaskProgress | None, task: str) -> Callable[[int, int], None] | None:

@@ -254,6 +254,7 @@ def generalise(
         OSError: If ``out`` cannot be written to.
     """
     seeds = episode_seeds(episodes, seed, lanes, report)
+    names = [find_environment(name).id for name in environments or _with_agents()]
     folder = prepare_folder(out)
 
     def cut_all(
@@ -285,7 +286,6 @@ def generalise(
             for name, settings in played.items()
         }
 
-    names = [find_environment(name).id for name in environments or _with_agents()]
     settings, missing = _possible(names, report)
     names = list(settings)
     everywhere = {name: {spec: spec for spec in shipped_specs(name)} for name in names}

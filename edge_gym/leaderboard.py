@@ -126,6 +126,8 @@ class Leaderboard:
                 else f"{100 * learned.improvement:.0f} %",
             ]
             lines.append(f"| `{name.rpartition('/')[2]}` | {' | '.join(cells)} |")
+        if not self.overall:
+            return "\n".join(lines) + "\n"
         lines += [
             "",
             "| over all environments | in | mean score | interquartile mean | above the best rule "
@@ -199,8 +201,8 @@ def leaderboard(
         OSError: If ``out`` cannot be written to.
     """
     seeds = episode_seeds(episodes, seed, lanes, report)
-    folder = prepare_folder(out)
     rows = [find_environment(name) for name in environments or _usual()]
+    folder = prepare_folder(out)
     chunks: dict[tuple[str, str], list[list[Chunk]]] = {}
     missing: dict[str, str] = {}
     for row in rows:

@@ -11,6 +11,8 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import trim_mean
 
 RESAMPLES = 10_000
+ENOUGH = 20
+"""From so many values on, 95 % intervals hold the mean about as often as they say (93 %)."""
 _BLOCK = 2_000_000
 _ROUNDING = 1e-12
 
@@ -33,7 +35,7 @@ def mean_intervals(
     """Return bootstrap intervals of means over the last axis: bias-corrected and accelerated.
 
     The resamples are the same in every call with as many values, so results are reproducible.
-    Below about 20 values the intervals are somewhat too narrow, as bootstrap intervals are.
+    Of few values they are too narrow, as bootstrap intervals are: see ``few_warning``.
 
     Args:
         values: ``(n,)`` or ``(k, n)``, n ≥ 2; a row with a NaN has the interval (NaN, NaN).
@@ -69,6 +71,16 @@ def mean_intervals(
         levels = ndtr(bias + tails / (1 - acceleration * tails))
         intervals[row] += np.quantile(means[row], levels)
     return intervals.reshape(*given.shape[:-1], 2)
+
+
+def few_warning(episodes: int) -> str | None:
+    """Return what is wrong with intervals of so few episodes; None if nothing is."""
+    if episodes >= ENOUGH:
+        return None
+    return (
+        f"{episodes} episodes are few: intervals said to be of 95 % are too narrow below "
+        f"{ENOUGH} episodes (of 4 normal values they hold the mean 80 times in 100, of 8 89 times)"
+    )
 
 
 def stratified_interval(

@@ -21,6 +21,7 @@ from edge_gym.evaluation import (
 )
 from edge_gym.files import file_stem, prepare_folder
 from edge_gym.policies import Contender, resolve
+from edge_gym.statistics import few_warning
 from edge_gym.stored import episodes_key, load_episodes, save_episodes
 from edge_gym.workers import Run, here
 
@@ -70,8 +71,9 @@ def episode_seeds(
     check_integer("seed", seed, 0)
     check_integer("lanes", lanes, 1)
     seeds = range(seed, seed + episodes)
-    if report is not None and (warning := seed_warning(seeds)):
-        report(warning)
+    for warning in (seed_warning(seeds), few_warning(episodes)):
+        if report is not None and warning is not None:
+            report(warning)
     return seeds
 
 

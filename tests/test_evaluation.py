@@ -375,7 +375,7 @@ def test_replacing_results_is_said(tmp_path: Any) -> None:
     said: list[str] = []
     options: dict[str, Any] = {"episodes": 2, "overrides": SMALL, "report": said.append}
     compare("Retransmission-v0", ["random"], out=tmp_path, **options)
-    assert said == [f"replacing the results in {tmp_path}"]
+    assert said[1:] == [f"replacing the results in {tmp_path}"]
     with pytest.warns(UserWarning, match="training"):
         compare("Retransmission-v0", ["random"], episodes=2, overrides=SMALL, seed=3)
 
@@ -393,13 +393,32 @@ def test_without_matplotlib_there_is_no_picture(
         out=tmp_path,
         report=said.append,
     )
-    assert "edge_gym[plots]" in said[0]
+    assert "edge_gym[plots]" in said[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["episodes.csv", "results.json"]
+
+
+def test_few_episodes_are_called_few() -> None:
+    said: list[str] = []
+    options: dict[str, Any] = {"overrides": SMALL, "report": said.append}
+    few = compare("Retransmission-v0", "random", episodes=19, **options)
+    assert list(few.policies) == ["random"]
+    assert said[0].startswith("19 episodes are few")
+    assert few.notes[0] == said[0]
+    del said[:]
+    assert not any(
+        "few" in note
+        for note in compare("Retransmission-v0", "random", episodes=20, **options).notes
+    )
+    assert not said
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"policies": []}, "no policy to run"),
+        ({"policies": {}}, "no policy to run"),
+        ({"policies": [max]}, "policies need names, as in {'mine': policy}, got <built-in"),
+        ({"policies": "chanel-aware"}, "did you mean channel-aware"),
         ({"env_id": "Nothing-v0"}, "unknown environment 'Nothing-v0'; known are Retransmission-v0"),
         ({"policies": ["chanel-aware"]}, "did you mean channel-aware"),
         ({"policies": ["importance-aware-entropy"]}, "does not apply"),
