@@ -149,6 +149,41 @@ def list_environments(as_json: JsonOption = False) -> None:
     _print_table("", columns, rows)
 
 
+@app.command()
+def describe(
+    env_id: EnvironmentArgument, settings: SetOption = None, as_json: JsonOption = False
+) -> None:
+    """Show an environment's fields for --set, what is observed, its actions and policies."""
+    from edge_gym.describing import describe as run
+
+    found = run(env_id, _overrides(settings))
+    if as_json:
+        _print_json(found.to_json())
+        return
+    _print_table(
+        f"{found.environment}: {found.summary}",
+        ["field", "value", "meaning"],
+        [[one.name, str(one.value), one.meaning] for one in found.settings],
+    )
+    shapes = [f"{part} {shape}".strip() for part, shape in found.shapes.items()]
+    _print_table(
+        f"observation: {', '.join(shapes)}",
+        ["column", "unit", "low", "high", "meaning"],
+        [
+            [
+                f"{part} {c['name']}".strip(),
+                c["unit"],
+                f"{c['low']:g}",
+                f"{c['high']:g}",
+                c["meaning"],
+            ]
+            for part, columns in found.observation.items()
+            for c in columns
+        ],
+    )
+    print(f"action: {found.action}\npolicies: {', '.join(found.policies)}")
+
+
 @app.command("agents")
 def list_agents(
     environments: Annotated[
@@ -225,12 +260,20 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for files.")] = None,
     stated: Annotated[
         bool,
-        typer.Option("--stated", help="The very episodes that its file states, and whether so."),
+        typer.Option(
+            "--stated",
+            help="The very episodes, of selection seeds, that its file states, and whether so.",
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run one agent on evaluation seeds."""
+    """Run one agent on evaluation seeds, or on those that its file states."""
     if stated:
+        if (episodes, seed) != (100, EVALUATION.start) or settings or out:
+            raise ValueError(
+                "--stated takes episodes, seeds and configuration from the agent's file, and "
+                "writes nothing: leave out --episodes, --seed, --set and --out"
+            )
         _evaluate_again(model, env_id, lanes, as_json)
         return
     _compare(env_id, [model], episodes, seed, lanes, settings, out, as_json)
@@ -533,7 +576,6 @@ def _sweep(
 
 
 def _evaluate_again(model: str, env_id: str, lanes: int, as_json: bool) -> None:
-
     from edge_gym.agents.stated import evaluate_again
 
     with _progress() as progress:

@@ -382,13 +382,14 @@ def register_environments() -> None:
 
 
 def find_environment(name: str) -> EnvironmentId:
-    """Return the row of an id, given with or without ``edge_gym/``.
+    """Return the row of an id, given with or without ``edge_gym/`` or ``edge_gym:edge_gym/``.
 
     Raises:
         ValueError: If there is none; the message says which are like it, or lists the ids.
     """
     for row in ENVIRONMENTS:
-        if name in (row.id, row.name):
+        # Gymnasium's own way to import before it makes stands in front of the colon.
+        if name in (row.id, row.name, f"{NAMESPACE}:{row.id}"):
             return row
     known = {row.name.lower(): row.name for row in ENVIRONMENTS}
     wanted = name.rpartition("/")[2].lower().removesuffix("-v0") + "-v0"

@@ -20,6 +20,8 @@ from edge_gym import benchmark, comparison
 from edge_gym.agents import find_recipe, shipped_agents
 from edge_gym.baselines import tuning
 from edge_gym.cli import main
+from edge_gym.describing import describe
+from edge_gym.policies import parse_value
 from edge_gym.registration import ENVIRONMENTS
 
 ID = "Retransmission-v0"
@@ -75,6 +77,47 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {row["id"]: row for row in json.loads(succeed(capsys, "list", "--json"))}
     assert 2 in rows["edge_gym/Retransmission-v0"]["agents"]["ppo"]
     assert rows["edge_gym/BatchSlot-Document-v0"]["agents"] == {}
+
+
+def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
+    text = succeed(capsys, "describe", f"edge_gym:edge_gym/{ID}", "--set", "budget=77")
+    for part in (" budget ", " 77 ", "Channel uses in an episode.", "observation: (14,)", " dB "):
+        assert part in text
+    assert "action: Discrete(2)" in text
+    assert "tuned-support-vector-aware, ppo, dqn" in text
+    found = json.loads(succeed(capsys, "describe", "DataSchedulingBatch-v0", "--json"))
+    assert found["shapes"]["devices"][0] == 10
+    settings = {one["name"]: one for one in found["settings"]}
+    assert (settings["actions"]["value"], settings["actions"]["default"]) == ("scores", "sample")
+
+
+def test_every_field_is_described() -> None:
+    for module in {row.module: row for row in ENVIRONMENTS}.values():
+        described = describe(module.id)
+        assert len(described.settings) > 10
+        assert all(one.meaning for one in described.settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5e6", 5e6),
+        ("5.0E-6", 5e-6),
+        ("-.5e+1", -5.0),
+        ("3", 3),
+        ("1.5", 1.5),
+        ("e6", "e6"),
+        ("5e", "5e"),
+        ("1e3x", "1e3x"),
+        ("'5e6'", "5e6"),
+        ("[1e2, x]", [100.0, "x"]),
+        ("null", None),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(text: str, value: Any) -> None:
+    found = parse_value(text, "here")
+    assert found == value
+    assert type(found) is type(value)
 
 
 def test_agents(capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,6 +231,8 @@ def test_a_real_ctrl_c(tmp_path: Path) -> None:
         (["compare", ID, "--policy", "random", "--set", "budget=x"], "budget must be an integer"),
         (["compare", ID, "--policy", "random", "--out", "/proc/x"], "cannot write to the folder"),
         (["evaluate", "nobody", ID], "unknown policy 'nobody'"),
+        (["evaluate", "ppo", ID, "--stated", "--episodes", "4"], "leave out --episodes, --seed"),
+        (["evaluate", "ppo", ID, "--stated", "--out", "x"], "leave out --episodes, --seed"),
         (["watch", ID, "--out", "episode.png"], "must end in .gif"),
         (["watch", ID, "--every", "0"], "every must be an integer"),
         (["watch", ID, "--out", "/proc/x/episode.gif"], "cannot write to the folder"),

@@ -43,6 +43,9 @@ class ObservationTable:
         self.low = np.array([column.low for column in columns], np.float32)
         self.high = np.array([column.high for column in columns], np.float32)
 
+    def __repr__(self) -> str:
+        return self.markdown()
+
     def __len__(self) -> int:
         return len(self.columns)
 
