@@ -247,6 +247,8 @@ class _Run:
         remaining = self.recipe.steps - self.model.num_timesteps
         try:
             if remaining > 0:
+                every = self.recipe.evaluation.every
+                self.console.print(f"{remaining:,} steps, an evaluation every {every:,}")
                 self._learn(remaining)
         finally:
             self.model.logger.close()
@@ -261,8 +263,10 @@ class _Run:
     def _learn(self, steps: int) -> None:
         with self._bar() as advance, _deferred_interrupt() as interrupted:
             begun = self.model.num_timesteps > 0
-            if self.recipe.imitation is not None and not begun:
-                imitate(self.model, self.envs, self.recipe.imitation)
+            if (first := self.recipe.imitation) is not None and not begun:
+                name = first.policy["name"]
+                self.console.print(f"first {name} is imitated, by {first.episodes} episodes")
+                imitate(self.model, self.envs, first)
             callback = _BetweenRollouts(self, advance, interrupted)
             self.model.learn(steps, callback, reset_num_timesteps=not begun)
             self.between_rollouts(last=True)

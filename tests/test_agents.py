@@ -263,6 +263,8 @@ def test_adapter_options_and_modes() -> None:
         env.reset()
     with pytest.raises(ValueError, match="SameStep"):
         LaneVecEnv(gym.make_vec(ID, num_envs=2, config=TINY))
+    with pytest.raises(TypeError, match=r"takes what gym\.make_vec"):
+        LaneVecEnv(gym.make(ID, config=TINY))  # type: ignore[arg-type]
 
 
 def test_adapter_state_mid_episode() -> None:
