@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge_gym.comparison import Interval
     from edge_gym.leaderboard import Leaderboard
 
-WIDTH = 200
+WIDTH = 160
 """Width of a strip, px."""
 MINUS = "\N{MINUS SIGN}"
 

@@ -68,7 +68,8 @@ def board() -> Leaderboard:
 
 
 def test_strips_are_to_scale() -> None:
-    found = strips([(1.0, (0.5, 2.0)), (-1.0, (-2.0, 0.0)), (-500.0, (-600.0, -400.0))], ["a"] * 3)
+    means = [(1.0, (0.5, 2.0)), (-1.0, (-2.0, 0.0)), (-500.0, (-600.0, -400.0))]
+    found = strips(means, ["a"] * 3, width=200)
     first, second, far = found
     # From -2 at 10 px to 2 at 190 px.
     assert (first.zero, first.low, first.point, first.high) == (100, 122.5, 145, 190)
