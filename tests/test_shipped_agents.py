@@ -52,6 +52,12 @@ def test_a_shipped_agent_says_where_it_comes_from(path: Path) -> None:
     assert first in TRAINING
     assert last in TRAINING
     assert told["evaluation"]["first_seed"] in SELECTION
+    steps = [point["steps"] for point in told["curve"]]
+    assert steps == sorted(set(steps))
+    assert steps[-1] >= recipe.steps
+    # It is the best checkpoint of that training; some were evaluated anew by later arithmetic.
+    best = max(point["mean_return"] for point in told["curve"])
+    assert np.isclose(told["evaluation"]["mean_return"], best, rtol=5e-3)
 
 
 def first_seeds() -> list[Any]:
