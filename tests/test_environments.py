@@ -576,13 +576,13 @@ def test_actions_are_checked_against_every_kind_of_space() -> None:
     good = np.array([[0, -1], [1, 1]], np.float32)
     assert np.array_equal(validate_actions(box, good, 2, lanes), good)
     bad = np.array([[0, 0], [-0.5, 0]])
-    with pytest.raises(ValueError, match=r"lane 1, component \(0,\) is -0.5, but must be in"):
+    with pytest.raises(ValueError, match=r"lane 1, component \(0,\), is -0.5, but must be in"):
         validate_actions(box, bad, 2, lanes)
     assert np.array_equal(validate_actions(box, bad, 2, lanes[:1]), bad[:1])
     several = gym.spaces.MultiDiscrete([2, 3])
     chosen = validate_actions(several, [[1.0, 2.0], [0.0, 0.0]], 2, lanes)
     assert chosen.dtype == np.int64
-    with pytest.raises(ValueError, match=r"lane 0, component \(0,\) is 2, but must be integers"):
+    with pytest.raises(ValueError, match=r"lane 0, component \(0,\), is 2, but must be integers"):
         validate_actions(several, [[2, 2], [0, 0]], 2, lanes)
     with pytest.raises(TypeError, match="no check for actions of"):
         validate_actions(gym.spaces.MultiBinary(2), [[0, 0], [0, 0]], 2, lanes)
