@@ -6,10 +6,12 @@ standard output; progress and remarks go to standard error.
 
 from __future__ import annotations
 
+import _thread
 import functools
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 _PIPE_WIDTH = 160
+_LEAVING_S = 0.05  # within which a callback from compiled code is left
 _BEST_TRIALS = 4  # shown of a search, beside the base recipe
 
 
@@ -99,6 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: What follows ``edge-gym``; None takes the process's.
     """
+    with interrupts_kept():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     if os.environ.get("EDGE_GYM_TRACEBACK") == "1":
         return int(app(arguments, standalone_mode=False) or 0)
     from gymnasium.error import Error as GymnasiumError
@@ -123,6 +131,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, DataError):
             return _complain(str(error))
         raise
+
+
+@contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Let no Ctrl-C be lost in a callback from compiled code, where Python ignores exceptions.
+
+    Numba's compiler has such callbacks: what they ignore is raised again once they are left.
+    """
+    before = sys.unraisablehook
+
+    def hook(ignored: sys.UnraisableHookArgs) -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            # A little later, for here it would be ignored as well.
+            threading.Timer(_LEAVING_S, _thread.interrupt_main).start()
+        else:
+            before(ignored)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @app.command("list")

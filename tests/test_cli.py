@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import edge_gym.agents
 from edge_gym import benchmark, comparison
 from edge_gym.agents import find_recipe, shipped_agents
 from edge_gym.baselines import tuning
-from edge_gym.cli import main
+from edge_gym.cli import interrupts_kept, main
 from edge_gym.describing import describe
 from edge_gym.policies import parse_value
 from edge_gym.registration import ENVIRONMENTS
@@ -212,6 +213,19 @@ def test_a_real_ctrl_c(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert errors.split() == ["edge-gym:", "stopped"]
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_ctrl_c_in_a_callback_is_not_lost() -> None:
+    @ctypes.CFUNCTYPE(None)
+    def callback() -> None:
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        callback()
+        time.sleep(5)
+
+    with interrupts_kept(), pytest.raises(KeyboardInterrupt):
+        work()
 
 
 @pytest.mark.parametrize(
