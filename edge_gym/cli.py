@@ -93,6 +93,29 @@ RayOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
+@contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Let no Ctrl-C be lost in a callback from compiled code, where Python ignores exceptions.
+
+    Numba's compiler has such callbacks: what they ignore is raised again once they are left.
+    """
+    before = sys.unraisablehook
+
+    def hook(ignored: sys.UnraisableHookArgs) -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            # A little later, for here it would be ignored as well.
+            threading.Timer(_LEAVING_S, _thread.interrupt_main).start()
+        else:
+            before(ignored)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+@interrupts_kept()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code.
 
@@ -102,11 +125,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: What follows ``edge-gym``; None takes the process's.
     """
-    with interrupts_kept():
-        return _main(arguments)
-
-
-def _main(arguments: Sequence[str] | None) -> int:
     if os.environ.get("EDGE_GYM_TRACEBACK") == "1":
         return int(app(arguments, standalone_mode=False) or 0)
     from gymnasium.error import Error as GymnasiumError
@@ -131,28 +149,6 @@ def _main(arguments: Sequence[str] | None) -> int:
         if isinstance(error, DataError):
             return _complain(str(error))
         raise
-
-
-@contextmanager
-def interrupts_kept() -> Iterator[None]:
-    """Let no Ctrl-C be lost in a callback from compiled code, where Python ignores exceptions.
-
-    Numba's compiler has such callbacks: what they ignore is raised again once they are left.
-    """
-    before = sys.unraisablehook
-
-    def hook(ignored: sys.UnraisableHookArgs) -> None:
-        if issubclass(ignored.exc_type, KeyboardInterrupt):
-            # A little later, for here it would be ignored as well.
-            threading.Timer(_LEAVING_S, _thread.interrupt_main).start()
-        else:
-            before(ignored)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
 
 
 @app.command("list")

@@ -27,14 +27,14 @@ from edge_gym.evaluation import (
     even_lanes,
     make_lanes,
     plain_config,
+    reservations,
     run_episodes,
-    seed_warning,
 )
 from edge_gym.files import prepare_folder, replacing, write_text
 from edge_gym.policies import Contender, custom, default_specs, resolve
 from edge_gym.registration import find_environment
 from edge_gym.seeds import EVALUATION
-from edge_gym.statistics import few_warning, interquartile_mean, mean_intervals
+from edge_gym.statistics import interquartile_mean, mean_intervals
 
 Interval = tuple[float, float]
 RESULTS, EPISODES, PICTURE = "results.json", "episodes.csv", "comparison.png"
@@ -232,11 +232,9 @@ def compare(
     row = find_environment(env_id)
     folder = None if out is None else prepare_folder(out)
     seeds = list(range(seed, seed + episodes))
-    notes = []
-    for warning in (seed_warning(seeds), few_warning(episodes)):
-        if warning is not None:
-            notes.append(warning)
-            say(warning)
+    notes = reservations(seeds)
+    for note in notes:
+        say(note)
     env = make_lanes(row.id, even_lanes(episodes, lanes), overrides)
     contenders = [
         replace(resolve(spec, env, lanes=lanes, progress=progress), name=name)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge_gym import seeds as seed_ranges
 from edge_gym.envs.core import EdgeVectorEnv, make_config
 from edge_gym.registration import find_environment
+from edge_gym.statistics import few_warning
 
 EpisodeProgress = Callable[[int, int], None]
 """Called with the number of episodes done and of all."""
@@ -160,6 +161,11 @@ def seed_warning(seeds: Sequence[int]) -> str | None:
         f", so these results flatter what was trained or tuned; evaluation seeds start at "
         f"{seed_ranges.EVALUATION.start}"
     )
+
+
+def reservations(seeds: Sequence[int]) -> list[str]:
+    """Return what a reader of results on ``seeds`` should know: which they are, and how many."""
+    return [text for text in (seed_warning(seeds), few_warning(len(seeds))) if text is not None]
 
 
 def run_episodes(

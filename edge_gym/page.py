@@ -91,6 +91,7 @@ def write_page(
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["number"] = number
+    environment.filters["minus"] = _with_minus
     environment.filters["gap"] = _gap
     text = resources.files("edge_gym").joinpath("templates/leaderboard.html").read_text("utf-8")
     page = environment.from_string(text).render(
@@ -111,11 +112,15 @@ def number(value: float | None, sign: bool = False) -> str:
     if value is None:
         return ""
     text = f"{value:+#.3g}" if sign else f"{value:#.4g}"
-    return text.replace("-", MINUS)
+    return _with_minus(text)
 
 
 def _gap(row: Standing) -> list[str]:
-    return [text.replace("-", MINUS) for text in gap_texts(row) or ()]
+    return [_with_minus(text) for text in gap_texts(row) or ()]
+
+
+def _with_minus(text: str) -> str:
+    return text.replace("-", MINUS)
 
 
 def strips(

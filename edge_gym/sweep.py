@@ -16,12 +16,11 @@ from edge_gym.evaluation import (
     TaskProgress,
     even_lanes,
     make_lanes,
+    reservations,
     run_episodes,
-    seed_warning,
 )
 from edge_gym.files import file_stem, prepare_folder
 from edge_gym.policies import Contender, resolve
-from edge_gym.statistics import few_warning
 from edge_gym.stored import episodes_key, load_episodes, save_episodes
 from edge_gym.workers import Run, here
 
@@ -71,9 +70,9 @@ def episode_seeds(
     check_integer("seed", seed, 0)
     check_integer("lanes", lanes, 1)
     seeds = range(seed, seed + episodes)
-    for warning in (seed_warning(seeds), few_warning(episodes)):
-        if report is not None and warning is not None:
-            report(warning)
+    if report is not None:
+        for note in reservations(seeds):
+            report(note)
     return seeds
 
 
