@@ -14,18 +14,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import rollouts
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs the full data sets where they are not, for one reason in one place."""
+    if item.get_closest_marker("data") and not rollouts.HAS_DATA:
+        pytest.skip("needs the full data sets: set EDGE_GYM_DATA")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run tests with a ``name`` argument on every environment id, where its data are."""
-    if "name" not in metafunc.fixturenames or metafunc.module.__name__ != "test_environments":
-        return
-    parameters = []
-    for name in rollouts.NAMES:
-        marks = []
-        if name in rollouts.NEEDS_DATA:
-            reason = "EDGE_GYM_DATA is not set"
-            marks = [
-                pytest.mark.data,
-                pytest.mark.skipif(not rollouts.has_data(name), reason=reason),
-            ]
-        parameters.append(pytest.param(name, marks=marks, id=name))
-    metafunc.parametrize("name", parameters)
+    """Run tests with a ``name`` argument on every environment id."""
+    if "name" in metafunc.fixturenames and metafunc.module.__name__ == "test_environments":
+        metafunc.parametrize("name", rollouts.parameters(rollouts.NAMES))

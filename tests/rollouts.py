@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -115,10 +115,21 @@ MASKED = {
     "DataSchedulingBatchDiscrete-v0",
 }
 NAMES = [row.name for row in ENVIRONMENTS]
+HAS_DATA = bool(os.environ.get("EDGE_GYM_DATA"))
 
 
-def has_data(name: str) -> bool:
-    return name not in NEEDS_DATA or bool(os.environ.get("EDGE_GYM_DATA"))
+def parameters(names: Iterable[str], quick: Container[str] = NAMES) -> list[Any]:
+    """Return ids as parameters of a test, marked where they need data or are not ``quick``."""
+    return [
+        pytest.param(
+            name,
+            marks=[
+                *([pytest.mark.data] if name in NEEDS_DATA else []),
+                *([] if name in quick else [pytest.mark.slow]),
+            ],
+        )
+        for name in names
+    ]
 
 
 def make(name: str, **overrides: Any) -> gym.Env[Any, Any]:

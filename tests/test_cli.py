@@ -93,8 +93,10 @@ def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_field_is_described() -> None:
-    for module in {row.module: row for row in ENVIRONMENTS}.values():
-        described = describe(module.id)
+    # Of each problem an id that needs no data; all have the fields of their problem.
+    first = {row.module: row for row in reversed(ENVIRONMENTS)}
+    for row in first.values():
+        described = describe(row.id)
         assert len(described.settings) > 10
         assert all(one.meaning for one in described.settings)
 

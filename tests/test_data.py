@@ -27,12 +27,6 @@ from edge_gym.data import datasets
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBSET = ROOT / "edge_gym/data/embedded/mnist_subset.npz"
-EDGE_GYM_DATA = os.environ.get("EDGE_GYM_DATA")
-
-
-def needs_data(test: Callable[..., None]) -> Callable[..., None]:
-    missing = pytest.mark.skipif(not EDGE_GYM_DATA, reason="EDGE_GYM_DATA is not set")
-    return pytest.mark.data(missing(test))
 
 
 # ------------------------------------------------------------------------- the embedded subset
@@ -62,7 +56,7 @@ def test_subset_has_the_promised_shape_and_class_balance() -> None:
         assert np.abs(np.bincount(labels) - exact).max() < 1
 
 
-@needs_data
+@pytest.mark.data
 def test_subset_holds_official_images_and_rebuilds() -> None:
     full = data.load_dataset("mnist")
     spec = importlib.util.spec_from_file_location("tool", ROOT / "tools/build_mnist_subset.py")
@@ -105,7 +99,7 @@ def test_damaged_or_missing_subset_says_to_install_again(monkeypatch: pytest.Mon
 # ------------------------------------------------------------------------------ the full data
 
 
-@needs_data
+@pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "shape", "n_train", "first_labels", "class_name"),
     [

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rollouts
 from gymnasium import spaces
-from rollouts import NAMES, SMALL, has_data, lane_of
+from rollouts import NAMES, SMALL, lane_of
 from scipy.stats import norm
 
 from edge_gym.baselines import applicable_baselines, find_baseline, make_baseline
@@ -23,7 +24,7 @@ from edge_gym.envs.data_scheduling import (
 from edge_gym.evaluation import make_lanes, run_episodes
 
 K, N = 4, 3
-SCHEDULING = [name for name in NAMES if name.startswith("DataScheduling") and has_data(name)]
+SCHEDULING = rollouts.parameters(name for name in NAMES if name.startswith("DataScheduling"))
 WITHOUT_LABELS = {
     "round-robin": {},
     "proportional-fair": {},

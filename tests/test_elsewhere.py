@@ -19,22 +19,8 @@ from tests import rollouts
 from tests.elsewhere import cleanrl_ppo, with_sb3, with_wrappers
 
 
-def names(quick: Any = rollouts.NAMES) -> list[Any]:
-    """Return the ids as parameters, of which those that are not ``quick`` are slow."""
-    return [
-        pytest.param(
-            name,
-            marks=[
-                *([pytest.mark.data] if name in rollouts.NEEDS_DATA else []),
-                *([] if name in quick else [pytest.mark.slow]),
-            ],
-        )
-        for name in rollouts.NAMES
-    ]
-
-
 @pytest.mark.parametrize("wrap", [with_wrappers.wrap_one, with_wrappers.wrap_lanes])
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", rollouts.parameters(rollouts.NAMES))
 def test_wrappers(name: str, wrap: Callable[..., None]) -> None:
     wrap(f"edge_gym/{name}", **rollouts.brief(name))
 
@@ -49,7 +35,7 @@ def test_videos_are_recorded(name: str) -> None:
 QUICK = {"Retransmission-v0", "TaskAllocation-v0", "OffloadingDiscrete-v0"}
 
 
-@pytest.mark.parametrize("name", names(QUICK))
+@pytest.mark.parametrize("name", rollouts.parameters(rollouts.NAMES, QUICK))
 def test_a_single_file_trains(name: str) -> None:
     cleanrl_ppo.run(f"edge_gym/{name}", **rollouts.brief(name))
 

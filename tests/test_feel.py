@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -359,7 +358,6 @@ def test_an_interrupted_episode_goes_on(
 
 @pytest.mark.usefixtures("coarse")
 @pytest.mark.data
-@pytest.mark.skipif(not os.environ.get("EDGE_GYM_DATA"), reason="EDGE_GYM_DATA is not set")
 def test_the_document_s_images_do(tmp_path: Path) -> None:
     fields: dict[str, Any] = {"dataset": "cifar-10", "image_size": None, "max_rounds": 3}
     done = run("feel-fig4", tmp_path, **fields, full=True)
