@@ -46,6 +46,7 @@ from edge_gym.agents.device_policies import (
 )
 from edge_gym.agents.files import AgentError, plain, read_tensors, write_tensors
 from edge_gym.agents.imitation import imitate
+from edge_gym.agents.interface import levels_per_device
 from edge_gym.agents.networks import (
     ACTIVATIONS,
     DeviceArchitecture,
@@ -64,7 +65,7 @@ from edge_gym.agents.sb3 import (
     TensorBoardOutputFormat,
 )
 from edge_gym.agents.stated import state
-from edge_gym.agents.store import levels_per_device, load_agent, save_agent
+from edge_gym.agents.store import load_agent, save_agent
 from edge_gym.agents.varied import VariedPPO
 from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.envs.checks import check_choice
