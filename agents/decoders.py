@@ -82,7 +82,9 @@ class Residual(Decoder):
         self._scale = scale
 
     def decode(self, observations: Any, scores: NDArray[Any]) -> NDArray[np.float32]:
-        """Add them to the baseline's actions."""
+        """Add them to the baseline's actions; what has no scores stays the baseline's."""
+        unscored = self.columns - scores.shape[-1]
+        scores = np.pad(scores, [(0, 0)] * (scores.ndim - 1) + [(0, unscored)])
         actions = self._baseline.act(observations) + self._scale * scores
         return np.clip(actions, -1, 1).astype(np.float32)
 

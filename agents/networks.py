@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_gym.agents.decoders import Decoder
+from edge_gym.agents.interface import Reading
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
 CLIP = 5.0
@@ -442,6 +443,7 @@ class AgentPolicy:
     Attributes:
         metadata: Algorithm, environment, recipe, seeds, versions and evaluation.
         decoder: Makes actions of scores that are none; None where they are.
+        reading: Where its columns stand in what is observed; None if nothing else is.
     """
 
     def __init__(
@@ -451,6 +453,7 @@ class AgentPolicy:
         name: str,
     ) -> None:
         self.decoder: Decoder | None = None
+        self.reading: Reading | None = None
         self.network = network.eval()
         self.metadata = dict(metadata)
         self.name = name
@@ -472,23 +475,26 @@ class AgentPolicy:
 
         Args:
             observations: ``(..., F)``, or a mapping of parts with any leading axes.
-            masks: Which discrete actions are possible, ``(..., A)``; None if all are.
+            masks: Which discrete actions are possible, ``(..., A)``, or all levels of one device
+                after the other; None if all are.
 
         Returns:
             Discrete actions, ``(...)``, levels of devices, ``(..., K)``, or scores of devices in
             [-1, 1], ``(..., K)`` or ``(..., K, columns)``.
         """
+        own = observations if self.reading is None else self.reading.read(observations)
         with torch.no_grad():
-            found = self.network(_tensors(observations))
+            found = self.network(_tensors(own))
             scores = (as_many_positive(found) if self._signs else found).numpy()
-        if self.decoder is not None:
-            if self.decoder.columns == 1:
-                scores = scores[..., None]
-            return self.decoder.decode(observations, scores.clip(-1, 1))
         if self._continuous:
-            return np.asarray(scores.clip(-1, 1), np.float32)
+            actions = np.asarray(scores.clip(-1, 1), np.float32)
+            if self.decoder is not None:
+                if self.network.columns == 1:
+                    actions = actions[..., None]
+                actions = self.decoder.decode(observations, actions)
+            return actions if self.reading is None else self.reading.complete(actions, observations)
         if masks is not None:
-            scores = np.where(masks, scores, -np.inf)
+            scores = np.where(np.reshape(masks, scores.shape), scores, -np.inf)
         return np.asarray(scores.argmax(axis=-1) + self._start, np.int64)
 
 

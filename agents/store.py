@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata as package_metadata
 from importlib import resources
-from itertools import zip_longest
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from edge_gym.agents.files import AgentError, plain, read_tensors, write_tensors
+from edge_gym.agents.interface import interface, reading
 from edge_gym.agents.recipe import ALGORITHMS
 from edge_gym.registration import NAMESPACE
 
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 _FORMAT = "edge_gym agent 1"
 _DEVICE_FORMAT = "edge_gym device agent 1"
 _SUFFIX = ".safetensors"
-_KINDS = {
-    "discrete": spaces.Discrete,
-    "multidiscrete": spaces.MultiDiscrete,
-    "box": spaces.Box,
-}
 
 
 def save_agent(
@@ -61,7 +56,7 @@ def save_agent(
         env = model.get_env()
     if env is None:
         raise ValueError("the model has no environment: pass env=, the one that it acts in")
-    seen = _interface(env)
+    seen = interface(env)
     policy: Any = model.policy
     if hasattr(policy, "q_net"):
         policy = policy.q_net
@@ -109,7 +104,8 @@ def load_agent(
     Raises:
         FileNotFoundError: If there is no such file.
         AgentError: If the file is damaged or of another kind, or no agent of this name is shipped.
-        ValueError: If the agent sees or does other things than ``env`` offers.
+        ValueError: If ``env`` does not observe what the agent reads, or the actions differ; what
+            else it observes is ignored.
     """
     from edge_gym.agents.decoders import make_decoder
     from edge_gym.agents.networks import AgentPolicy
@@ -133,7 +129,7 @@ def load_agent(
         raise AgentError(f"{file} is damaged or no agent ({error!r}): copy it again") from error
     except ValueError as error:
         raise AgentError(f"{file} is damaged: {error}") from error
-    _check_interface(file, header, _interface(env))
+    policy.reading = reading(file, header, env)
     if header.get("decoder") is not None:
         policy.decoder = make_decoder(header["decoder"], env)
     return policy
@@ -180,13 +176,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def levels_per_device(actions: Any, observations: Any) -> int:
-    """Return how many levels each device has where actions are combinations of them."""
-    n_devices: int = observations["devices"].shape[0]
-    levels: int = round(float(actions.n) ** (1 / n_devices))
-    return levels
-
-
 def _algorithm(model: BaseAlgorithm) -> str:
     """Return the name of the algorithm, a variant's too."""
     names = [kind.__name__.lower() for kind in type(model).__mro__]
@@ -195,7 +184,7 @@ def _algorithm(model: BaseAlgorithm) -> str:
 
 def _shipped_file(name: str, env: Any, env_id: str | None, seed: int | None) -> Path:
     if env_id is None:
-        env_id = _interface(env)["environment"]
+        env_id = interface(env)["environment"]
     if env_id is None:
         raise ValueError(f"which environment's {name!r}? Pass env_id=, or make env by its id")
     files = shipped_files(name, env_id)
@@ -295,74 +284,6 @@ def _device_network(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> Dev
         if name.startswith(prefix)
     }
     return DeviceNetwork(shape, scaling, weights, header["present"], float(header["clip"]))
-
-
-def _interface(env: Any) -> dict[str, Any]:
-    """Return what an agent needs to know of an environment, in JSON's types."""
-    wanted = ("tables", "spec", "action_space", "actions_per", "observation_space")
-    if hasattr(env, "get_attr"):  # stable-baselines3's, whose lanes are alike
-        tables, spec, space, per, seen = (env.get_attr(name)[0] for name in wanted)
-    else:
-        base = env.unwrapped
-        if not hasattr(base, "tables"):
-            raise ValueError(f"{env} names no observation columns: it is no edge_gym environment")
-        tables, spec, per = base.tables, base.spec, base.actions_per
-        space = getattr(base, "single_action_space", base.action_space)
-        seen = getattr(base, "single_observation_space", base.observation_space)
-    interface: dict[str, Any] = {"environment": spec.id if spec is not None else None}
-    names = {
-        part: [f"{column.name} [{column.unit}]" for column in table]
-        for part, table in tables.items()
-    }
-    if per is not None:
-        kind = next(name for name, space_kind in _KINDS.items() if isinstance(space, space_kind))
-        interface["action_space"] = {"kind": kind, "per": per}
-        if kind == "multidiscrete":
-            interface["action_space"]["levels"] = int(space.nvec[0])
-        elif per == "system":
-            interface["action_space"]["n"] = int(space.n)
-        elif per == "combination":
-            interface["action_space"]["levels"] = levels_per_device(space, seen)
-        elif len(space.shape) > 1:
-            interface["action_space"]["columns"] = space.shape[-1]
-        interface["columns"] = names
-    else:
-        if isinstance(space, spaces.Discrete):
-            interface["action_space"] = {"n": int(space.n), "start": int(space.start)}
-        if set(names) == {""}:
-            interface["columns"] = names[""]
-    return interface
-
-
-def _check_interface(file: Path, agent: Mapping[str, Any], env: Mapping[str, Any]) -> None:
-    """Raise a ValueError naming the first difference between what an agent and ``env`` know."""
-    wanted, offered = agent["columns"], env.get("columns")
-    made_for = f"{file} was trained on {agent.get('environment')}"
-    if isinstance(wanted, dict):
-        if not isinstance(offered, dict):
-            raise ValueError(f"{made_for}, this environment has no observation of devices")
-        if set(wanted) != set(offered):
-            raise ValueError(
-                f"{made_for}, where the observation has {', '.join(sorted(wanted))}; here it has "
-                f"{', '.join(sorted(offered))}"
-            )
-    else:
-        if not isinstance(offered, list):
-            raise ValueError(f"{made_for}, this environment has no flat observation")
-        wanted, offered = {"observation": wanted}, {"observation": offered}
-    for part, columns in wanted.items():
-        for index, (theirs, ours) in enumerate(
-            zip_longest(columns, offered[part], fillvalue="nothing")
-        ):
-            if theirs != ours:
-                raise ValueError(
-                    f"{made_for}, where {part} column {index} is {theirs}; here it is {ours}"
-                )
-    if agent["action_space"] != env.get("action_space"):
-        raise ValueError(
-            f"{made_for} with actions {agent['action_space']}; here they are "
-            f"{env.get('action_space', 'not discrete')}"
-        )
 
 
 def _activation_name(modules: list[Any]) -> str:

@@ -46,6 +46,7 @@ from edge_gym.agents.device_policies import (
 )
 from edge_gym.agents.files import AgentError, plain, read_tensors, write_tensors
 from edge_gym.agents.imitation import imitate
+from edge_gym.agents.interface import levels_per_device
 from edge_gym.agents.networks import (
     ACTIVATIONS,
     DeviceArchitecture,
@@ -64,13 +65,13 @@ from edge_gym.agents.sb3 import (
     TensorBoardOutputFormat,
 )
 from edge_gym.agents.stated import state
-from edge_gym.agents.store import levels_per_device, load_agent, save_agent
+from edge_gym.agents.store import load_agent, save_agent
 from edge_gym.agents.varied import VariedPPO
 from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.envs.checks import check_choice
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.envs.observation import ObservationTable
-from edge_gym.evaluation import even_lanes, make_lanes, own_config, plain_config, run_episodes
+from edge_gym.evaluation import config_changes, even_lanes, make_lanes, own_config, run_episodes
 from edge_gym.files import prepare_folder, write_text
 from edge_gym.parallel import one_torch_thread
 from edge_gym.registration import EnvironmentId, find_environment
@@ -330,7 +331,7 @@ class _Run:
                 "recipe": self.recipe.as_mapping(),
                 "decoder": plain(self.recipe.network.decoder),
                 "overrides": self.overrides,
-                "config": plain_config(self.evaluation_env.config),
+                "config": config_changes(self.evaluation_env.config),
                 "training_seeds": [self.first_seed, self.first_seed + self.recipe.lanes - 1],
                 **facts,
             },

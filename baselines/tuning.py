@@ -19,6 +19,7 @@ from edge_gym.baselines import applicable_baselines, find_baseline, make_baselin
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import (
     TaskProgress,
+    config_changes,
     even_lanes,
     make_lanes,
     own_config,
@@ -149,7 +150,10 @@ def tuned_path() -> Path:
 
 
 def shipped_tunings() -> dict[str, Any]:
-    """Return what ``tuned.yaml`` holds: environment name → ``config`` and ``policies``."""
+    """Return what ``tuned.yaml`` holds: environment name → ``config`` and ``policies``.
+
+    ``config`` has the fields of the id's configuration that differ from the problem's defaults.
+    """
     path = tuned_path()
     return _parsed(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -160,12 +164,17 @@ def _parsed(text: str) -> dict[str, Any]:
     return load_yaml(text) or {}
 
 
-def changed_fields(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Say in which fields two configurations differ, in words."""
+def differences(stored: Mapping[str, Any], changes: Mapping[str, Any]) -> list[str]:
+    """Say in which fields two configurations differ, in words.
+
+    Args:
+        stored: What one has beside the defaults, as ``config_changes`` returns it.
+        changes: What the other has.
+    """
     return [
-        f"{name}: {stored.get(name, 'absent')} there, {config.get(name, 'absent')} here"
-        for name in sorted({*stored, *config})
-        if name not in stored or name not in config or stored[name] != config[name]
+        f"{name}: {stored.get(name, 'the default')} there, {changes.get(name, 'the default')} here"
+        for name in sorted({*stored, *changes})
+        if name not in stored or name not in changes or stored[name] != changes[name]
     ]
 
 
@@ -179,19 +188,21 @@ def shipped_parameters(policy: str, env: Any) -> dict[str, Any] | None:
         ValueError: If the shipped entry of the environment's id is stale: the id's own
             configuration has changed since.
     """
-    config = plain_config(env.unwrapped.config)
-    for entry in shipped_tunings().values():
-        if entry["config"] == config and policy in entry["policies"]:
+    config = env.unwrapped.config
+    changes, entries = config_changes(config), shipped_tunings()
+    for name, entry in entries.items():
+        searched = policy in entry["policies"] and entry["config"] == changes
+        # Defaults are another problem's too.
+        if searched and type(own_config(name)) is type(config):
             return dict(entry["policies"][policy]["parameters"])
     spec = env.unwrapped.spec
-    if spec is None:
+    if spec is None or (entry := entries.get(_name(spec.id))) is None:
         return None
-    entry = shipped_tunings().get(_name(spec.id))
-    own = plain_config(own_config(spec.id))
-    if entry and policy in entry["policies"] and entry["config"] != own:
+    own = config_changes(own_config(spec.id))
+    if policy in entry["policies"] and entry["config"] != own:
         raise ValueError(
             f"the tuned parameters of {policy!r} in {tuned_path()} are stale, they were searched "
-            f"under another configuration ({'; '.join(changed_fields(entry['config'], own))}): "
+            f"under another configuration ({'; '.join(differences(entry['config'], own))}): "
             f"run edge-gym tune {_name(spec.id)} --write"
         )
     return None
@@ -235,8 +246,8 @@ def write_tunings(env_id: str, config: Any, tunings: Sequence[Tuning]) -> Path:
         ValueError: If ``config`` is not the id's own.
         OSError: If the file cannot be written.
     """
-    own = plain_config(own_config(env_id))
-    if plain_config(config) != own:
+    own = config_changes(own_config(env_id))
+    if config_changes(config) != own:
         raise ValueError(
             "only searches under the id's own configuration are shipped: leave out --set"
         )
@@ -251,14 +262,6 @@ def write_tunings(env_id: str, config: Any, tunings: Sequence[Tuning]) -> Path:
             "mean_return": round(tuning.best.mean_return, 6),
             "ci95": [round(end, 6) for end in tuning.best.ci95],
             "edge_gym": edge_gym.__version__,
-            "trials": [
-                {
-                    **trial.parameters,
-                    "episodes": trial.episodes,
-                    "mean_return": round(trial.mean_return, 6),
-                }
-                for trial in tuning.trials
-            ],
         }
     content[_name(env_id)] = {"config": own, "policies": policies}
     path = tuned_path()

@@ -139,6 +139,15 @@ def plain_config(config: Any) -> dict[str, Any]:
     }
 
 
+def config_changes(config: Any) -> dict[str, Any]:
+    """Return the fields of a configuration that differ from its defaults, as JSON holds them.
+
+    Tuned parameters and agents state these alone: fields that are added later leave them valid.
+    """
+    defaults = plain_config(type(config)())
+    return {name: value for name, value in plain_config(config).items() if value != defaults[name]}
+
+
 def even_lanes(episodes: int, lanes: int) -> int:
     """Return the number of lanes, at most ``lanes``, that leaves the fewest idle in the end."""
     rounds = -(-episodes // min(lanes, episodes))

@@ -43,6 +43,7 @@ from edge_gym.agents import (
     LaneVecEnv,
     Recipe,
     TrainingInterrupted,
+    decoders,
     files,
     find_recipe,
     imitation,
@@ -915,17 +916,15 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
 
 def test_interfaces_are_checked(agent_file: Path, tmp_path: Path) -> None:
     other = gym.make("edge_gym/RetransmissionCNN-v0", budget=24, validation_size=60)
-    with pytest.raises(ValueError, match=r"column 1 is distance \[1\]; here it is entropy \[nat\]"):
+    with pytest.raises(ValueError, match=r"trained on .*-v0 and reads .* not observe: distance$"):
         load_agent(agent_file, other)
-    arrays, header = files.read_tensors(agent_file, "agent")
-    header["columns"] = header["columns"][:-1]
-    arrays["centre"], arrays["spread"] = arrays["centre"][:-1], arrays["spread"][:-1]
-    arrays["0.weight"] = arrays["0.weight"][:, :-1]
-    files.write_tensors(agent_file, arrays, header)
     env = gym.make(ID, config=TINY)
-    last = len(header["columns"])
-    with pytest.raises(ValueError, match=f"column {last} is nothing; here it is accuracy_slope"):
+    env.unwrapped.tables[""] = ObservationTable(
+        *(replace(column, unit="m") for column in env.unwrapped.tables[""])
+    )
+    with pytest.raises(ValueError, match="reads effective_snr_db in dB, which is in m here; dist"):
         load_agent(agent_file, env)
+    env = gym.make(ID, config=TINY)
     model = training.make_model(tiny_recipe("ppo"), make(4))
     path = save_agent(model, tmp_path / "shifted", {"action_space": {"n": 2, "start": 1}})
     with pytest.raises(ValueError, match=r"actions .*'start': 1.*; here they are .*'start': 0"):
@@ -2066,7 +2065,7 @@ def test_device_interfaces_are_checked(tmp_path: Path, agent_file: Path) -> None
     load_agent(path, market(2, n_devices=11, n_samples=1))
     with pytest.raises(ValueError, match=r"'per': 'sample'.*here they are .*'per': 'device'"):
         load_agent(path, market(actions="device"))
-    with pytest.raises(ValueError, match=r"has devices, samples, system; here it has devices, sys"):
+    with pytest.raises(ValueError, match=r"reads samples, which .* it observes devices, system"):
         load_agent(path, market(actions="device", n_samples=0))
     with pytest.raises(ValueError, match="has no observation of devices"):
         load_agent(path, gym.make(ID, config=TINY))
@@ -2076,15 +2075,76 @@ def test_device_interfaces_are_checked(tmp_path: Path, agent_file: Path) -> None
     other.problem.tables["samples"] = ObservationTable(
         Column("value", "nat", -9, 9, ""), Column("present", "1", 0, 1, "")
     )
-    with pytest.raises(ValueError, match=r"samples column 0 is value \[1\]; .* value \[nat"):
+    with pytest.raises(ValueError, match="reads samples value in 1, which is in nat here"):
         load_agent(path, other)
     other.problem.tables["samples"] = ObservationTable(*market().tables["samples"].columns[:1])
-    with pytest.raises(ValueError, match=r"samples column 1 is present \[1\]; here it is nothing"):
+    with pytest.raises(ValueError, match="does not observe: samples present"):
         load_agent(path, other)
     scores = LaneVecEnv(market(actions="scores"))
     path = save_agent(training.make_model(device_recipe("ppo"), scores), tmp_path / "scores")
     with pytest.raises(ValueError, match=r"'kind': 'box'.*here they are .*'kind': 'discrete'"):
         load_agent(path, market(actions="device"))
+
+
+@pytest.mark.parametrize("actions", ["sample", "scores", "columns"])
+def test_agents_read_their_columns_by_name(tmp_path: Path, actions: str) -> None:
+    """Other columns around theirs, another order and another part change nothing."""
+    env = market(actions=actions)
+    model = shuffled_weights(training.make_model(device_recipe("ppo"), LaneVecEnv(env)), 0.5)
+    path = save_agent(model, tmp_path / "agent")
+    observations, _ = env.reset(seed=4)
+    expected = load_agent(path, env).act(observations)
+    grown = market(actions=actions)
+    more = Column("more", "1", 0, 1, "")
+    for part, table in grown.tables.items():
+        grown.tables[part] = ObservationTable(more, *reversed(table.columns), more)
+    grown.tables["weather"] = ObservationTable(more)
+    seen = {
+        part: np.pad(values[..., ::-1], [(0, 0)] * (values.ndim - 1) + [(1, 1)], constant_values=7)
+        for part, values in observations.items()
+    }
+    agent = load_agent(path, grown)
+    found = agent.act({**seen, "weather": np.ones((6, 1), np.float32)})
+    np.testing.assert_array_equal(found, expected)
+    alone = agent.act({part: values[2] for part, values in seen.items()})
+    np.testing.assert_allclose(alone, expected[2], atol=1e-6)
+
+
+@pytest.mark.parametrize("decoder", [None, {"name": "scores"}])
+def test_new_action_columns_are_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: Any
+) -> None:
+    env = market(actions="scores")
+    model = shuffled_weights(training.make_model(device_recipe("ppo"), LaneVecEnv(env)), 0.5)
+    path = save_agent(model, tmp_path / "agent", {"decoder": decoder})
+
+    class Scores:
+        columns = 1
+
+        def decode(self, observations: Any, scores: NDArray[Any]) -> NDArray[Any]:
+            return scores
+
+    monkeypatch.setattr(decoders, "make_decoder", lambda wanted, env: Scores())
+    wider = market(actions="columns")
+    assert wider.action_fill is None
+    with pytest.raises(ValueError, match=r"'per': 'device'\}; here they are .*'columns': 2"):
+        load_agent(path, wider)
+    wider.problem.action_fill = 1.0
+    observations, _ = env.reset(seed=4)
+    found = load_agent(path, wider).act(observations)
+    assert found.shape == (6, 4, 2)
+    assert found.dtype == np.float32
+    assert wider.action_space.contains(found)
+    expected = load_agent(path, env).act(observations).reshape(6, 4)
+    np.testing.assert_array_equal(found[..., 0], expected)
+    assert (found[..., 1] == 1).all()
+    alone = {part: values[0] for part, values in observations.items()}
+    assert load_agent(path, wider).act(alone).shape == (4, 2)
+    # What acts in more columns than there are does not.
+    wide = training.make_model(device_recipe("ppo"), LaneVecEnv(wider))
+    env.problem.action_fill = 1.0
+    with pytest.raises(ValueError, match="'columns': 2}; here they are"):
+        load_agent(save_agent(wide, tmp_path / "wide"), env)
 
 
 def test_damaged_device_agents(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from edge_gym.envs.offloading import OffloadingConfig
 from edge_gym.envs.retransmission import RetransmissionConfig, observation_table
 from edge_gym.envs.task_allocation import TaskAllocationConfig
 from edge_gym.envs.update_scheduling import UpdateSchedulingConfig
-from edge_gym.evaluation import Episodes, make_lanes, own_config, plain_config, run_episodes
+from edge_gym.evaluation import Episodes, config_changes, make_lanes, own_config, run_episodes
 from edge_gym.learning.svm import coding_matrix
 from edge_gym.policies import resolve
 from edge_gym.registration import ENVIRONMENTS
@@ -323,7 +323,7 @@ def test_shipped_parameters_are_used_where_they_were_searched(
     assert tuning.shipped_tunings() == {}
     ship({"max_snr_db": 11.5})
     entry = yaml.safe_load(tuned_file.read_text())[ID]
-    assert entry["config"] == plain_config(own_config(ID))
+    assert entry["config"] == {}
     assert entry["policies"]["channel-aware"]["seeds"] == [TUNING[0], TUNING[7]]
     own = make_lanes(ID, 1)
     assert resolve("tuned-channel-aware", own).parameters == {"max_snr_db": 11.5}
@@ -349,7 +349,9 @@ def test_stale_parameters_are_refused(tuned_file: Any) -> None:
     content = yaml.safe_load(tuned_file.read_text())
     content[ID]["config"]["budget"] = 123
     tuned_file.write_text(yaml.safe_dump(content))
-    with pytest.raises(ValueError, match=r"stale.*budget: 123 there.*edge-gym tune"):
+    with pytest.raises(
+        ValueError, match=r"stale.*budget: 123 there, the default here.*edge-gym tune"
+    ):
         resolve("tuned-channel-aware", make_lanes(ID, 1))
     # Searching anew drops what is stale.
     ship({"max_snr_db": 10.0})
@@ -360,7 +362,7 @@ def test_what_is_shipped_is_not_stale() -> None:
     names = {row.name for row in ENVIRONMENTS}
     for name, entry in tuning.shipped_tunings().items():
         assert name in names
-        assert tuning.changed_fields(entry["config"], plain_config(own_config(name))) == []
+        assert tuning.differences(entry["config"], config_changes(own_config(name))) == []
         for policy, record in entry["policies"].items():
             find_baseline(policy, own_config(name)).Parameters(**record["parameters"])
             assert all(seed in TUNING for seed in record["seeds"])

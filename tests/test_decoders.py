@@ -180,6 +180,10 @@ def test_residuals_are_added_to_a_rule() -> None:
     np.testing.assert_allclose(moved, np.clip(rule + 0.1 * scores, -1, 1), atol=1e-6)
     assert moved.dtype == np.float32
     assert not np.array_equal(moved, rule)
+    # An agent of before there was a second column leaves it to the rule.
+    np.testing.assert_array_equal(
+        decoder.decode(observations, scores[..., :1])[..., 1], rule[..., 1]
+    )
 
 
 def test_resources_are_optimal_for_what_is_offloaded() -> None:
