@@ -71,11 +71,6 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, NDArray[Any]], Any]:
     return arrays, document["content"]
 
 
-def plain(value: Any) -> Any:
-    """Return ``value`` as it comes back from JSON: lists for tuples."""
-    return json.loads(json.dumps(value))
-
-
 def _digest(arrays: Mapping[str, NDArray[Any]], header: Any) -> str:
     digest = hashlib.sha256(json.dumps(header).encode())
     for name in sorted(arrays):

@@ -177,7 +177,7 @@ def _fill_replay(model: DQN, rounds: list[_Round]) -> None:
 def _play(env: LaneVecEnv, lesson: Imitation, episodes: int, seed: int) -> list[_Round]:
     """Return the steps of so many episodes at least."""
     parameters: Mapping[str, Any] = {k: v for k, v in lesson.policy.items() if k != "name"}
-    teacher = make_baseline(lesson.policy["name"], env.env, **parameters)
+    teacher = make_baseline(lesson.policy["name"], env.lanes, **parameters)
     teacher.begin(np.arange(env.num_envs), range(env.num_envs))
     rng = np.random.default_rng([seed, 2])
     rounds: list[_Round] = []

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from edge_gym import seeds
-from edge_gym.agents.files import plain
 from edge_gym.envs.checks import check_choice, check_integer, check_number
+from edge_gym.plain import plain
 from edge_gym.registration import NAMESPACE
 from edge_gym.yaml_values import load_yaml
 

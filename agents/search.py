@@ -30,7 +30,6 @@ from filelock import FileLock, Timeout
 from gymnasium import spaces
 
 from edge_gym import __version__
-from edge_gym.agents.files import plain
 from edge_gym.agents.recipe import Evaluation, Recipe, parse_recipe
 from edge_gym.agents.training import chosen_recipe, train
 from edge_gym.agents.vec_env import LaneVecEnv
@@ -39,6 +38,7 @@ from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import TaskProgress
 from edge_gym.extras import missing_extra
 from edge_gym.files import prepare_folder, write_text
+from edge_gym.plain import plain
 from edge_gym.registration import EnvironmentId, find_environment
 from edge_gym.seeds import TUNING
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
-from edge_gym.agents.files import AgentError, plain, read_tensors, write_tensors
+from edge_gym.agents.files import AgentError, read_tensors, write_tensors
 from edge_gym.agents.interface import interface, reading
 from edge_gym.agents.recipe import ALGORITHMS
+from edge_gym.plain import plain
 from edge_gym.registration import NAMESPACE
 
 if TYPE_CHECKING:

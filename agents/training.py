@@ -44,7 +44,7 @@ from edge_gym.agents.device_policies import (
     DeviceDQNPolicy,
     PartsReplayBuffer,
 )
-from edge_gym.agents.files import AgentError, plain, read_tensors, write_tensors
+from edge_gym.agents.files import AgentError, read_tensors, write_tensors
 from edge_gym.agents.imitation import imitate
 from edge_gym.agents.interface import levels_per_device
 from edge_gym.agents.networks import (
@@ -74,6 +74,7 @@ from edge_gym.envs.observation import ObservationTable
 from edge_gym.evaluation import config_changes, even_lanes, make_lanes, own_config, run_episodes
 from edge_gym.files import prepare_folder, write_text
 from edge_gym.parallel import one_torch_thread
+from edge_gym.plain import plain
 from edge_gym.registration import EnvironmentId, find_environment
 
 Model = PPO | DQN
@@ -476,14 +477,14 @@ def make_model(recipe: Recipe, env: LaneVecEnv, *others: LaneVecEnv, device: str
     Raises:
         ValueError: If the environment's actions or observations do not suit it.
     """
-    devices = env.env.actions_per is not None
+    devices = env.lanes.actions_per is not None
     if recipe.network.kind not in (None, "device" if devices else "mlp"):
         raise ValueError(
             f"network.kind is {recipe.network.kind}, but the environment's actions are "
-            + (f"one per {env.env.actions_per}" if devices else "of another kind")
+            + (f"one per {env.lanes.actions_per}" if devices else "of another kind")
         )
     suited: tuple[type[spaces.Space[Any]], ...] = (spaces.Discrete,)
-    if env.env.actions_per == "device" and recipe.algorithm == "ppo":
+    if env.lanes.actions_per == "device" and recipe.algorithm == "ppo":
         suited += (spaces.Box, spaces.MultiDiscrete)
     if not isinstance(env.action_space, suited):
         raise ValueError(
@@ -530,7 +531,7 @@ def make_model(recipe: Recipe, env: LaneVecEnv, *others: LaneVecEnv, device: str
 
 
 def _flat_policy(recipe: Recipe, env: LaneVecEnv) -> dict[str, Any]:
-    tables = env.env.tables
+    tables = env.lanes.tables
     if set(tables) != {""}:
         raise ValueError(
             "agents see flat observations, or devices with one action for each, not "
@@ -548,10 +549,10 @@ def _flat_policy(recipe: Recipe, env: LaneVecEnv) -> dict[str, Any]:
 def _device_policy(recipe: Recipe, env: LaneVecEnv) -> tuple[type[Any], dict[str, Any]]:
     if recipe.action_bias is not None:
         raise ValueError("action_bias is for flat observations: here all actions are scored alike")
-    tables, network = env.env.tables, recipe.network
+    tables, network = env.lanes.tables, recipe.network
     shape = DeviceArchitecture(
         widths={part: len(table) for part, table in tables.items()},
-        actions_per=str(env.env.actions_per),
+        actions_per=str(env.lanes.actions_per),
         hidden=network.hidden,
         activation=network.activation,
         context=network.context,
@@ -581,9 +582,9 @@ def _device_policy(recipe: Recipe, env: LaneVecEnv) -> tuple[type[Any], dict[str
 def _outputs(env: LaneVecEnv) -> int:
     """Return the system's actions, or the levels or the columns of each device's."""
     if isinstance(env.action_space, spaces.Discrete):
-        if env.env.actions_per == "combination":
+        if env.lanes.actions_per == "combination":
             return levels_per_device(env.action_space, env.observation_space)
-        return int(env.action_space.n) if env.env.actions_per == "system" else 1
+        return int(env.action_space.n) if env.lanes.actions_per == "system" else 1
     if isinstance(env.action_space, spaces.MultiDiscrete):
         return int(env.action_space.nvec[0])
     shape = env.action_space.shape or ()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorWrapper
 from numpy.typing import NDArray
 
 from edge_gym.agents.decoders import make_decoder
@@ -21,45 +21,51 @@ Indices = int | Iterable[int] | None
 class LaneVecEnv(VecEnv):
     """Adapts an ``EdgeVectorEnv`` to stable-baselines3 without a Python loop over its lanes.
 
+    It may wear Gymnasium's vector wrappers, as long as observations and rewards stay NumPy arrays
+    and infos a dictionary.
+
     Step infos are empty but for lanes whose episode ended: these carry
     ``terminal_observation``, ``TimeLimit.truncated``, ``episode`` (as ``Monitor`` writes it) and
     the environment's own last info. What every lane reports at every step is in ``last_infos``.
 
     Args:
-        env: A vector environment with ``autoreset_mode="SameStep"``.
+        env: A vector environment with ``autoreset_mode="SameStep"``, wrapped or not.
         reward_scale: Factor on the rewards that the agent sees; ``episode`` holds unscaled ones.
         decoder: ``name`` and parameters of a decoder; the agent's actions are then scores that it
             makes actions of.
 
     Raises:
-        TypeError: If it is a single environment or another library's.
+        TypeError: If it is a single environment or another library's; from ``reset`` if a wrapper
+            returns other arrays than NumPy's, or infos that are no dictionary.
         ValueError: If the environment resets in another mode, or the decoder does not suit it.
     """
 
     def __init__(
         self,
-        env: EdgeVectorEnv,
+        env: EdgeVectorEnv | VectorWrapper[Any, Any, Any, Any, Any],
         reward_scale: float = 1.0,
         decoder: Mapping[str, Any] | None = None,
     ) -> None:
-        if not isinstance(getattr(env, "unwrapped", env), EdgeVectorEnv):
+        lanes = getattr(env, "unwrapped", env)
+        if not isinstance(lanes, EdgeVectorEnv):
             raise TypeError(
                 "LaneVecEnv takes what gym.make_vec('edge_gym/...', num_envs=64, "
                 f"autoreset_mode='SameStep') returns, got {env}"
             )
-        if env.autoreset_mode != AutoresetMode.SAME_STEP:
+        if lanes.autoreset_mode != AutoresetMode.SAME_STEP:
             raise ValueError(
                 "stable-baselines3 resets in the step that ends an episode: make the environment "
                 "with autoreset_mode='SameStep'"
             )
-        self.env = env
+        self.env: Any = env
+        self.lanes = lanes
         self.reward_scale = reward_scale
         self.last_infos: dict[str, Any] = {}
         self._actions: NDArray[Any] = np.zeros(0)
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, np.int64)
         self._start = time.monotonic()
-        self._decoder = make_decoder(decoder, env) if decoder is not None else None
+        self._decoder = make_decoder(decoder, lanes) if decoder is not None else None
         self._observations: Any = None
         space = env.single_action_space
         if self._decoder is not None:
@@ -72,11 +78,14 @@ class LaneVecEnv(VecEnv):
 
         Raises:
             ValueError: If lanes were given different options.
+            TypeError: If a wrapper returns other arrays than NumPy's, or infos of another form.
         """
         options = self._options[0]
         if any(other != options for other in self._options):
             raise ValueError("lanes are reset together: give them all the same options")
-        observations, self.last_infos = self.env.reset(seed=self._seeds, options=options or None)
+        observations, infos = self.env.reset(seed=self._seeds, options=options or None)
+        self._check_types(observations, infos)
+        self.last_infos = infos
         self._reset_seeds()
         self._reset_options()
         self._returns[:] = 0
@@ -120,13 +129,18 @@ class LaneVecEnv(VecEnv):
         self.env.close()
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Return which discrete actions are possible now, ``(n_lanes, A)``."""
-        return self.env.action_masks()
+        """Return which discrete actions are possible now, ``(n_lanes, A)``; see the environment."""
+        return self.lanes.action_masks()
 
     def get_state(self) -> dict[str, Any]:
-        """Return the running episodes, and what they have returned so far."""
+        """Return the running episodes, and what they have returned so far.
+
+        Raises:
+            TypeError: If the environment wears wrappers, for they may remember something too.
+        """
+        self._need_bare()
         return {
-            "env": self.env.get_state(),
+            "env": self.lanes.get_state(),
             "returns": self._returns.copy(),
             "lengths": self._lengths.copy(),
         }
@@ -136,9 +150,11 @@ class LaneVecEnv(VecEnv):
 
         Raises:
             ValueError: If the state is of another configuration or number of lanes.
+            TypeError: If the environment wears wrappers.
         """
-        self.env.set_state(state["env"])
-        self._observations = self.env.problem.observe()
+        self._need_bare()
+        self.lanes.set_state(state["env"])
+        self._observations = self.lanes.problem.observe()
         self._returns[:] = state["returns"]
         self._lengths[:] = state["lengths"]
 
@@ -147,7 +163,7 @@ class LaneVecEnv(VecEnv):
         # A lane's spaces, not the batch's.
         single = f"single_{attr_name}"
         name = single if hasattr(self.env, single) else attr_name
-        return self._per_lane(getattr(self.env, name), indices)
+        return self._per_lane(self._find(name), indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
         """Set an attribute of the vector environment.
@@ -167,7 +183,7 @@ class LaneVecEnv(VecEnv):
         **method_kwargs: Any,
     ) -> list[Any]:
         """Call a method of the vector environment and return what it says of each lane."""
-        method = getattr(self.env, method_name)
+        method = self._find(method_name)
         return self._per_lane(method(*method_args, **method_kwargs), indices)
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Indices = None) -> list[bool]:
@@ -178,6 +194,26 @@ class LaneVecEnv(VecEnv):
         """Return one picture per lane."""
         return self.env.render() or [None] * self.num_envs
 
+    def _find(self, name: str) -> Any:
+        # Vector wrappers do not pass on what they do not know.
+        return getattr(self.env if hasattr(self.env, name) else self.lanes, name)
+
+    def _check_types(self, observations: Any, infos: Any) -> None:
+        parts = observations.values() if isinstance(observations, dict) else [observations]
+        if isinstance(infos, dict) and all(isinstance(part, np.ndarray) for part in parts):
+            return
+        raise TypeError(
+            f"LaneVecEnv needs NumPy arrays and one dictionary of infos, and {self.env} returns "
+            "something else: leave out the wrapper that makes it"
+        )
+
+    def _need_bare(self) -> None:
+        if self.env is not self.lanes:
+            raise TypeError(
+                f"the state of {type(self.env).__name__} cannot be saved: give LaneVecEnv the "
+                "environment without wrappers"
+            )
+
     def _per_lane(self, value: Any, indices: Indices) -> list[Any]:
         lanes = self._get_indices(indices)
         if isinstance(value, (np.ndarray, list, tuple)) and len(value) == self.num_envs:
@@ -187,8 +223,14 @@ class LaneVecEnv(VecEnv):
 
 def _lane_info(infos: Mapping[str, Any], lane: int, but: Sequence[str] = ()) -> dict[str, Any]:
     """Return what Gymnasium's batched infos say of one lane."""
-    return {
-        name: value[lane].item() if value.ndim == 1 else value[lane]
-        for name, value in infos.items()
-        if not name.startswith("_") and name not in but and infos[f"_{name}"][lane]
-    }
+    told = {}
+    for name, value in infos.items():
+        if name.startswith("_") or name in but:
+            continue
+        # Wrappers nest what they add, under one mask for all of it.
+        there = f"_{name}" not in infos or infos[f"_{name}"][lane]
+        if there and isinstance(value, Mapping):
+            told[name] = _lane_info(value, lane)
+        elif there:
+            told[name] = value[lane].item() if value.ndim == 1 else value[lane]
+    return told

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from edge_gym.envs.core import EdgeEnv, EdgeVectorEnv
+from edge_gym.plain import plain_scalar
 
 OURS = "edge_gym"
 
@@ -60,7 +61,9 @@ class Baseline(ABC):
                     f"policy {self.name!r} has no parameter {parameter!r}; "
                     + (f"it has {', '.join(known)}" if known else "it has none")
                 )
-        self.parameters = self.Parameters(**parameters)
+        # Written with the results, so in Python's own types.
+        given = {parameter: plain_scalar(value) for parameter, value in parameters.items()}
+        self.parameters = self.Parameters(**given)
         self.config: Any = lanes.config
         self.tables = lanes.tables
         self.n_lanes: int = getattr(lanes, "num_envs", 1)

@@ -1,7 +1,7 @@
 """Time and energy that training and inference cost a processor.
 
-Arrays in, arrays out, with any leading axes (arguments broadcast). NaN and values out of range
-raise a ``ValueError`` that names the argument and the value.
+Arrays in, arrays out, with any leading axes (arguments broadcast). Values that are not finite or
+out of range raise a ``ValueError`` that names the argument and the value.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from edge_gym.wireless import Float64Array, _checked
+from edge_gym.wireless import Float64Array, _not_negative, _positive
 
 
 def cpu_latency(cycles: ArrayLike, frequency_hz: ArrayLike) -> Float64Array:
@@ -23,7 +23,7 @@ def cpu_latency(cycles: ArrayLike, frequency_hz: ArrayLike) -> Float64Array:
 
     Source: FEEL eqs. (9), (12); ASYNC-MEL t^C in eq. (5); JOINT eqs. (1), (2).
     """
-    return _checked("cycles", cycles) / _checked("frequency_hz", frequency_hz, positive=True)
+    return _not_negative("cycles", cycles) / _positive("frequency_hz", frequency_hz)
 
 
 def cpu_energy(
@@ -42,8 +42,9 @@ def cpu_energy(
     Source: ASYNC-MEL eq. (8), exponent and units corrected: read literally the energy limit never
     binds; JOINT eq. (1).
     """
-    frequency = _checked("frequency_hz", frequency_hz)
-    return _checked("capacitance", capacitance) * _checked("cycles", cycles) * frequency**2
+    frequency = _not_negative("frequency_hz", frequency_hz)
+    work = _not_negative("cycles", cycles)
+    return _not_negative("capacitance", capacitance) * work * frequency**2
 
 
 def cycles_of(flops: ArrayLike, flops_per_cycle: ArrayLike = 1.0) -> Float64Array:
@@ -52,8 +53,8 @@ def cycles_of(flops: ArrayLike, flops_per_cycle: ArrayLike = 1.0) -> Float64Arra
     Raises:
         ValueError: If ``flops`` is negative or ``flops_per_cycle`` is not positive.
     """
-    per_cycle = _checked("flops_per_cycle", flops_per_cycle, positive=True)
-    return _checked("flops", flops) / per_cycle
+    per_cycle = _positive("flops_per_cycle", flops_per_cycle)
+    return _not_negative("flops", flops) / per_cycle
 
 
 def gpu_latency(
@@ -77,9 +78,10 @@ def gpu_latency(
 
     Source: FEEL eq. (27).
     """
-    batch = _checked("batch_size", batch_size)
-    further = np.maximum(batch - _checked("threshold", threshold), 0.0)
-    latency = _checked("base_latency_s", base_latency_s) + _checked("slope_s", slope_s) * further
+    batch = _not_negative("batch_size", batch_size)
+    further = np.maximum(batch - _not_negative("threshold", threshold), 0.0)
+    latency = _not_negative("base_latency_s", base_latency_s)
+    latency = latency + _not_negative("slope_s", slope_s) * further
     return np.where(batch > 0, latency, 0.0)
 
 
@@ -93,8 +95,8 @@ def gpu_offset(base_latency_s: ArrayLike, slope_s: ArrayLike, threshold: ArrayLi
 
     Source: FEEL eq. (27).
     """
-    product = _checked("slope_s", slope_s) * _checked("threshold", threshold)
-    return _checked("base_latency_s", base_latency_s) - product
+    product = _not_negative("slope_s", slope_s) * _not_negative("threshold", threshold)
+    return _not_negative("base_latency_s", base_latency_s) - product
 
 
 def gpu_update_latency(flops: ArrayLike, flops_per_second: ArrayLike) -> Float64Array:
@@ -105,5 +107,5 @@ def gpu_update_latency(flops: ArrayLike, flops_per_second: ArrayLike) -> Float64
 
     Source: FEEL eq. (28).
     """
-    speed = _checked("flops_per_second", flops_per_second, positive=True)
-    return _checked("flops", flops) / speed
+    speed = _positive("flops_per_second", flops_per_second)
+    return _not_negative("flops", flops) / speed

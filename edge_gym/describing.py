@@ -12,6 +12,7 @@ from edge_gym.evaluation import make_lanes, plain_config
 from edge_gym.policies import default_specs
 from edge_gym.registration import find_environment
 
+_NO_DOCSTRINGS = "not known: Python runs without docstrings (-OO)"
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
@@ -23,7 +24,7 @@ class Setting:
         name: As ``gym.make`` and ``--set`` take it.
         value: What the id has.
         default: What the configuration has by itself.
-        meaning: From its docstring.
+        meaning: From its docstring, which ``python -OO`` leaves out.
     """
 
     name: str
@@ -81,7 +82,12 @@ def describe(env_id: str, overrides: Mapping[str, Any] | None = None) -> Descrip
         environment=row.id,
         summary=row.summary,
         settings=[
-            Setting(field.name, values[field.name], defaults[field.name], meanings[field.name])
+            Setting(
+                field.name,
+                values[field.name],
+                defaults[field.name],
+                meanings[field.name] if kind.__doc__ else _NO_DOCSTRINGS,
+            )
             for field in fields(kind)
         ],
         observation={

@@ -12,7 +12,9 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from edge_gym import seeds as seed_ranges
-from edge_gym.envs.core import EdgeVectorEnv, make_config
+from edge_gym.envs.config import make_config
+from edge_gym.envs.core import EdgeVectorEnv
+from edge_gym.plain import plain
 from edge_gym.registration import find_environment
 from edge_gym.statistics import few_warning
 
@@ -133,10 +135,8 @@ def own_config(env_id: str) -> Any:
 
 def plain_config(config: Any) -> dict[str, Any]:
     """Return a configuration as JSON and YAML hold it: a mapping with lists for tuples."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in asdict(config).items()
-    }
+    mapping: dict[str, Any] = plain(asdict(config))
+    return mapping
 
 
 def config_changes(config: Any) -> dict[str, Any]:

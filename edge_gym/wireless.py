@@ -1,8 +1,8 @@
 """Wireless channels: units, fading, path loss, rates and analog reception with MRC.
 
 Arrays in, arrays out, with any leading axes (arguments broadcast). Results are float64, except
-that maximal-ratio combining keeps the type of its buffers. NaN and values out of range raise a
-``ValueError`` that names the argument and the value.
+that maximal-ratio combining keeps the type of its buffers. Values that are not finite or out of
+range raise a ``ValueError`` that names the argument and the value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,25 @@ FLOOR_DB = -300.0
 """What ``linear_to_db`` returns for a ratio of zero, or of less than this."""
 
 
+def _finite(name: str, value: ArrayLike) -> Float64Array:
+    """Return ``value`` in float64.
+
+    Raises:
+        ValueError: If any of it is NaN or infinite; the message has the name and the value.
+    """
+    array = np.asarray(value, dtype=np.float64)
+    valid = np.isfinite(array)
+    if not valid.all():
+        raise ValueError(f"{name} must be finite, got {array[~valid].flat[0]}")
+    return array
+
+
 def _checked(name: str, value: ArrayLike, *, positive: bool = False) -> Float64Array:
+    """Return ``value`` in float64; it may be infinite, as limits are that do not bind.
+
+    Raises:
+        ValueError: If any of it is NaN, negative, or 0 where it must be ``positive``.
+    """
     array = np.asarray(value, dtype=np.float64)
     valid = array > 0 if positive else array >= 0
     if not valid.all():
@@ -31,32 +49,50 @@ def _checked(name: str, value: ArrayLike, *, positive: bool = False) -> Float64A
     return array
 
 
+def _positive(name: str, value: ArrayLike) -> Float64Array:
+    return _finite(name, _checked(name, value, positive=True))
+
+
+def _not_negative(name: str, value: ArrayLike) -> Float64Array:
+    return _finite(name, _checked(name, value))
+
+
 def db_to_linear(db: ArrayLike) -> Float64Array:
-    """Return the power ratio 10^(db/10)."""
-    return np.power(10.0, np.asarray(db, dtype=np.float64) / 10)
+    """Return the power ratio 10^(db/10).
+
+    Raises:
+        ValueError: If ``db`` is not finite.
+    """
+    return np.power(10.0, _finite("db", db) / 10)
 
 
 def linear_to_db(ratio: ArrayLike, floor_db: float = FLOOR_DB) -> Float64Array:
     """Return 10·log₁₀ of a power ratio, and ``floor_db`` where that is less or the ratio is 0.
 
     Raises:
-        ValueError: If ``ratio`` is negative.
+        ValueError: If an argument is not finite, or ``ratio`` negative.
     """
-    return 10 * np.log10(np.maximum(_checked("ratio", ratio), db_to_linear(floor_db)))
+    floor = db_to_linear(_finite("floor_db", floor_db))
+    return 10 * np.log10(np.maximum(_not_negative("ratio", ratio), floor))
 
 
 def dbm_to_watt(dbm: ArrayLike) -> Float64Array:
-    """Return a power given in dBm in watts."""
-    return db_to_linear(np.asarray(dbm, dtype=np.float64) - 30)
+    """Return a power given in dBm in watts.
+
+    Raises:
+        ValueError: If ``dbm`` is not finite.
+    """
+    return db_to_linear(_finite("dbm", dbm) - 30)
 
 
 def watt_to_dbm(watt: ArrayLike, floor_dbm: float = FLOOR_DB) -> Float64Array:
     """Return a power given in watts in dBm, at least ``floor_dbm``.
 
     Raises:
-        ValueError: If ``watt`` is negative.
+        ValueError: If an argument is not finite, or ``watt`` negative.
     """
-    return linear_to_db(_checked("watt", watt), floor_dbm - 30) + 30
+    floor_dbw = float(_finite("floor_dbm", floor_dbm)) - 30
+    return linear_to_db(_not_negative("watt", watt), floor_dbw) + 30
 
 
 def rayleigh_gain(rng: np.random.Generator, shape: int | tuple[int, ...]) -> Float64Array:
@@ -81,10 +117,10 @@ def log_distance_path_loss_db(
     Raises:
         ValueError: If a distance is not positive or the exponent is negative.
     """
-    distance = _checked("distance_m", distance_m, positive=True)
-    reference = _checked("reference_distance_m", reference_distance_m, positive=True)
-    slope = 10 * _checked("exponent", exponent)
-    return np.asarray(reference_loss_db, dtype=np.float64) + slope * np.log10(distance / reference)
+    distance = _positive("distance_m", distance_m)
+    reference = _positive("reference_distance_m", reference_distance_m)
+    slope = 10 * _not_negative("exponent", exponent)
+    return _finite("reference_loss_db", reference_loss_db) + slope * np.log10(distance / reference)
 
 
 def free_space_path_loss_db(distance_m: ArrayLike, carrier_frequency_hz: ArrayLike) -> Float64Array:
@@ -93,8 +129,8 @@ def free_space_path_loss_db(distance_m: ArrayLike, carrier_frequency_hz: ArrayLi
     Raises:
         ValueError: If ``distance_m`` or ``carrier_frequency_hz`` is not positive.
     """
-    distance = _checked("distance_m", distance_m, positive=True)
-    frequency = _checked("carrier_frequency_hz", carrier_frequency_hz, positive=True)
+    distance = _positive("distance_m", distance_m)
+    frequency = _positive("carrier_frequency_hz", carrier_frequency_hz)
     return 20 * np.log10(4 * np.pi * distance * frequency / speed_of_light)
 
 
@@ -111,10 +147,11 @@ def noise_power_watt(
         noise_figure_db: Noise figure of the receiver in dB, added to the density.
 
     Raises:
-        ValueError: If ``bandwidth_hz`` is negative.
+        ValueError: If an argument is not finite, or ``bandwidth_hz`` negative.
     """
-    density = np.asarray(density_dbm_per_hz, dtype=np.float64) + np.asarray(noise_figure_db)
-    return _checked("bandwidth_hz", bandwidth_hz) * dbm_to_watt(density)
+    density = _finite("density_dbm_per_hz", density_dbm_per_hz)
+    density = density + _finite("noise_figure_db", noise_figure_db)
+    return _not_negative("bandwidth_hz", bandwidth_hz) * dbm_to_watt(density)
 
 
 def shannon_rate(bandwidth_hz: ArrayLike, snr: ArrayLike) -> Float64Array:
@@ -123,8 +160,8 @@ def shannon_rate(bandwidth_hz: ArrayLike, snr: ArrayLike) -> Float64Array:
     Raises:
         ValueError: If ``bandwidth_hz`` or ``snr`` is negative.
     """
-    bandwidth = _checked("bandwidth_hz", bandwidth_hz)
-    return bandwidth / math.log(2) * np.log1p(_checked("snr", snr))
+    bandwidth = _not_negative("bandwidth_hz", bandwidth_hz)
+    return bandwidth / math.log(2) * np.log1p(_not_negative("snr", snr))
 
 
 def ergodic_rate(bandwidth_hz: ArrayLike, mean_snr: ArrayLike) -> Float64Array:
@@ -141,8 +178,8 @@ def ergodic_rate(bandwidth_hz: ArrayLike, mean_snr: ArrayLike) -> Float64Array:
 
     Source: FEEL eq. (5), closed form.
     """
-    bandwidth = _checked("bandwidth_hz", bandwidth_hz)
-    snr = _checked("mean_snr", mean_snr)
+    bandwidth = _not_negative("bandwidth_hz", bandwidth_hz)
+    snr = _not_negative("mean_snr", mean_snr)
     # e^{1/γ̄} overflows at a small γ̄, where the asymptotic series is exact to rounding.
     small = snr < 1 / 600
     inverse = 1 / np.where(small, 1.0, snr)
@@ -170,8 +207,8 @@ def common_finish(
 
     Source: RRM §5.1, opportunity 1 (more bandwidth for slow devices).
     """
-    ready = np.where(taking_part, _checked("ready_s", ready_s), 0.0)
-    needs = np.where(taking_part, _checked("upload_s", upload_s, positive=True), 0.0)
+    ready = np.where(taking_part, _not_negative("ready_s", ready_s), 0.0)
+    needs = np.where(taking_part, _positive("upload_s", upload_s), 0.0)
     finish = (ready + needs).max(axis=-1, keepdims=True)
     for _ in range(50):
         left = np.where(taking_part, finish - ready, 1.0)
@@ -207,7 +244,8 @@ def mrc_accumulate(
         noise: Standard normal draws n, ``(..., d)``.
 
     Raises:
-        ValueError: If ``snr`` is negative or shapes do not fit; then nothing was added.
+        ValueError: If an argument is not finite, ``snr`` negative, or shapes do not fit; then
+            nothing was added.
 
     Source: RRM eq. (15) and the noise convention of the documents' README.
     """
@@ -216,9 +254,11 @@ def mrc_accumulate(
             f"weighted_sum must have the shape of effective_snr, {effective_snr.shape}, and one "
             f"more axis, got {weighted_sum.shape}"
         )
-    weight = _checked("snr", snr).astype(weighted_sum.dtype, copy=False)[..., None]
+    weight = _not_negative("snr", snr).astype(weighted_sum.dtype, copy=False)[..., None]
     reception = weight * sample
     reception += np.sqrt(weight) * noise
+    if not np.isfinite(reception).all():
+        raise ValueError("sample and noise must be finite")
     weighted_sum += reception
     effective_snr += weight[..., 0]
 
@@ -232,7 +272,13 @@ def mrc_combine(weighted_sum: FloatArray, effective_snr: FloatArray) -> FloatArr
         weighted_sum: As ``mrc_accumulate`` left it, ``(..., d)``.
         effective_snr: Linear effective SNR γ, ``(...)``.
 
+    Raises:
+        ValueError: If an argument is not finite, or ``effective_snr`` negative.
+
     Source: RRM eq. (15).
     """
+    _not_negative("effective_snr", effective_snr)
+    if not np.isfinite(weighted_sum).all():
+        raise ValueError("weighted_sum must be finite")
     weight = effective_snr[..., None]
     return np.divide(weighted_sum, weight, out=np.zeros_like(weighted_sum), where=weight > 0)

@@ -490,6 +490,27 @@ def test_split_is_uniform() -> None:
         assert np.abs(counts / 4000 - probability).max() < 5 * np.sqrt(0.25 / 4000)
 
 
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32), per_class=st.integers(1, 4), spare=st.integers(0, 3))
+def test_every_class_keeps_samples_to_learn_from(seed: int, per_class: int, spare: int) -> None:
+    labels = np.repeat(np.arange(5), 20)
+    size = 100 - 5 * per_class - spare
+    split = data.draw_split(
+        np.random.default_rng(seed), labels, labels, size, 3, per_class=per_class
+    )
+    assert np.bincount(labels[split.pool], minlength=5).min() >= per_class
+    assert covers([split.pool, split.validation], 100)
+    assert len(split.validation) == size
+
+
+def test_what_need_not_be_repaired_is_drawn_as_ever() -> None:
+    labels = np.arange(100) % 2
+    split = data.draw_split(np.random.default_rng(3), labels, labels, 50, per_class=10)
+    rows = np.random.default_rng(3).permutation(100)
+    assert np.array_equal(split.validation, rows[:50])
+    assert np.array_equal(split.pool, rows[50:])
+
+
 @pytest.mark.parametrize(
     ("validation_size", "test_size", "message"),
     [
@@ -654,20 +675,29 @@ def test_min_samples_is_kept(scheme: str) -> None:
     labels = np.arange(300) % 10
     parts = data.partition(np.random.default_rng(0), labels, 6, scheme, min_samples=20)
     assert min(map(len, parts)) >= 20
-    with pytest.raises(data.SampleError, match=r"300 samples .* 6 devices .* min_samples = 51"):
+    with pytest.raises(data.SampleError, match=r"300 samples .* n_devices = 6 .*min_samples = 51"):
         data.partition(np.random.default_rng(0), labels, 6, scheme, min_samples=51)
 
 
-def test_dirichlet_gives_up_with_advice() -> None:
-    labels = np.arange(100) % 2
-    with pytest.raises(data.SampleError, match=r"1000 draws.*raise concentration \(now 0.01\)"):
-        data.partition_dirichlet(
-            np.random.default_rng(0), labels, 10, concentration=0.01, min_samples=10
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32), n_devices=st.integers(1, 30), spare=st.integers(0, 20))
+def test_dirichlet_never_gives_up(seed: int, n_devices: int, spare: int) -> None:
+    labels = random_labels(seed, 3, 5 * n_devices + spare)
+
+    def draw() -> list[np.ndarray]:
+        return data.partition_dirichlet(
+            np.random.default_rng(seed), labels, n_devices, concentration=0.01, min_samples=5
         )
+
+    parts = draw()
+    assert covers(parts, len(labels))
+    assert min(map(len, parts)) >= 5
+    for part, again in zip(parts, draw(), strict=True):
+        assert np.array_equal(part, again)
 
 
 def test_more_shards_than_samples() -> None:
-    with pytest.raises(data.SampleError, match=r"10 samples .* 12 shards \(6 devices x"):
+    with pytest.raises(data.SampleError, match=r"10 samples .* 12 shards \(n_devices = 6 x"):
         data.partition_shards(np.random.default_rng(0), np.zeros(10, np.int64), 6)
 
 

@@ -28,8 +28,8 @@ from rollouts import assert_same, lane_of, make, make_vec, parts_of, random_acti
 from stable_baselines3.common import env_checker
 
 from edge_gym import ENVIRONMENTS
+from edge_gym.envs.actions import validate_actions
 from edge_gym.envs.batch_slot import BatchSlotConfig
-from edge_gym.envs.core import validate_actions
 from edge_gym.envs.data_scheduling import DataSchedulingConfig
 from edge_gym.envs.offloading import OffloadingConfig
 from edge_gym.envs.retransmission import RetransmissionConfig
@@ -397,7 +397,7 @@ def test_states_of_other_settings_are_refused() -> None:
         vector.set_state(make_vec(PLAIN, 3).get_state())
     for one, foreign, lacking in (
         (env, make_vec(PLAIN, 1).get_state(), "running"),
-        (vector, env.get_state(), "done"),
+        (vector, env.get_state(), "done, elapsed"),
         (env, {}, "config, problem, begun, running"),
     ):
         with pytest.raises(ValueError, match=rf"no state that get_state\(\).*: {lacking} missing"):

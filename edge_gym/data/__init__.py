@@ -12,12 +12,13 @@ from edge_gym.data.datasets import (
 )
 from edge_gym.data.partitions import (
     SCHEMES,
+    check_partition,
     partition,
     partition_dirichlet,
     partition_iid,
     partition_shards,
 )
-from edge_gym.data.splits import Split, draw_balanced, draw_split
+from edge_gym.data.splits import Split, check_split, draw_balanced, draw_split
 
 __all__ = [
     "DATASETS",
@@ -27,6 +28,8 @@ __all__ = [
     "Features",
     "SampleError",
     "Split",
+    "check_partition",
+    "check_split",
     "data_dir",
     "draw_balanced",
     "draw_split",

@@ -15,7 +15,7 @@ from edge_gym.data.datasets import SampleError
 
 SCHEMES = ("iid", "shards", "dirichlet")
 
-_MAX_DRAWS = 1000
+_MAX_DRAWS = 100
 
 Labels = NDArray[np.int64]
 Partition = list[NDArray[np.int64]]
@@ -73,7 +73,7 @@ def partition_iid(
 
     Source: FEEL section VI-A, IID case.
     """
-    _check_enough(len(labels), n_devices, min_samples)
+    check_partition(len(labels), n_devices, "iid", min_samples=min_samples)
     return [np.sort(rows) for rows in np.array_split(rng.permutation(len(labels)), n_devices)]
 
 
@@ -96,16 +96,14 @@ def partition_shards(
 
     Source: FEEL section VI-A, non-IID case (two shards per device).
     """
-    if shards_per_device < 1:
-        raise ValueError(f"shards_per_device must be at least 1, got {shards_per_device}")
-    _check_enough(len(labels), n_devices, min_samples)
+    check_partition(
+        len(labels),
+        n_devices,
+        "shards",
+        shards_per_device=shards_per_device,
+        min_samples=min_samples,
+    )
     n_shards = n_devices * shards_per_device
-    if len(labels) // n_shards * shards_per_device < min_samples or len(labels) < n_shards:
-        raise SampleError(
-            f"{len(labels)} samples are too few for {n_shards} shards ({n_devices} devices x "
-            f"shards_per_device = {shards_per_device}) and min_samples = {min_samples}: lower "
-            "one of these, or take more samples"
-        )
     # Shuffled first, so that which samples of a class share a shard is random too.
     shuffled = rng.permutation(len(labels))
     by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -125,7 +123,8 @@ def partition_dirichlet(
     """Spread each class over the devices in proportions drawn from a Dirichlet distribution.
 
     The smaller the concentration, the fewer devices share a class; a large one approaches the IID
-    case. Drawn again until each device has ``min_samples`` samples.
+    case. Drawn again until each device has ``min_samples`` samples; where 100 draws were in vain,
+    devices that have too few take samples, at random, of those that have most.
 
     Args:
         rng: Source of all randomness.
@@ -136,11 +135,11 @@ def partition_dirichlet(
 
     Raises:
         ValueError: If an argument is out of range.
-        SampleError: If no draw gives every device ``min_samples`` samples.
+        SampleError: If there are fewer than ``min_samples`` samples for each device.
     """
     if not (math.isfinite(concentration) and concentration > 0):
         raise ValueError(f"concentration must be positive and finite, got {concentration}")
-    _check_enough(len(labels), n_devices, min_samples)
+    check_partition(len(labels), n_devices, "dirichlet", min_samples=min_samples)
     classes, class_sizes = np.unique(labels, return_counts=True)
     for _ in range(_MAX_DRAWS):
         shares = rng.dirichlet(np.full(n_devices, concentration), size=len(classes))
@@ -148,26 +147,71 @@ def partition_dirichlet(
         cuts[:, -1] = class_sizes
         if np.diff(cuts, prepend=0).sum(axis=0).min() >= min_samples:
             break
-    else:
-        raise SampleError(
-            f"in {_MAX_DRAWS} draws, {len(labels)} samples were never spread over {n_devices} "
-            f"devices with at least min_samples = {min_samples} each: raise concentration "
-            f"(now {concentration:g}), or lower min_samples or the number of devices"
-        )
     owner = np.empty(len(labels), np.int64)
     for label, cut in zip(classes, cuts, strict=True):
         rows = rng.permutation(np.flatnonzero(labels == label))
         owner[rows] = np.searchsorted(cut, np.arange(len(rows)), side="right")
+    _share_with_the_poor(rng, owner, n_devices, min_samples)
     return [np.flatnonzero(owner == device) for device in range(n_devices)]
 
 
-def _check_enough(n_samples: int, n_devices: int, min_samples: int) -> None:
+def check_partition(
+    n_samples: int,
+    n_devices: int,
+    scheme: str,
+    *,
+    shards_per_device: int = 2,
+    min_samples: int = 1,
+    least: str = "min_samples",
+    advice: str = "take more samples",
+) -> None:
+    """Find out whether ``partition`` can spread so many samples, whatever it draws.
+
+    Args:
+        n_samples: How many there are.
+        n_devices: Number of devices, K.
+        scheme: One of ``SCHEMES``.
+        shards_per_device: For ``"shards"``.
+        min_samples: Fewest samples of a device.
+        least: What ``min_samples`` is called, for the message.
+        advice: How to have more samples, for the message.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        SampleError: If there are too few samples.
+    """
     if n_devices < 1:
         raise ValueError(f"the number of devices must be at least 1, got {n_devices}")
     if min_samples < 0:
         raise ValueError(f"min_samples must be at least 0, got {min_samples}")
+    each = f" and {least} = {min_samples}" if min_samples > 1 else ""
     if n_samples < n_devices * min_samples:
         raise SampleError(
-            f"{n_samples} samples are too few for {n_devices} devices with min_samples = "
-            f"{min_samples} each: lower one of these, or take more samples"
+            f"{n_samples} samples are too few for n_devices = {n_devices}{each}: lower n_devices"
+            + (f" or {least}" if each else "")
+            + f", or {advice}"
         )
+    if scheme != "shards":
+        return
+    if shards_per_device < 1:
+        raise ValueError(f"shards_per_device must be at least 1, got {shards_per_device}")
+    n_shards = n_devices * shards_per_device
+    if n_samples // n_shards * shards_per_device < min_samples or n_samples < n_shards:
+        raise SampleError(
+            f"{n_samples} samples are too few for {n_shards} shards (n_devices = {n_devices} x "
+            f"shards_per_device = {shards_per_device}){each}: lower n_devices or "
+            f"shards_per_device, or {advice}"
+        )
+
+
+def _share_with_the_poor(
+    rng: np.random.Generator, owner: Labels, n_devices: int, min_samples: int
+) -> None:
+    """Move samples in place, from the devices with most to those below ``min_samples``."""
+    sizes = np.bincount(owner, minlength=n_devices)
+    for device in np.flatnonzero(sizes < min_samples):
+        while sizes[device] < min_samples:
+            donor = int(sizes.argmax())
+            owner[rng.choice(np.flatnonzero(owner == donor))] = device
+            sizes[device] += 1
+            sizes[donor] -= 1

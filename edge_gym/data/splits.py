@@ -25,27 +25,25 @@ class Split:
     test: NDArray[np.int64]
 
 
-def draw_split(
-    rng: np.random.Generator,
+def check_split(
     train_labels: NDArray[np.int64],
-    test_labels: NDArray[np.int64],
+    n_test: int,
     validation_size: int,
     test_size: int | None = None,
-) -> Split:
-    """Draw validation rows uniformly from the training set; the rest is the pool.
+) -> None:
+    """Find out whether ``draw_split`` can split these samples, whatever it draws.
 
     Args:
-        rng: Source of all randomness.
         train_labels: ``(n,)``.
-        test_labels: ``(t,)``.
+        n_test: Number of test samples.
         validation_size: Number of validation rows.
-        test_size: Number of test rows, drawn uniformly; None takes all of them, in order.
+        test_size: Number of test rows; None takes all of them.
 
     Raises:
         ValueError: If a size is negative.
-        SampleError: If there are too few samples, or a class has none left in the pool.
+        SampleError: If there are too few samples to leave one of each class to learn from.
     """
-    n_train, n_test = len(train_labels), len(test_labels)
+    n_train = len(train_labels)
     if validation_size < 0:
         raise ValueError(f"validation_size must be at least 0, got {validation_size}")
     if test_size is not None and test_size < 0:
@@ -61,15 +59,58 @@ def draw_split(
             f"test_size = {test_size}, but the test set has {n_test} samples. Lower test_size "
             "(None takes all), or take more classes or a larger data set"
         )
-    rows = rng.permutation(n_train)
+    n_classes = len(np.unique(train_labels))
+    if n_train - validation_size < n_classes:
+        raise SampleError(
+            f"of {n_classes} classes some would have no sample left to learn from: "
+            f"{validation_size} of {n_train} samples go to validation. Lower validation_size"
+        )
+
+
+def draw_split(
+    rng: np.random.Generator,
+    train_labels: NDArray[np.int64],
+    test_labels: NDArray[np.int64],
+    validation_size: int,
+    test_size: int | None = None,
+    *,
+    per_class: int = 1,
+) -> Split:
+    """Draw validation rows uniformly from the training set; the rest is the pool.
+
+    Where that leaves too few samples of a class in the pool, which is rare, rows of it change
+    places with rows of the classes that have most.
+
+    Args:
+        rng: Source of all randomness.
+        train_labels: ``(n,)``.
+        test_labels: ``(t,)``.
+        validation_size: Number of validation rows.
+        test_size: Number of test rows, drawn uniformly; None takes all of them, in order.
+        per_class: Samples that each class has in the pool at least.
+
+    Raises:
+        ValueError: If a size is negative.
+        SampleError: If there are too few samples; ``check_split`` says so before anything is drawn.
+    """
+    check_split(train_labels, len(test_labels), validation_size, test_size)
+    rows = rng.permutation(len(train_labels))
     validation, pool = rows[:validation_size], rows[validation_size:]
     left = np.bincount(train_labels[pool], minlength=int(train_labels.max()) + 1)
-    lost = np.flatnonzero((np.bincount(train_labels) > 0) & (left == 0))
-    if lost.size:
-        raise SampleError(
-            f"label(s) {', '.join(map(str, lost))} have no sample left to learn from: "
-            f"{validation_size} of {n_train} went to validation. Lower validation_size"
-        )
+    for label in np.flatnonzero((np.bincount(train_labels) > 0) & (left < per_class)):
+        while left[label] < per_class:
+            there = np.flatnonzero(train_labels[validation] == label)
+            donor = int(left.argmax())
+            if not there.size or left[donor] <= per_class:
+                raise SampleError(
+                    f"{len(pool)} samples to learn from are too few for {per_class} of each class, "
+                    "or a class has fewer: lower validation_size, or take a larger data set"
+                )
+            place = np.flatnonzero(train_labels[pool] == donor)[0]
+            validation[there[0]], pool[place] = pool[place], validation[there[0]]
+            left[label] += 1
+            left[donor] -= 1
+    n_test = len(test_labels)
     test = np.arange(n_test) if test_size is None else rng.permutation(n_test)[:test_size]
     return Split(pool, validation, test)
 

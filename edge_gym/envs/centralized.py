@@ -15,7 +15,16 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_gym.data import DATASETS, SCHEMES, draw_balanced, draw_split, load_features
+from edge_gym.data import (
+    DATASETS,
+    SCHEMES,
+    SampleError,
+    check_partition,
+    check_split,
+    draw_balanced,
+    draw_split,
+    load_features,
+)
 from edge_gym.envs.checks import (
     check_choice,
     check_classes,
@@ -23,6 +32,7 @@ from edge_gym.envs.checks import (
     check_integer,
     check_number,
 )
+from edge_gym.envs.config import Config
 from edge_gym.envs.core import BoolArray, IntArray, Problem
 from edge_gym.learning import LEARNERS, make_learner
 from edge_gym.rendering import LinePanel
@@ -32,7 +42,7 @@ _SLOPE_DECAY = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class CentralizedConfig:
+class CentralizedConfig(Config):
     """Settings that the problems of centralized edge learning share.
 
     Attributes:
@@ -80,11 +90,10 @@ class CentralizedConfig:
     track_test: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("dataset", self.dataset, DATASETS)
         if self.classes is not None:
             check_classes(self.classes)
-            # A specification that travelled through JSON brings a list.
-            object.__setattr__(self, "classes", tuple(map(int, self.classes)))
         if self.image_size is not None:
             check_integer("image_size", self.image_size, 1)
         check_choice("learner", self.learner, LEARNERS)
@@ -135,11 +144,13 @@ class CentralizedLearning(Problem):
         "_area",
         "_history",
     )
+    growing = frozenset({"inputs", "labels", "z", "alpha", "gradient"})
 
     def __init__(self, config: CentralizedConfig, n_lanes: int, n_steps: int) -> None:
         super().__init__(config, n_lanes)
         self.features = load_features(config.dataset, config.classes, config.image_size)
         self.n_classes = len(self.features.classes)
+        self._check_samples()
         self.learner = make_learner(
             config.learner,
             n_lanes,
@@ -178,11 +189,50 @@ class CentralizedLearning(Problem):
         super().set_state(lanes, state)
         self.learner.set_state(lanes, state["learner"])
 
+    def _initial_per_class(self) -> int:
+        """Return how many initial samples of a class there are at most."""
+        return -(-self.config.initial_samples // self.n_classes)
+
+    def _least_samples(self) -> tuple[str, int]:
+        """Return what says how many samples of the pool a device needs, and that number."""
+        return "min_samples", 1
+
+    def _check_samples(self) -> None:
+        """Find out whether every episode can be begun: what its draws may need is there.
+
+        Raises:
+            SampleError: If there are too few samples.
+        """
+        config, labels = self.config, self.features.train_labels
+        size, each = config.validation_size, self._initial_per_class()
+        check_split(labels, len(self.features.test_labels), size, config.test_size)
+        pool = len(labels) - size
+        if np.bincount(labels).min() < each or pool < each * self.n_classes:
+            raise SampleError(
+                f"initial_samples = {config.initial_samples}: these initial samples need {each} of "
+                f"each class, but validation_size = {size} leaves {pool} samples of "
+                f"{self.n_classes} classes. Lower one of them, or take a larger data set"
+            )
+        least, min_samples = self._least_samples()
+        check_partition(
+            pool - config.initial_samples,
+            config.n_devices,
+            config.partition,
+            min_samples=min_samples,
+            least=least,
+            advice="lower validation_size or initial_samples",
+        )
+
     def _draw_data(self, lane: int) -> tuple[IntArray, IntArray]:
         """Draw an episode's data; return the rows of the initial samples and of the pool."""
         config, rng, labels = self.config, self.generators[lane], self.features.train_labels
         split = draw_split(
-            rng, labels, self.features.test_labels, config.validation_size, config.test_size
+            rng,
+            labels,
+            self.features.test_labels,
+            config.validation_size,
+            config.test_size,
+            per_class=self._initial_per_class(),
         )
         self._validation[lane], self._test[lane] = split.validation, split.test
         initial = draw_balanced(rng, labels, split.pool, config.initial_samples)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar, NamedTuple
 
 import gymnasium as gym
@@ -22,7 +22,11 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from edge_gym.envs.actions import validate_action, validate_actions
+from edge_gym.envs.checks import check_integer, check_seed, shown
+from edge_gym.envs.config import make_config
 from edge_gym.envs.observation import ObservationTable
+from edge_gym.envs.states import check_form, check_parts
 from edge_gym.rendering import Scene, Window, draw
 
 IntArray = NDArray[np.int64]
@@ -48,6 +52,32 @@ class Step(NamedTuple):
     final_info: dict[str, NDArray[Any]]
 
 
+class Generators:
+    """One random generator per lane, made when first used.
+
+    A lane without a seed takes one from the system then, not when the environment is made: copies
+    of an environment that has never been reset, in this or another process, draw apart.
+    """
+
+    def __init__(self, n_lanes: int) -> None:
+        self._made: list[np.random.Generator | None] = [None] * n_lanes
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __iter__(self) -> Iterator[np.random.Generator]:
+        return (self[lane] for lane in range(len(self)))
+
+    def __getitem__(self, lane: int) -> np.random.Generator:
+        generator = self._made[lane]
+        if generator is None:
+            generator = self._made[lane] = np.random.default_rng()
+        return generator
+
+    def __setitem__(self, lane: int, generator: np.random.Generator) -> None:
+        self._made[lane] = generator
+
+
 class Problem(ABC):
     """The dynamics of one decision problem for ``n_lanes`` independent episodes.
 
@@ -61,6 +91,8 @@ class Problem(ABC):
 
     Attributes:
         documented_tables: The default configuration's tables, for docstrings.
+        growing: Names of the arrays of a state, the learner's included, that hold as many samples
+            as there were so far, and so differ between states in axes other than the first.
         actions_per: ``"device"`` or ``"sample"`` where the action space has one action or one
             component (or row of components) for each, in the observation's order, so that a policy
             that scores each of them acts for any number; ``"combination"`` where each device has
@@ -74,6 +106,7 @@ class Problem(ABC):
     config_type: ClassVar[type[Any]]
     documented_tables: ClassVar[Mapping[str, ObservationTable]] = {}
     lane_arrays: ClassVar[tuple[str, ...]] = ()
+    growing: ClassVar[frozenset[str]] = frozenset()
 
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
@@ -84,9 +117,7 @@ class Problem(ABC):
     def __init__(self, config: Any, n_lanes: int) -> None:
         self.config = config
         self.n_lanes = n_lanes
-        self.generators: list[np.random.Generator] = [
-            np.random.default_rng() for _ in range(n_lanes)
-        ]
+        self.generators = Generators(n_lanes)
 
     @abstractmethod
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
@@ -105,7 +136,11 @@ class Problem(ABC):
         """Describe the picture of one lane's episode."""
 
     def action_masks(self) -> BoolArray | None:
-        """Return which discrete actions are possible, ``(n_lanes, A)``; None if all always are."""
+        """Return which discrete actions are possible, ``(n_lanes, A)``; None if all always are.
+
+        In a ``MultiDiscrete`` space A is the sum of ``nvec``: the first component's values come
+        first.
+        """
         return None
 
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
@@ -124,113 +159,6 @@ class Problem(ABC):
             getattr(self, name)[lanes] = state[name]
         for lane, generator_state in zip(lanes, state["generators"], strict=True):
             self.generators[lane].bit_generator.state = copy.deepcopy(generator_state)
-
-
-def make_config(
-    config_type: type[Any],
-    config: Any | None,
-    preset: Mapping[str, Any] | None,
-    overrides: Mapping[str, Any],
-) -> Any:
-    """Build a configuration: defaults, then the id's preset, ``config``, and single fields.
-
-    Args:
-        config_type: The dataclass.
-        config: An instance, which stands as it is, or a mapping over the preset.
-        preset: What the id fixes.
-        overrides: Fields by name.
-
-    Raises:
-        TypeError: If ``config`` is neither, or a field is unknown; the message lists the fields.
-        ValueError: If a value is out of range.
-    """
-    known = [field.name for field in fields(config_type)]
-    if is_dataclass(config) and not isinstance(config, type):
-        if not isinstance(config, config_type):
-            raise TypeError(
-                f"config must be a {config_type.__name__} or a mapping, got {type(config).__name__}"
-            )
-        base = config
-        given = dict(overrides)
-    elif config is None or isinstance(config, Mapping):
-        base = config_type()
-        given = {**(preset or {}), **(config or {}), **overrides}
-    else:
-        raise TypeError(
-            f"config must be a {config_type.__name__} or a mapping, got {type(config).__name__}"
-        )
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        names = ", ".join(map(repr, unknown))
-        # Python's own words first: by them TorchRL sees that a ``frameskip`` is not for us.
-        raise TypeError(
-            f"unexpected keyword argument {names}: {config_type.__name__} has no field {names}; "
-            f"its fields are {', '.join(known)}"
-        )
-    return replace(base, **given)
-
-
-def validate_actions(
-    space: spaces.Space[Any], actions: Any, n_lanes: int, lanes: IntArray
-) -> NDArray[Any]:
-    """Return the actions of ``lanes`` out of those of all ``n_lanes``; others are not looked at.
-
-    Raises:
-        ValueError: If the shape is wrong, or a value is not finite or out of bounds; the message
-            names the lane and the value.
-    """
-    array = _numbers(actions, (n_lanes, *(space.shape or ())), "actions")[lanes]
-    return _of_space(space, array, lambda row: f"the action of lane {lanes[row]}")
-
-
-def validate_action(space: spaces.Space[Any], action: Any) -> NDArray[Any]:
-    """Return the action of a single environment as that of one lane, ``(1, ...)``.
-
-    Raises:
-        ValueError: If the shape is wrong, or a value is not finite or out of bounds; the message
-            names the value.
-    """
-    array = _numbers(action, space.shape or (), "the action")[None]
-    return _of_space(space, array, lambda _: "the action")
-
-
-def _numbers(given: Any, shape: tuple[int, ...], what: str) -> NDArray[Any]:
-    try:
-        array = np.asarray(given)
-    except ValueError as error:
-        raise ValueError(f"{what} must be an array of shape {shape}, got {given!r}") from error
-    if array.shape != shape:
-        raise ValueError(f"{what} must have shape {shape}, got shape {array.shape}")
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{what} must hold numbers, got {array.dtype}")
-    return array
-
-
-def _of_space(
-    space: spaces.Space[Any], array: NDArray[Any], title: Callable[[int], str]
-) -> NDArray[Any]:
-    """Return ``(n, ...)`` actions if all are in ``space``; ``title`` names that of a row."""
-    if isinstance(space, spaces.Box):
-        low: Any = space.low
-        high: Any = space.high
-        wanted = f"in [{np.min(low):g}, {np.max(high):g}]"
-    elif isinstance(space, spaces.Discrete):
-        low, high = space.start, space.start + space.n - 1
-        wanted = f"an integer in {low}..{high}"
-    elif isinstance(space, spaces.MultiDiscrete):
-        low, high = space.start, space.start + space.nvec - 1
-        wanted = f"integers up to {high.tolist()}"
-    else:
-        raise TypeError(f"no check for actions of {space}")
-    good = np.isfinite(array) & (array >= low) & (array <= high)
-    if not isinstance(space, spaces.Box) and array.dtype.kind == "f":
-        good &= array == np.floor(array)
-    if not good.all():
-        row, *rest = np.argwhere(~good)[0]
-        where = title(int(row)) + (f", component {tuple(map(int, rest))}," if rest else "")
-        value = array[(row, *rest)]
-        raise ValueError(f"{where} is {value}, but must be {wanted}")
-    return array if isinstance(space, spaces.Box) else array.astype(np.int64, copy=False)
 
 
 class _Documented:
@@ -255,6 +183,9 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         preset: What the registered id fixes.
         autoreset_mode: ``NEXT_STEP``, ``SAME_STEP`` or ``DISABLED``, as in ``SyncVectorEnv``.
         render_mode: ``"rgb_array"`` or None.
+        max_episode_steps: Steps after which an episode is cut off, as ``TimeLimit`` cuts off that
+            of a single environment: ``truncated`` is set, and the info is that of any step. None
+            or -1 never does. ``gym.make_vec`` passes on what an id was registered with.
         **overrides: Single fields of the configuration.
 
     Raises:
@@ -272,10 +203,15 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         preset: Mapping[str, Any] | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
+        max_episode_steps: int | None = None,
         **overrides: Any,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        check_integer("num_envs", num_envs, 1)
+        num_envs = int(num_envs)
+        if max_episode_steps == -1:
+            max_episode_steps = None
+        if max_episode_steps is not None:
+            check_integer("max_episode_steps", max_episode_steps, 1)
         _check_render_mode(render_mode, self.metadata["render_modes"])
         self.config = make_config(self.problem_type.config_type, config, preset, overrides)
         self.problem = self.problem_type(self.config, num_envs)
@@ -290,6 +226,8 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         self._seeds: list[int | None] = [None] * num_envs
         self._begun = np.zeros(num_envs, np.bool_)
         self._done = np.zeros(num_envs, np.bool_)
+        self._max_steps = max_episode_steps
+        self._elapsed = np.zeros(num_envs, np.int64)
 
     @property
     def tables(self) -> dict[str, ObservationTable]:
@@ -330,7 +268,8 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
             options: ``reset_mask``, a boolean array ``(num_envs,)``, resets these lanes alone.
 
         Raises:
-            ValueError: If the number of seeds or the mask's shape is wrong, or no lane is chosen.
+            ValueError: If a seed is no integer at least 0, the number of seeds or the mask's shape
+                is wrong, or no lane is chosen; nothing is changed then.
             TypeError: If the mask is no boolean array.
         """
         mask = _reset_mask(options, self.num_envs)
@@ -373,27 +312,29 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
             reward[stepping] = step.reward
             terminated[stepping] = step.terminated
             truncated[stepping] = step.truncated
+            # Those whose problem ended them, who have a last info.
+            over = (terminated | truncated)[stepping]
+            if self._max_steps is not None:
+                self._elapsed[stepping] += 1
+                truncated[stepping] |= self._elapsed[stepping] >= self._max_steps
             done = terminated | truncated
             self._done = done
             if self.autoreset_mode == AutoresetMode.SAME_STEP and done.any():
-                return self._end_in_same_step(stepping, step, reward, terminated, truncated)
+                return self._end_in_same_step(stepping, over, step, reward, terminated, truncated)
             self._add(infos, stepping, step.info)
-            over = done[stepping]
             self._add(infos, stepping[over], {k: v[over] for k, v in step.final_info.items()})
         return self.problem.observe(), reward, terminated, truncated, infos
 
     def action_masks(self) -> BoolArray:
         """Return which discrete actions are possible now, ``(num_envs, A)``.
 
+        A is the number of actions, or the sum of ``nvec`` of a ``MultiDiscrete`` space: the form
+        that ``MaskablePPO`` of sb3-contrib takes.
+
         Raises:
             AttributeError: If the actions are not discrete.
         """
-        masks = self.problem.action_masks()
-        if masks is not None:
-            return masks
-        if not isinstance(self.single_action_space, spaces.Discrete):
-            raise AttributeError(f"{type(self).__name__} has no discrete actions to mask")
-        return np.ones((self.num_envs, int(self.single_action_space.n)), np.bool_)
+        return _masks(self.problem)
 
     def get_state(self) -> dict[str, Any]:
         """Return the running episodes, learners and generators included."""
@@ -402,23 +343,26 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
             "problem": self.problem.get_state(np.arange(self.num_envs)),
             "begun": self._begun.copy(),
             "done": self._done.copy(),
+            "elapsed": self._elapsed.copy(),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``get_state`` returned, in this or another process.
 
         Raises:
-            ValueError: If the state is of another configuration or number of lanes, or none of a
-                vector environment; nothing is changed then.
+            ValueError: If the state is of another configuration or number of lanes, none of a
+                vector environment, or damaged; nothing is changed then.
         """
-        _check_state(state, ("config", "problem", "begun", "done"), self.config)
-        if len(state["begun"]) != self.num_envs:
+        own = self.get_state()
+        check_parts(state, own)
+        if np.size(state["begun"]) != self.num_envs:
             raise ValueError(
-                f"the state has {len(state['begun'])} lanes, this environment {self.num_envs}"
+                f"the state has {np.size(state['begun'])} lanes, this environment {self.num_envs}"
             )
-        self.problem.set_state(np.arange(self.num_envs), state["problem"])
+        _set_problem_state(self.problem, state, own)
         self._begun = state["begun"].copy()
         self._done = state["done"].copy()
+        self._elapsed = state["elapsed"].copy()
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """Return one picture per lane, ``(height, width, 3)`` uint8; None without a render mode.
@@ -438,10 +382,12 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         self._add(infos, lanes, self.problem.reset_lanes(lanes))
         self._begun[lanes] = True
         self._done[lanes] = False
+        self._elapsed[lanes] = 0
 
     def _end_in_same_step(
         self,
         lanes: IntArray,
+        over: BoolArray,
         step: Step,
         reward: NDArray[np.float64],
         terminated: BoolArray,
@@ -449,22 +395,21 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, NDArray[np.float64], BoolArray, BoolArray, Info]:
         done = self._done.copy()
         ended = np.flatnonzero(done)
-        over = done[lanes]
+        ending = done[lanes]
         last = self.problem.observe()
         final_obs = np.full(self.num_envs, None, object)
         for lane in ended.tolist():
             final_obs[lane] = _lane_of(last, lane)
         final_info: Info = {}
-        self._add(
-            final_info, ended, {k: v[over] for k, v in {**step.info, **step.final_info}.items()}
-        )
+        self._add(final_info, ended, {k: v[ending] for k, v in step.info.items()})
+        self._add(final_info, lanes[over], {k: v[over] for k, v in step.final_info.items()})
         infos: Info = {
             "final_obs": final_obs,
             "_final_obs": done.copy(),
             "final_info": final_info,
             "_final_info": done.copy(),
         }
-        self._add(infos, lanes[~over], {k: v[~over] for k, v in step.info.items()})
+        self._add(infos, lanes[~ending], {k: v[~ending] for k, v in step.info.items()})
         self._reset_lanes(ended, infos)
         return self.problem.observe(), reward, terminated, truncated, infos
 
@@ -535,8 +480,12 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, Info]:
-        """Begin a new episode; ``seed=None`` goes on with the generator at hand."""
-        super().reset(seed=seed)
+        """Begin a new episode; ``seed=None`` goes on with the generator at hand.
+
+        Raises:
+            ValueError: If the seed is no integer at least 0; nothing is changed then.
+        """
+        super().reset(seed=None if seed is None else check_seed("seed", seed))
         self.problem.generators[0] = self.np_random
         info = self.problem.reset_lanes(np.zeros(1, np.int64))
         self._begun = self._running = True
@@ -566,15 +515,13 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
     def action_masks(self) -> BoolArray:
         """Return which discrete actions are possible now, ``(A,)``.
 
+        A is the number of actions, or the sum of ``nvec`` of a ``MultiDiscrete`` space: the form
+        that ``MaskablePPO`` of sb3-contrib takes.
+
         Raises:
             AttributeError: If the actions are not discrete.
         """
-        masks = self.problem.action_masks()
-        if masks is not None:
-            return np.asarray(masks[0])
-        if not isinstance(self.action_space, spaces.Discrete):
-            raise AttributeError(f"{type(self).__name__} has no discrete actions to mask")
-        return np.ones(int(self.action_space.n), np.bool_)
+        return np.asarray(_masks(self.problem)[0])
 
     def get_state(self) -> dict[str, Any]:
         """Return the running episode, learner and generator included."""
@@ -592,12 +539,13 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         new environment before its ``unwrapped.set_state``.
 
         Raises:
-            ValueError: If the state is of another configuration, or none of a single environment;
-                nothing is changed then.
+            ValueError: If the state is of another configuration, none of a single environment, or
+                damaged; nothing is changed then.
         """
-        _check_state(state, ("config", "problem", "begun", "running"), self.config)
         self.problem.generators[0] = self.np_random
-        self.problem.set_state(np.zeros(1, np.int64), state["problem"])
+        own = self.get_state()
+        check_parts(state, own)
+        _set_problem_state(self.problem, state, own)
         self._begun, self._running = state["begun"], state["running"]
 
     def render(self) -> NDArray[np.uint8] | None:
@@ -632,18 +580,39 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
 def _check_render_mode(render_mode: str | None, known: Sequence[str]) -> None:
     if render_mode is not None and render_mode not in known:
         raise ValueError(
-            f"render_mode must be one of {', '.join(known)} or None, got {render_mode!r}"
+            f"render_mode must be one of {', '.join(known)} or None, got {shown(render_mode)}"
         )
 
 
-def _check_state(state: Mapping[str, Any], parts: Sequence[str], config: Any) -> None:
-    if missing := [part for part in parts if part not in state]:
-        raise ValueError(
-            "this is no state that get_state() of such an environment returned (single and vector "
-            f"environments have their own): {', '.join(missing)} missing"
-        )
-    if state["config"] != asdict(config):
-        raise ValueError("the state was taken from an environment with another configuration")
+def _set_problem_state(problem: Problem, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Restore ``state`` in all lanes, or leave ``own``, which is theirs, as it is.
+
+    Raises:
+        ValueError: If the state is damaged.
+    """
+    check_form(state, own, problem.growing)
+    lanes = np.arange(problem.n_lanes)
+    try:
+        problem.set_state(lanes, state["problem"])
+    except Exception as error:
+        problem.set_state(lanes, own["problem"])
+        cause = " ".join(str(error).split())
+        raise ValueError(f"the state is damaged ({cause[:150]}): take another") from error
+
+
+def _masks(problem: Problem) -> BoolArray:
+    """Return which actions are possible, ``(n_lanes, A)``; an AttributeError if not discrete."""
+    masks = problem.action_masks()
+    if masks is not None:
+        return masks
+    space = problem.action_space
+    if isinstance(space, spaces.Discrete):
+        size = int(space.n)
+    elif isinstance(space, spaces.MultiDiscrete):
+        size = int(space.nvec.sum())
+    else:
+        raise AttributeError(f"{type(problem).__name__} has no discrete actions to mask")
+    return np.ones((problem.n_lanes, size), np.bool_)
 
 
 def _reset_mask(options: dict[str, Any] | None, n_lanes: int) -> BoolArray:
@@ -651,7 +620,7 @@ def _reset_mask(options: dict[str, Any] | None, n_lanes: int) -> BoolArray:
         return np.ones(n_lanes, np.bool_)
     mask = options["reset_mask"]
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-        raise TypeError(f"options['reset_mask'] must be a boolean numpy array, got {mask!r}")
+        raise TypeError(f"options['reset_mask'] must be a boolean numpy array, got {shown(mask)}")
     if mask.shape != (n_lanes,):
         raise ValueError(f"options['reset_mask'] must have shape ({n_lanes},), got {mask.shape}")
     if not mask.any():
@@ -659,14 +628,17 @@ def _reset_mask(options: dict[str, Any] | None, n_lanes: int) -> BoolArray:
     return mask
 
 
-def _seed_list(seed: int | Sequence[int | None] | None, n_lanes: int) -> Sequence[int | None]:
+def _seed_list(seed: Any, n_lanes: int) -> Sequence[int | None]:
     if seed is None:
         return [None] * n_lanes
-    if isinstance(seed, (int, np.integer)):
-        return [int(seed) + lane for lane in range(n_lanes)]
+    if isinstance(seed, np.ndarray) and seed.ndim == 1:
+        seed = list(seed)
+    if not isinstance(seed, (list, tuple)):
+        first = check_seed("seed", seed)
+        return [first + lane for lane in range(n_lanes)]
     if len(seed) != n_lanes:
         raise ValueError(f"{n_lanes} lanes need {n_lanes} seeds, got {len(seed)}")
-    return [None if s is None else int(s) for s in seed]
+    return [None if one is None else check_seed("seed", one) for one in seed]
 
 
 def _lane_of(observation: Any, lane: int) -> Any:

@@ -503,6 +503,9 @@ class DataScheduling(CentralizedLearning):
             ),
         )
 
+    def _least_samples(self) -> tuple[str, int]:
+        return "buffer_size", self.config.buffer_size
+
     def _fill_buffers(self, lane: int, pool: IntArray) -> None:
         """Spread the pool over devices; each holds N samples in its buffer, the rest in reserve."""
         config, rng = self.config, self.generators[lane]

@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym import wireless
-from edge_gym.data import DATASETS, SCHEMES, draw_split, load_features, partition
+from edge_gym.data import (
+    DATASETS,
+    SCHEMES,
+    check_partition,
+    check_split,
+    draw_split,
+    load_features,
+    partition,
+)
 from edge_gym.envs.checks import (
     check_choice,
     check_classes,
@@ -25,6 +33,7 @@ from edge_gym.envs.checks import (
     check_integer,
     check_number,
 )
+from edge_gym.envs.config import Config
 from edge_gym.envs.core import IntArray, Problem
 from edge_gym.learning.compression import FULL_BITS, MAX_QUANTISED_BITS, Compressor
 from edge_gym.learning.federated import FederatedLearner
@@ -53,7 +62,7 @@ def of_groups(speeds: tuple[float, ...], n_devices: int) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FederatedConfig:
+class FederatedConfig(Config):
     """Settings that the problems of federated edge learning share.
 
     Attributes:
@@ -116,46 +125,39 @@ class FederatedConfig:
     track_test: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("dataset", self.dataset, DATASETS)
-        for name in ("classes", "hidden_sizes", "cpu_hz"):
-            value = getattr(self, name)
-            # A specification that travelled through JSON brings a list.
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
         if self.classes is not None:
             check_classes(self.classes)
         if self.image_size is not None:
             check_integer("image_size", self.image_size, 1)
         check_choice("network", self.network, NETWORKS)
-        if not isinstance(self.hidden_sizes, tuple):
-            raise ValueError(f"hidden_sizes must be a tuple, got {self.hidden_sizes!r}")
         for units in self.hidden_sizes:
-            check_integer("hidden_sizes", units, 1)
-        check_integer("n_devices", self.n_devices, 1)
+            check_integer("hidden_sizes", units, 1, 100_000)
+        check_integer("n_devices", self.n_devices, 1, 10_000)
         check_choice("partition", self.partition, SCHEMES)
         check_integer("shards_per_device", self.shards_per_device, 1)
-        check_number("concentration", self.concentration, 0, open_low=True)
+        check_number("concentration", self.concentration, 1e-3, 1e6)
         if self.samples_per_device is not None:
             check_integer("samples_per_device", self.samples_per_device, 1)
         check_number("size_spread", self.size_spread, 0, 1, open_high=True)
         check_integer("validation_size", self.validation_size, 1)
         if self.test_size is not None:
             check_integer("test_size", self.test_size, 1)
-        check_number("learning_rate", self.learning_rate, 0, open_low=True)
+        check_number("learning_rate", self.learning_rate, 1e-9, 1e3)
         check_choice("reward", self.reward, ("accuracy", "loss"))
-        check_number("bandwidth_hz", self.bandwidth_hz, 0, open_low=True)
-        check_number("cell_radius_m", self.cell_radius_m, _LEAST_DISTANCE_M)
+        check_number("bandwidth_hz", self.bandwidth_hz, 1, 1e12)
+        check_number("cell_radius_m", self.cell_radius_m, _LEAST_DISTANCE_M, 1e5)
         check_number("transmit_power_dbm", self.transmit_power_dbm, -50, 60)
         if self.bits != FULL_BITS:
             check_integer("bits", self.bits, 2, MAX_QUANTISED_BITS)
         check_number("density", self.density, 0, 1, open_low=True)
-        pair = isinstance(self.cpu_hz, tuple) and len(self.cpu_hz) == 2
-        for speed in self.cpu_hz if pair else ():
-            check_number("cpu_hz", speed, 0, open_low=True)
-        if not pair or self.cpu_hz[0] > self.cpu_hz[1]:
+        for speed in self.cpu_hz:
+            check_number("cpu_hz", speed, 1, 1e15)
+        if self.cpu_hz[0] > self.cpu_hz[1]:
             raise ValueError(f"cpu_hz must be the slowest and the fastest speed, got {self.cpu_hz}")
-        check_number("cycles_per_flop", self.cycles_per_flop, 0, open_low=True)
-        check_number("capacitance", self.capacitance, 0)
+        check_number("cycles_per_flop", self.cycles_per_flop, 1e-6, 1e9)
+        check_number("capacitance", self.capacitance, 1e-40, 1e-15)
         check_choice("compute_device", self.compute_device, ("cpu", "cuda"))
         check_flag("track_test", self.track_test)
 
@@ -188,10 +190,26 @@ class FederatedLearning(Problem):
         "_loss_slope",
         "_history",
     )
+    growing = frozenset({"_rows"})
 
     def __init__(self, config: FederatedConfig, n_lanes: int, max_rounds: int) -> None:
         super().__init__(config, n_lanes)
         self.features = load_features(config.dataset, config.classes, config.image_size)
+        labels, n_test = self.features.train_labels, len(self.features.test_labels)
+        check_split(labels, n_test, config.validation_size, config.test_size)
+        k = config.n_devices
+        pool = len(labels) - config.validation_size
+        wanted = round(k * (config.samples_per_device or pool) * (1 + config.size_spread))
+        self._pool_size = min(pool, wanted)
+        # Every episode can be begun: what its draws may need is there.
+        check_partition(
+            self._pool_size,
+            # Where devices hold the same samples, the parts are fewer.
+            k // getattr(config, "redundancy", 1),
+            config.partition,
+            shards_per_device=config.shards_per_device,
+            advice="raise samples_per_device or lower validation_size",
+        )
         self.network = make_network(
             config.network,
             self.features.image_shape,
@@ -212,11 +230,7 @@ class FederatedLearning(Problem):
         )
         self.training_flops = self.network.forward_flops + self.network.backward_flops
         self.max_rounds = max_rounds
-        k = config.n_devices
-        pool = len(self.features.train_labels) - config.validation_size
-        wanted = round(k * (config.samples_per_device or pool) * (1 + config.size_spread))
-        self._pool_size = min(pool, wanted)
-        test_size = config.test_size or len(self.features.test_labels)
+        test_size = config.test_size or n_test
         self._validation = np.zeros((n_lanes, config.validation_size), np.int64)
         self._test = np.zeros((n_lanes, test_size), np.int64)
         # Rows of each device's samples, padded to the largest number that occurred.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines import make_baseline
 from edge_gym.charts import INK, new_figure, save, tidy
-from edge_gym.envs.core import make_config
+from edge_gym.envs.config import make_config
 from edge_gym.envs.task_allocation import TaskAllocationConfig
 from edge_gym.evaluation import Episodes, even_lanes, make_lanes, plain_config
 from edge_gym.files import prepare_folder

@@ -24,7 +24,8 @@ from edge_gym.agents.packing import pack, unpack
 from edge_gym.baselines import make_baseline
 from edge_gym.charts import INK, new_figure, save, tidy
 from edge_gym.envs.batch_slot import BatchSlot, BatchSlotConfig, BatchSlotVectorEnv
-from edge_gym.envs.core import Info, IntArray, Step, make_config
+from edge_gym.envs.config import make_config
+from edge_gym.envs.core import Info, IntArray, Step
 from edge_gym.evaluation import Episodes, even_lanes, plain_config
 from edge_gym.files import prepare_folder, replacing
 from edge_gym.registration import find_environment

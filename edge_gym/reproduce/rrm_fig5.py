@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines import make_baseline
 from edge_gym.charts import INK, new_figure, save, tidy
-from edge_gym.envs.core import IntArray, Step, make_config
+from edge_gym.envs.config import make_config
+from edge_gym.envs.core import IntArray, Step
 from edge_gym.envs.retransmission import (
     Retransmission,
     RetransmissionConfig,
