@@ -17,6 +17,7 @@ from gymnasium import spaces
 
 from edge_gym.agents.files import AgentError, plain, read_tensors, write_tensors
 from edge_gym.agents.recipe import ALGORITHMS
+from edge_gym.isolation import in_isolation
 from edge_gym.registration import NAMESPACE
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def save_agent(
     return path
 
 
+@in_isolation
 def load_agent(
     path_or_name: str | PathLike[str],
     env: Any,
@@ -111,6 +113,8 @@ def load_agent(
         AgentError: If the file is damaged or of another kind, or no agent of this name is shipped.
         ValueError: If the agent sees or does other things than ``env`` offers.
     """
+    from torch.random import fork_rng
+
     from edge_gym.agents.decoders import make_decoder
     from edge_gym.agents.networks import AgentPolicy
 
@@ -127,7 +131,8 @@ def load_agent(
         if header["format"] not in (_FORMAT, _DEVICE_FORMAT):
             raise AgentError(f"{file} is of another kind, {header['format']!r}, not {_FORMAT!r}")
         devices = header["format"] == _DEVICE_FORMAT
-        network = (_device_network if devices else _flat_network)(arrays, header)
+        with fork_rng(devices=[]):  # Layers draw weights, which are replaced at once.
+            network = (_device_network if devices else _flat_network)(arrays, header)
         policy = AgentPolicy(network, header, name)
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         raise AgentError(f"{file} is damaged or no agent ({error!r}): copy it again") from error

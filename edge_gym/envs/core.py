@@ -23,6 +23,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from edge_gym.envs.observation import ObservationTable
+from edge_gym.isolation import in_isolation
 from edge_gym.rendering import Scene, Window, draw
 
 IntArray = NDArray[np.int64]
@@ -261,6 +262,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
+    @in_isolation
     def __init__(
         self,
         num_envs: int = 1,
@@ -308,6 +310,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         """Each lane's seed; None where the system chose it."""
         return tuple(self._seeds)
 
+    @in_isolation
     def reset(
         self,
         *,
@@ -334,6 +337,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         self._reset_lanes(np.flatnonzero(mask), infos)
         return self.problem.observe(), infos
 
+    @in_isolation
     def step(self, actions: Any) -> tuple[Any, NDArray[np.float64], BoolArray, BoolArray, Info]:
         """Take one step in every lane.
 
@@ -374,6 +378,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
             self._add(infos, stepping[over], {k: v[over] for k, v in step.final_info.items()})
         return self.problem.observe(), reward, terminated, truncated, infos
 
+    @in_isolation
     def action_masks(self) -> BoolArray:
         """Return which discrete actions are possible now, ``(num_envs, A)``.
 
@@ -387,6 +392,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
             raise AttributeError(f"{type(self).__name__} has no discrete actions to mask")
         return np.ones((self.num_envs, int(self.single_action_space.n)), np.bool_)
 
+    @in_isolation
     def get_state(self) -> dict[str, Any]:
         """Return the running episodes, learners and generators included."""
         return {
@@ -396,6 +402,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
             "done": self._done.copy(),
         }
 
+    @in_isolation
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``get_state`` returned, in this or another process.
 
@@ -412,6 +419,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         self._begun = state["begun"].copy()
         self._done = state["done"].copy()
 
+    @in_isolation
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """Return one picture per lane, ``(height, width, 3)`` uint8; None without a render mode.
 
@@ -491,6 +499,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         "render_fps": 10,
     }
 
+    @in_isolation
     def __init__(
         self,
         config: Any | None = None,
@@ -519,6 +528,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         """What actions are of, ``"device"``, ``"sample"`` or others; see ``Problem``."""
         return self.problem.actions_per
 
+    @in_isolation
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, Info]:
@@ -530,6 +540,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         self._show()
         return _lane_of(self.problem.observe(), 0), _scalars(info)
 
+    @in_isolation
     def step(self, action: Any) -> tuple[Any, float, bool, bool, Info]:
         """Take one step.
 
@@ -550,6 +561,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         observation = _lane_of(self.problem.observe(), 0)
         return observation, float(step.reward[0]), terminated, truncated, info
 
+    @in_isolation
     def action_masks(self) -> BoolArray:
         """Return which discrete actions are possible now, ``(A,)``.
 
@@ -563,6 +575,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
             raise AttributeError(f"{type(self).__name__} has no discrete actions to mask")
         return np.ones(int(self.action_space.n), np.bool_)
 
+    @in_isolation
     def get_state(self) -> dict[str, Any]:
         """Return the running episode, learner and generator included."""
         return {
@@ -572,6 +585,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
             "running": self._running,
         }
 
+    @in_isolation
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``get_state`` returned, in this or another process.
 
@@ -587,6 +601,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         self.problem.set_state(np.zeros(1, np.int64), state["problem"])
         self._begun, self._running = state["begun"], state["running"]
 
+    @in_isolation
     def render(self) -> NDArray[np.uint8] | None:
         """Return the picture, ``(height, width, 3)`` uint8, in ``rgb_array`` mode, else None.
 
