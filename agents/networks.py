@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from edge_gym.agents.decoders import Decoder
 from edge_gym.agents.interface import Reading
+from edge_gym.isolation import in_isolation
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
 CLIP = 5.0
@@ -470,6 +471,7 @@ class AgentPolicy:
     def begin(self, lanes: NDArray[np.int64], seeds: Sequence[int]) -> None:
         """Episodes begin in ``lanes``: nothing to do, the policy remembers nothing."""
 
+    @in_isolation
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Return the best of the possible actions, or the mean of continuous ones.
 

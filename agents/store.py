@@ -17,6 +17,7 @@ from gymnasium import spaces
 from edge_gym.agents.files import AgentError, read_tensors, write_tensors
 from edge_gym.agents.interface import interface, reading
 from edge_gym.agents.recipe import ALGORITHMS
+from edge_gym.isolation import in_isolation
 from edge_gym.plain import plain
 from edge_gym.registration import NAMESPACE
 
@@ -87,6 +88,7 @@ def save_agent(
     return path
 
 
+@in_isolation
 def load_agent(
     path_or_name: str | PathLike[str],
     env: Any,
@@ -108,6 +110,8 @@ def load_agent(
         ValueError: If ``env`` does not observe what the agent reads, or the actions differ; what
             else it observes is ignored.
     """
+    from torch.random import fork_rng
+
     from edge_gym.agents.decoders import make_decoder
     from edge_gym.agents.networks import AgentPolicy
 
@@ -124,7 +128,8 @@ def load_agent(
         if header["format"] not in (_FORMAT, _DEVICE_FORMAT):
             raise AgentError(f"{file} is of another kind, {header['format']!r}, not {_FORMAT!r}")
         devices = header["format"] == _DEVICE_FORMAT
-        network = (_device_network if devices else _flat_network)(arrays, header)
+        with fork_rng(devices=[]):  # Layers draw weights, which are replaced at once.
+            network = (_device_network if devices else _flat_network)(arrays, header)
         policy = AgentPolicy(network, header, name)
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         raise AgentError(f"{file} is damaged or no agent ({error!r}): copy it again") from error

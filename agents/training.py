@@ -73,7 +73,7 @@ from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.envs.observation import ObservationTable
 from edge_gym.evaluation import config_changes, even_lanes, make_lanes, own_config, run_episodes
 from edge_gym.files import prepare_folder, write_text
-from edge_gym.parallel import one_torch_thread
+from edge_gym.isolation import isolated
 from edge_gym.plain import plain
 from edge_gym.registration import EnvironmentId, find_environment
 
@@ -156,7 +156,7 @@ def train(
     """
     row = find_environment(env_id)
     recipe = chosen_recipe(algorithm, row, recipe, steps, seed)
-    with one_torch_thread():
+    with isolated():
         run = _Run(row.id, recipe, Path(out), overrides or {}, progress, selection, report, device)
         return run.finish(resume)
 

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from edge_gym.envs.core import EdgeEnv, EdgeVectorEnv
+from edge_gym.isolation import in_isolation
 from edge_gym.plain import plain_scalar
 
 OURS = "edge_gym"
@@ -50,6 +51,13 @@ class Baseline(ABC):
     Parameters: ClassVar[type[Any]] = NoParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("__init__", "begin", "act"):
+            if name in cls.__dict__:
+                setattr(cls, name, in_isolation(cls.__dict__[name]))
+
+    @in_isolation
     def __init__(self, env: Any, **parameters: Any) -> None:
         lanes: EdgeEnv | EdgeVectorEnv = env.unwrapped
         if not self.applies_to(lanes.config):

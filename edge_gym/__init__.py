@@ -9,6 +9,7 @@ Modules are imported when they are used: ``edge_gym.comparison`` needs no import
 from importlib import import_module
 from types import ModuleType
 
+from edge_gym import isolation as _isolation  # noqa: F401  # what it does in forked children
 from edge_gym.registration import ENVIRONMENTS, register_environments
 
 __version__ = "0.1.0"

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+
+from edge_gym.isolation import isolated
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -25,7 +26,10 @@ def thread_count() -> int:
     """
     value = os.environ.get("EDGE_GYM_THREADS")
     if value is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        # macOS and Windows cannot say which cores this process may use; Python 3.13 asks for us.
+        return getattr(os, "process_cpu_count", os.cpu_count)() or 1
     if not value.isdecimal() or int(value) < 1:
         raise ValueError(f"EDGE_GYM_THREADS must be a positive integer, got {value!r}")
     return int(value)
@@ -39,19 +43,6 @@ def _forget_pool() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Run torch on one thread: small layers gain nothing from more, and results depend on it."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def for_ranges(kernel: Callable[[int, int], object], size: int, grain: int = 1) -> None:
@@ -79,7 +70,11 @@ def for_ranges(kernel: Callable[[int, int], object], size: int, grain: int = 1) 
         for start, stop in chunks:
             kernel(start, stop)
 
-    helpers = [_pool.submit(work) for _ in range(threads - 1)]
+    def help_out() -> None:
+        with isolated():
+            work()
+
+    helpers = [_pool.submit(help_out) for _ in range(threads - 1)]
     try:
         work()
     finally:

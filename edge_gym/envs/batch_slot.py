@@ -25,7 +25,6 @@ from edge_gym.envs.federated import (
 )
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.federated import average
-from edge_gym.parallel import one_torch_thread
 from edge_gym.rendering import BarPanel, GaugePanel, Scene
 from edge_gym.solvers.batch_slot import Allocation, RoundCosts, latency, optimal_allocation
 
@@ -380,7 +379,6 @@ class BatchSlot(FederatedLearning):
         "_times",
     )
 
-    @one_torch_thread()
     def __init__(self, config: BatchSlotConfig, n_lanes: int) -> None:
         super().__init__(config, n_lanes, config.max_rounds)
         k = config.n_devices
@@ -622,7 +620,6 @@ class BatchSlot(FederatedLearning):
         most = costs.max_batch.sum(axis=1)
         self._balanced[lanes] = np.clip(root**2 + waiting.sum(axis=1), config.n_devices, most)
 
-    @one_torch_thread()
     def _learn(self, lanes: IntArray, batch: IntArray) -> None:
         """Let devices compute on batches ``(m, K)`` of their samples, average and update."""
         config, learner = self.config, self.learner

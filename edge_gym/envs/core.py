@@ -27,6 +27,7 @@ from edge_gym.envs.checks import check_integer, check_seed, shown
 from edge_gym.envs.config import make_config
 from edge_gym.envs.observation import ObservationTable
 from edge_gym.envs.states import check_form, check_parts
+from edge_gym.isolation import in_isolation
 from edge_gym.rendering import Scene, Window, draw
 
 IntArray = NDArray[np.int64]
@@ -195,6 +196,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
+    @in_isolation
     def __init__(
         self,
         num_envs: int = 1,
@@ -254,6 +256,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         """Each lane's seed; None where the system chose it."""
         return tuple(self._seeds)
 
+    @in_isolation
     def reset(
         self,
         *,
@@ -281,6 +284,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         self._reset_lanes(np.flatnonzero(mask), infos)
         return self.problem.observe(), infos
 
+    @in_isolation
     def step(self, actions: Any) -> tuple[Any, NDArray[np.float64], BoolArray, BoolArray, Info]:
         """Take one step in every lane.
 
@@ -325,6 +329,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
             self._add(infos, stepping[over], {k: v[over] for k, v in step.final_info.items()})
         return self.problem.observe(), reward, terminated, truncated, infos
 
+    @in_isolation
     def action_masks(self) -> BoolArray:
         """Return which discrete actions are possible now, ``(num_envs, A)``.
 
@@ -336,6 +341,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         """
         return _masks(self.problem)
 
+    @in_isolation
     def get_state(self) -> dict[str, Any]:
         """Return the running episodes, learners and generators included."""
         return {
@@ -346,6 +352,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
             "elapsed": self._elapsed.copy(),
         }
 
+    @in_isolation
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``get_state`` returned, in this or another process.
 
@@ -364,6 +371,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         self._done = state["done"].copy()
         self._elapsed = state["elapsed"].copy()
 
+    @in_isolation
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """Return one picture per lane, ``(height, width, 3)`` uint8; None without a render mode.
 
@@ -444,6 +452,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         "render_fps": 10,
     }
 
+    @in_isolation
     def __init__(
         self,
         config: Any | None = None,
@@ -477,6 +486,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         """What action columns are to agents that do not know them; see ``Problem``."""
         return self.problem.action_fill
 
+    @in_isolation
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, Info]:
@@ -492,6 +502,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         self._show()
         return _lane_of(self.problem.observe(), 0), _scalars(info)
 
+    @in_isolation
     def step(self, action: Any) -> tuple[Any, float, bool, bool, Info]:
         """Take one step.
 
@@ -512,6 +523,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         observation = _lane_of(self.problem.observe(), 0)
         return observation, float(step.reward[0]), terminated, truncated, info
 
+    @in_isolation
     def action_masks(self) -> BoolArray:
         """Return which discrete actions are possible now, ``(A,)``.
 
@@ -523,6 +535,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         """
         return np.asarray(_masks(self.problem)[0])
 
+    @in_isolation
     def get_state(self) -> dict[str, Any]:
         """Return the running episode, learner and generator included."""
         return {
@@ -532,6 +545,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
             "running": self._running,
         }
 
+    @in_isolation
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``get_state`` returned, in this or another process.
 
@@ -548,6 +562,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         _set_problem_state(self.problem, state, own)
         self._begun, self._running = state["begun"], state["running"]
 
+    @in_isolation
     def render(self) -> NDArray[np.uint8] | None:
         """Return the picture, ``(height, width, 3)`` uint8, in ``rgb_array`` mode, else None.
 

@@ -22,7 +22,6 @@ from edge_gym.envs.federated import MAX_LOSS, FederatedConfig, FederatedLearning
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.compression import FULL_BITS
 from edge_gym.learning.federated import average
-from edge_gym.parallel import one_torch_thread
 from edge_gym.rendering import BarPanel, GaugePanel, Scene
 from edge_gym.solvers.offloading import (
     Evaluation,
@@ -401,7 +400,6 @@ class OffloadingProblem(FederatedLearning):
         "_stale_sum",
     )
 
-    @one_torch_thread()
     def __init__(self, config: OffloadingConfig, n_lanes: int) -> None:
         super().__init__(config, n_lanes, config.iterations)
         m = config.n_devices
@@ -448,7 +446,6 @@ class OffloadingProblem(FederatedLearning):
         self._offloaded_sum = np.zeros(n_lanes)
         self._stale_sum = np.zeros(n_lanes)
 
-    @one_torch_thread()
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw the system and the model, which all users have; the first iteration begins."""
         for lane in lanes:
@@ -477,7 +474,6 @@ class OffloadingProblem(FederatedLearning):
         self._begin_iteration(lanes)
         return info
 
-    @one_torch_thread()
     def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
         """Train, average, classify and download as the actions say, and begin the next one."""
         config = self.config
@@ -615,13 +611,11 @@ class OffloadingProblem(FederatedLearning):
             ),
         )
 
-    @one_torch_thread()
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
         """Return the state of ``lanes``, the users' models included."""
         held = self._held[torch.tensor(lanes)].cpu().numpy()
         return {**super().get_state(lanes), "held": held}
 
-    @one_torch_thread()
     def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
         """Restore what ``get_state`` returned."""
         super().set_state(lanes, state)

@@ -25,7 +25,6 @@ from edge_gym.envs.federated import (
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.compression import FULL_BITS
 from edge_gym.learning.federated import average, pad_rows
-from edge_gym.parallel import one_torch_thread
 from edge_gym.rendering import BarPanel, GaugePanel, Scene
 from edge_gym.solvers import task_resources
 from edge_gym.solvers.task_allocation import (
@@ -433,7 +432,6 @@ class TaskAllocation(FederatedLearning):
         "_reached",
     )
 
-    @one_torch_thread()
     def __init__(self, config: TaskAllocationConfig, n_lanes: int) -> None:
         super().__init__(config, n_lanes, config.cycles)
         k = config.n_devices
@@ -764,7 +762,6 @@ class TaskAllocation(FederatedLearning):
         _, joules = task_resources.needs(limits, held, updates, resources)
         return seconds, joules
 
-    @one_torch_thread()
     def _learn(
         self,
         lanes: IntArray,

@@ -20,7 +20,6 @@ from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Step
 from edge_gym.envs.federated import MAX_LOSS, FederatedConfig, FederatedLearning, bounded
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.federated import average
-from edge_gym.parallel import one_torch_thread
 from edge_gym.rendering import BarPanel, GaugePanel, Scene
 from edge_gym.statistics import jain_index
 
@@ -246,7 +245,6 @@ class UpdateScheduling(FederatedLearning):
         "_share",
     )
 
-    @one_torch_thread()
     def __init__(self, config: UpdateSchedulingConfig, n_lanes: int) -> None:
         super().__init__(config, n_lanes, config.max_rounds)
         k = config.n_devices
@@ -286,7 +284,6 @@ class UpdateScheduling(FederatedLearning):
         self._scheduled = np.zeros((n_lanes, k), np.bool_)
         self._share = np.zeros((n_lanes, k))
 
-    @one_torch_thread()
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw the system and the model; the first round begins."""
         for lane in lanes:
@@ -314,7 +311,6 @@ class UpdateScheduling(FederatedLearning):
         self._begin_round(lanes)
         return info
 
-    @one_torch_thread()
     def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
         """Let the scheduled devices upload, average what arrives, and begin the next round."""
         config = self.config
@@ -468,13 +464,11 @@ class UpdateScheduling(FederatedLearning):
             ),
         )
 
-    @one_torch_thread()
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
         """Return the state of ``lanes``, the devices' vectors included."""
         vectors = self._vectors[torch.tensor(lanes)].cpu().numpy()
         return {**super().get_state(lanes), "vectors": vectors}
 
-    @one_torch_thread()
     def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
         """Restore what ``get_state`` returned."""
         super().set_state(lanes, state)

@@ -58,10 +58,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from edge_gym.data import Features
+from edge_gym.isolation import isolated
 from edge_gym.learning import perceptrons
 from edge_gym.learning.base import IntArray, Score
 from edge_gym.learning.models import Network, Perceptron, log_probabilities
-from edge_gym.parallel import for_ranges, one_torch_thread
+from edge_gym.parallel import for_ranges
 
 FloatArray = NDArray[np.float64]
 Generators = Sequence[np.random.Generator]
@@ -572,12 +573,12 @@ class FederatedLearner:
                 blocks += np.split(group, range(size, len(group), size))
 
         def run_blocks(first: int, stop: int) -> None:
-            with one_torch_thread(), torch.no_grad():
+            with torch.no_grad():
                 for block in blocks[first:stop]:
                     run(block)
 
         if self.device.type == "cpu":
-            with one_torch_thread():
+            with isolated():
                 for_ranges(run_blocks, len(blocks))
         else:
             run_blocks(0, len(blocks))

@@ -445,7 +445,8 @@ class TorchvisionNetwork(Network):
     def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw an untrained model as torchvision does, seeded by one integer of ``rng``."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng.integers(2**63)))
+            # Not ``torch.manual_seed``, which would seed accelerators too.
+            torch.default_generator.manual_seed(int(rng.integers(2**63)))
             model = self._build("cpu")
         state = model.state_dict()
         values = [state[key].flatten() for key in (*self._parameters, *self._statistics)]

@@ -28,7 +28,6 @@ a forked child once it has started its device threads; tests hold them to autogr
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -38,6 +37,7 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 from torch.nn import functional
 
+from edge_gym.isolation import isolated
 from edge_gym.learning import convolutions
 from edge_gym.learning.base import (
     Assessment,
@@ -47,7 +47,7 @@ from edge_gym.learning.base import (
     Score,
     score_of,
 )
-from edge_gym.parallel import for_ranges, one_torch_thread
+from edge_gym.parallel import for_ranges
 
 MAX_MARGIN = 30.0
 """Margins are clipped to ± this many nats."""
@@ -55,10 +55,6 @@ MAX_MARGIN = 30.0
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 _ROWS_AT_ONCE = 512
 _LANES_AT_ONCE = 8  # More lanes no longer fit the cache.
-
-if hasattr(os, "register_at_fork"):
-    # OpenMP's threads do not survive a fork, and a child that waits for them hangs.
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class _Layer(NamedTuple):
@@ -362,13 +358,12 @@ class NetworkLearner(Learner):
     def _for_blocks(self, kernel: Callable[[int, int], None], size: int) -> None:
         """Call ``kernel`` on blocks of lanes, on all cores but with one torch thread each."""
 
-        def single_threaded(start: int, stop: int) -> None:
-            with one_torch_thread():
-                for a in range(start, stop, _LANES_AT_ONCE):
-                    kernel(a, min(a + _LANES_AT_ONCE, stop))
+        def blocks(start: int, stop: int) -> None:
+            for a in range(start, stop, _LANES_AT_ONCE):
+                kernel(a, min(a + _LANES_AT_ONCE, stop))
 
-        with one_torch_thread():
-            for_ranges(single_threaded, size)
+        with isolated():
+            for_ranges(blocks, size)
 
     def _index(self, indices: IntArray) -> Tensor:
         """Copy indices, for torch warns of arrays that are read-only."""

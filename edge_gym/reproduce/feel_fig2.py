@@ -17,8 +17,8 @@ from scipy.optimize import nnls
 from edge_gym.charts import INK, new_figure, save, tidy
 from edge_gym.compute import gpu_latency
 from edge_gym.envs.checks import check_choice, check_integer
+from edge_gym.isolation import in_isolation
 from edge_gym.learning.models import Network, make_network
-from edge_gym.parallel import one_torch_thread
 from edge_gym.reproduce.feel import plain_ticks
 from edge_gym.reproduce.findings import (
     NO,
@@ -175,7 +175,7 @@ def _where(device: torch.device) -> str:
     return f"one thread of a CPU ({platform.machine()}, {os.cpu_count()} cores)"
 
 
-@one_torch_thread()
+@in_isolation
 def measure_latency(
     network: Network,
     batches: tuple[int, ...],
