@@ -14,7 +14,14 @@ from edge_gym.baselines import (
 )
 from edge_gym.baselines.base import Baseline, RandomPolicy
 
-__all__ = ["BASELINES", "Baseline", "applicable_baselines", "find_baseline", "make_baseline"]
+__all__ = [
+    "BASELINES",
+    "Baseline",
+    "applicable_baselines",
+    "find_baseline",
+    "make_baseline",
+    "zero_baseline",
+]
 
 
 def _by_name(*rules: type[Baseline]) -> dict[str, tuple[type[Baseline], ...]]:
@@ -63,6 +70,13 @@ def make_baseline(name: str, env: Any, **parameters: Any) -> Baseline:
 def applicable_baselines(env: Any) -> list[str]:
     """Return the names of the baselines that apply to an environment."""
     return _applicable(env.unwrapped.config)
+
+
+def zero_baseline(config: Any) -> str:
+    """Return the name of the rule that scores count as 0; see ``Baseline.is_zero``."""
+    rules = (rule for named in BASELINES.values() for rule in named)
+    stated = (rule.name for rule in rules if rule.applies_to(config) and rule.is_zero(config))
+    return next(stated, RandomPolicy.name)
 
 
 def _applicable(config: Any) -> list[str]:

@@ -85,6 +85,24 @@ class Baseline(ABC):
         """Return whether the rule makes sense under this configuration."""
 
     @classmethod
+    def is_zero(cls, config: Any) -> bool:
+        """Return whether this is where scores begin under a configuration that it applies to.
+
+        The zero of scores is a policy without skill that respects the problem. It is ``random``
+        unless another rule says that it is: where actions at random break what the problem is
+        about, nearly all rules would score 1.
+        """
+        return False
+
+    @classmethod
+    def note(cls, config: Any) -> str | None:
+        """Return what must be known of the rule's results under a configuration, None if nothing.
+
+        It is one sentence without a full stop, such as why the rule cannot do here what it is for.
+        """
+        return None
+
+    @classmethod
     def grid_for(cls, config: Any) -> Mapping[str, Sequence[Any]]:
         """Return the values that tuning tries under a configuration, all of ``grid``."""
         return cls.grid

@@ -295,6 +295,11 @@ class RandomBatches(_DocumentBatches, DrawingBaseline):
     name = "random-batches"
     source = "FEEL §VI-D, random batchsize"
 
+    @classmethod
+    def is_zero(cls, config: Any) -> bool:
+        """Slots at random make everyone wait for the device with the shortest one."""
+        return bool(config.actions == "direct")
+
     def batches(self, costs: RoundCosts) -> Float64Array:
         """Draw them."""
         shape = costs.max_batch.shape

@@ -225,6 +225,11 @@ class RandomSplit(_Rule, DrawingBaseline):
     name = "random-split"
     source = OURS
 
+    @classmethod
+    def is_zero(cls, config: Any) -> bool:
+        """Bands at random let updates take minutes: they cost thirty times what any rule does."""
+        return True
+
     def decide(self, seen: Seen, costs: OffloadingCosts) -> Offloading:
         """Draw them."""
         shape = costs.task_bits.shape

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline, NoParameters
 from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.compute import cpu_energy, cpu_latency
 from edge_gym.envs.checks import check_choice, check_integer, check_number
 from edge_gym.envs.core import IntArray
 from edge_gym.envs.task_allocation import (
@@ -121,6 +122,12 @@ def observed_total(seen: Seen) -> IntArray:
     return np.asarray(np.rint(seen.system("samples")[..., 0]), np.int64)
 
 
+def _fair(costs: TaskCosts, limits: ResourceLimits, config: TaskAllocationConfig) -> Resources:
+    """Return fair shares of the band, full powers and full speeds, ``(..., K)`` each."""
+    band = np.full(costs.base_s.shape, config.bandwidth_hz)
+    return Resources(band, limits.max_power_w + 0 * band, limits.max_cpu_hz + 0 * band)
+
+
 def _complete(tasks: Tasks, max_samples: NDArray[np.float64], total: IntArray) -> IntArray:
     """Return tasks' samples and what they leave of the total, for actions share out all of it.
 
@@ -211,10 +218,38 @@ class HeterogeneityUnaware(_Rule):
 
 
 class HeterogeneityUnawareSynchronous(_Rule):
-    """Equal numbers of samples and of updates: what the slowest learner manages."""
+    """Equal numbers of samples and of updates: what the slowest learner manages.
+
+    Nobody trains where one learner cannot make one update on an equal part of the samples. Mohammad
+    et al. (2020, §5) report the same: it fails to converge on several occasions.
+    """
 
     name = "hu-sync"
     source = "ASYNC-MEL §5, equal task allocation"
+
+    @classmethod
+    def note(cls, config: TaskAllocationConfig) -> str | None:
+        """Say that it hardly ever trains where an equal part is more than a learner manages."""
+        if config.samples_per_device is None or config.cycles_per_sample is None:
+            return None
+        samples = config.task_share * config.samples_per_device
+        speeds = config.cpu_groups_hz or config.cpu_hz
+        cycles = samples * config.cycles_per_sample
+        joules = float(cpu_energy(cycles, max(speeds), config.capacitance))
+        seconds = float(cpu_latency(cycles, min(speeds)))
+        if joules > config.energy_limit_j:
+            needs, has = f"{joules:.3g} J", f"{config.energy_limit_j:.3g} J on average"
+            speed = max(speeds)
+        elif seconds > config.cycle_s:
+            needs, has, speed = f"{seconds:.3g} s", f"{config.cycle_s:.3g} s", min(speeds)
+        else:
+            return None
+        return (
+            "it hardly ever trains here: one update on an equal part of the samples, "
+            f"{samples:g}, takes a learner of {speed / 1e9:.3g} GHz {needs}, it has {has} in a "
+            "cycle, and with equal numbers of updates nobody makes one where one learner cannot "
+            "(Mohammad et al. 2020, §5: equal allocation fails to converge on several occasions)"
+        )
 
     def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
         """Share samples out evenly."""
@@ -222,20 +257,56 @@ class HeterogeneityUnawareSynchronous(_Rule):
 
 
 class RandomShares(_Rule, DrawingBaseline):
-    """Shares of the samples at random, uniform over all, and the updates that these allow."""
+    """The fewest samples for all, the others at random, and the updates that these allow.
+
+    Bands, where they are chosen, are fair shares; powers and speeds are full.
+    """
 
     name = "random-shares"
     source = OURS
+    actions = ("direct", "joint")
+
+    @classmethod
+    def is_zero(cls, config: Any) -> bool:
+        """Actions at random give many learners fewer samples than d_l, or too many to train on."""
+        return True
 
     def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
-        """Draw shares from the flat Dirichlet distribution."""
+        """Draw shares of what d_l leaves from the flat Dirichlet distribution."""
         shape = costs.base_s.shape
+        least = np.minimum(self.config.least_samples, total // shape[-1])[..., None]
         draws = np.stack([rng.standard_exponential(shape[-1]) for rng in self._generators])
         shares = draws.reshape(shape) / draws.reshape(shape).sum(axis=-1, keepdims=True)
-        ends = np.rint(np.cumsum(shares, axis=-1) * total[..., None])
-        samples = np.minimum(np.diff(ends, axis=-1, prepend=0), costs.max_samples)
+        ends = np.rint(np.cumsum(shares, axis=-1) * (total[..., None] - least * shape[-1]))
+        samples = np.minimum(least + np.diff(ends, axis=-1, prepend=0), costs.max_samples)
         whole = samples.astype(np.int64)
         return Tasks(whole, costs.max_updates(whole))
+
+    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Return the actions that mean these tasks."""
+        if self.config.actions == "direct":
+            return super().act(observations, masks)
+        seen, config = Seen(self.tables, observations), self.config
+        costs, limits = observed_costs(seen, config), observed_limits(seen, config)
+        total = observed_total(seen)
+        tasks = self.tasks(seen, costs, total)
+        samples = _complete(tasks, costs.max_samples, total)
+        resources = _fair(costs, limits, config)
+        return joint_columns(Tasks(samples, tasks.updates), resources, limits, config)
+
+
+def _with_least(filled: IntArray, least: int) -> IntArray:
+    """Return samples ``(..., K)`` of learners filled in order, d_l at least of the last one.
+
+    What it lacks is taken from those before it, the nearest first, each of which keeps d_l; where
+    they have not as much, the last one gets none.
+    """
+    lacking = np.where((filled > 0) & (filled < least), least - filled, 0)
+    wanted = lacking.sum(axis=-1, keepdims=True)
+    spare = np.maximum(filled - least, 0)[..., ::-1]
+    taken = np.clip(wanted - (np.cumsum(spare, axis=-1) - spare), 0, spare)[..., ::-1]
+    enough = spare.sum(axis=-1, keepdims=True) >= wanted
+    return np.where(enough, filled + lacking - taken, np.where(filled < least, 0, filled))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,12 +336,15 @@ class StrongestLearners(_Rule):
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"updates": (1, 2, 3, 4)}
 
     def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
-        """Fill one after the other; the last one gets what is left."""
+        """Fill one after the other; the last one gets what is left, d_l at least."""
         rooms = np.floor(costs.capacity(float(self.parameters.updates)) + 1e-9)
+        # Who cannot hold d_l takes no part.
+        rooms = np.where(rooms >= self.config.least_samples, rooms, 0)
         order = np.argsort(-rooms, axis=-1, kind="stable")
         ranked = np.take_along_axis(rooms, order, axis=-1)
         before = np.cumsum(ranked, axis=-1) - ranked
         filled = np.clip(total[..., None] - before, 0, ranked).astype(np.int64)
+        filled = _with_least(filled, self.config.least_samples)
         samples = np.zeros(rooms.shape, np.int64)
         np.put_along_axis(samples, order, filled, axis=-1)
         return Tasks(samples, costs.max_updates(samples))
@@ -403,8 +477,7 @@ class TaskOnly(_JointRule):
         tasks = exact_allocation(
             costs, total, self.parameters.cap, config.least_samples, config.most_updates
         )
-        band = np.full(costs.base_s.shape, config.bandwidth_hz)
-        return tasks, Resources(band, limits.max_power_w + 0 * band, limits.max_cpu_hz + 0 * band)
+        return tasks, _fair(costs, limits, config)
 
 
 class ResourceOnly(_JointRule):

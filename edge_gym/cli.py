@@ -208,6 +208,8 @@ def describe(
         ],
     )
     print(f"action: {found.action}\npolicies: {', '.join(found.policies)}")
+    for name, note in found.notes.items():
+        print(f"{name}: {note}")
 
 
 @app.command("agents")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_gym.baselines import zero_baseline
 from edge_gym.envs.checks import check_integer
 from edge_gym.evaluation import (
     ActingFunction,
@@ -76,9 +77,10 @@ class PolicyResult:
         mean: Mean return.
         iqm: Interquartile mean of the return.
         ci95: 95 % confidence interval of the mean return.
-        normalised: The mean return on the scale where ``random`` is 0 and the best analytical
-            policy is 1. None if one of these is missing, or if their paired difference is not
-            above zero with 95 % confidence, for then the scale has no meaning.
+        normalised: The mean return on the scale where the policy without skill is 0 (see
+            ``Baseline.is_zero``) and the best analytical policy is 1. None if one of these is
+            missing, or if their paired difference is not above zero with 95 % confidence, for then
+            the scale has no meaning.
         difference: To the best analytical policy; None if there is none.
         differences: To the best rule of each kind, ``"document"`` and ``"ours"``, by kind.
         metrics: The last step's info, by name.
@@ -324,7 +326,8 @@ def _summarise(
     champions = {kind: _best(names, finished) for kind, names in kinds.items()}
     best = _best(champions.values(), finished) if champions else None
     rivals = sorted({*champions.values()})
-    scale = _scale(finished, best, notes)
+    notes += [f"{name}: {one.note}" for name in finished if (one := contenders[name]).note]
+    scale = _scale(finished, best, zero_baseline(config), notes)
     policies: dict[str, PolicyResult] = {}
     for name, episodes in finished.items():
         gaps = [episodes.returns - finished[rival].returns for rival in rivals]
@@ -369,20 +372,22 @@ def _best(names: Iterable[str], finished: Mapping[str, Episodes]) -> str:
     return max(names, key=lambda name: finished[name].returns.mean())
 
 
-def _scale(finished: Mapping[str, Episodes], best: str | None, notes: list[str]) -> Interval | None:
+def _scale(
+    finished: Mapping[str, Episodes], best: str | None, zero: str, notes: list[str]
+) -> Interval | None:
     """Return the returns that count as 0 and as 1, or say in ``notes`` why there are none."""
     if best is None:
         notes.append("no analytical policy was run: no differences and no normalised scores")
         return None
-    if "random" not in finished:
-        notes.append("random was not run: no normalised scores")
+    if zero not in finished:
+        notes.append(f"{zero} was not run: no normalised scores")
         return None
-    random, top = finished["random"].returns, finished[best].returns
-    low, _ = mean_intervals(top - random)
+    bottom, top = finished[zero].returns, finished[best].returns
+    low, _ = mean_intervals(top - bottom)
     if low <= 0:
-        notes.append(f"{best} is not clearly better than random: no normalised scores")
+        notes.append(f"{best} is not clearly better than {zero}: no normalised scores")
         return None
-    return float(random.mean()), float(top.mean())
+    return float(bottom.mean()), float(top.mean())
 
 
 def _ends(interval: NDArray[np.float64]) -> Interval:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from edge_gym.baselines import applicable_baselines, find_baseline
 from edge_gym.evaluation import make_lanes, plain_config
 from edge_gym.policies import default_specs
 from edge_gym.registration import find_environment
@@ -45,6 +46,7 @@ class Description:
         shapes: Of each part.
         action: The action space.
         policies: What ``edge-gym compare`` runs.
+        notes: What must be known of policies, by name.
     """
 
     environment: str
@@ -54,6 +56,7 @@ class Description:
     shapes: dict[str, tuple[int, ...]]
     action: str
     policies: list[str]
+    notes: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything in JSON's types."""
@@ -96,6 +99,11 @@ def describe(env_id: str, overrides: Mapping[str, Any] | None = None) -> Descrip
         shapes={part: tuple(box.shape or ()) for part, box in parts.items()},
         action=str(env.single_action_space),
         policies=default_specs(row.id, env),
+        notes={
+            name: note
+            for name in applicable_baselines(env)
+            if (note := find_baseline(name, env.config).note(env.config))
+        },
     )
 
 

@@ -26,7 +26,7 @@ from edge_gym.standings import (
     stand,
     standings_csv,
 )
-from edge_gym.sweep import RUN_HERE, Chunk, Runner, contender, cut, episode_seeds, sweep
+from edge_gym.sweep import RUN_HERE, Chunk, Runner, contender, cut, episode_seeds, sweep, zero_of
 
 TABLE, NUMBERS, SUMMARY = "generalisation.csv", "generalisation.json", "generalisation.md"
 PARTS = "episodes"
@@ -135,7 +135,7 @@ class Generalisation:
         return paths
 
     def draw(self, name: str, path: Path) -> None:
-        """Draw what agents gain on each setting's best rule, in units of its gain on ``random``.
+        """Draw what agents gain on each setting's best rule, in units of its gain on the zero.
 
         Args:
             name: The environment's id.
@@ -162,12 +162,13 @@ class Generalisation:
         labels = [
             setting.name
             if not learned or _relative(self.standings[name][setting.name], learned[0])
-            else f"{setting.name} (no rule above random)"
+            else f"{setting.name} (no rule above {zero_of(name)})"
             for setting in reversed(settings)
         ]
         axes.set_yticks(range(len(settings)), labels)
         axes.set_ylim(-0.6, len(settings) - 0.4)
-        axes.set_xlabel("gain on the setting's best rule, over that rule's gain on random")
+        zero = zero_of(name)
+        axes.set_xlabel(f"gain on the setting's best rule, over that rule's gain on {zero}")
         tidy(axes)
         axes.grid(False, axis="y")
         if learned:
@@ -233,9 +234,9 @@ def generalise(
 ) -> Generalisation:
     """Run policies in settings that they were neither trained nor tuned for.
 
-    Every policy runs in the environment's own setting. In the others do ``random``, the shipped
-    agents, and the best rule of the documents and of ours there, with the parameters that they
-    have there.
+    Every policy runs in the environment's own setting. In the others do the policy without skill
+    whose score is 0, the shipped agents, and the best rule of the documents and of ours there, with
+    the parameters that they have there.
 
     Args:
         environments: Ids; None takes those with shipped agents.
@@ -328,7 +329,8 @@ def _as_there(name: str, rows: Sequence[Standing]) -> dict[str, str]:
     best = [first_that(rows, lambda row, kind=kind: row.kind == kind) for kind in ANALYTICAL]  # type: ignore[misc]
     rules = {_with_parameters(name, row.policy): row.policy for row in best if row is not None}
     learned = sorted((row.policy for row in rows if row.kind == "learned"), reverse=True)
-    return {"random": "random", **rules, **{policy: policy for policy in learned}}
+    zero = zero_of(name)
+    return {zero: zero, **rules, **{policy: policy for policy in learned}}
 
 
 def _with_parameters(name: str, policy: str) -> str:
@@ -353,9 +355,9 @@ def _relative(rows: Sequence[Standing], policy: str) -> tuple[float, float, floa
     """Return low end, mean and high end of a policy's gain on the best rule in units of its own."""
     row = next(row for row in rows if row.policy == policy)
     best = first_that(rows, lambda row: row.kind in ANALYTICAL)
-    chance = next(row for row in rows if row.policy == "random")
+    zero = next(row for row in rows if row.policy == zero_of(row.environment))
     if best is None or row.score is None or row.difference is None or row.difference_ci95 is None:
         return None
-    gain = best.mean - chance.mean
+    gain = best.mean - zero.mean
     low, high = row.difference_ci95
     return low / gain, row.difference / gain, high / gain

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,16 @@ from edge_gym.standings import (
     standings_csv,
 )
 from edge_gym.statistics import interquartile_mean, stratified_interval
-from edge_gym.sweep import RUN_HERE, Chunk, Runner, cut, episode_seeds, identity, sweep
+from edge_gym.sweep import (
+    RUN_HERE,
+    Chunk,
+    Runner,
+    contender,
+    cut,
+    episode_seeds,
+    identity,
+    sweep,
+)
 from edge_gym.watching import DRAW_HERE, Film
 from edge_gym.workers import Run
 
@@ -50,7 +59,7 @@ class Overall:
             best rule of a kind).
         environments: In how many.
         score: Mean normalised score. That of an episode is 1 plus the paired difference to the best
-            analytical policy over that policy's mean gain on ``random``.
+            analytical policy over that policy's mean gain on the one without skill.
         ci95: Its 95 % bootstrap interval, stratified by environment.
         iqm: Interquartile mean of the episodes' scores.
         iqm_ci95: Its interval.
@@ -79,6 +88,7 @@ class Leaderboard:
         standings: By environment, best first.
         overall: Over all environments.
         missing: Ids left out, and why.
+        notes: What must be known of a policy's results, by environment and policy.
     """
 
     seeds: tuple[int, int]
@@ -87,6 +97,7 @@ class Leaderboard:
     standings: list[Standing]
     overall: list[Overall]
     missing: dict[str, str]
+    notes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def by_environment(self) -> dict[str, list[Standing]]:
         """Return each environment's standings, best first."""
@@ -286,10 +297,18 @@ def rank(
         for group, standing in _groups(rows).items():
             if standing.policy in scores:
                 scored.setdefault(group, []).append((standing, scores[standing.policy]))
+    notes = {name: _notes(name, standings) for name in best}
     overall = [_over_all(group, scored[group]) for group in _GROUPS if group in scored]
     return Leaderboard(
-        (seeds.start, len(seeds)), package_versions(), best, standings, overall, dict(missing)
+        *((seeds.start, len(seeds)), package_versions(), best, standings, overall, dict(missing)),
+        notes={name: said for name, said in notes.items() if said},
     )
+
+
+def _notes(name: str, standings: Sequence[Standing]) -> dict[str, str]:
+    """Return what must be known of policies of an environment, by policy."""
+    policies = [row.policy for row in standings if row.environment == name]
+    return {policy: note for policy in policies if (note := contender(name, policy).note)}
 
 
 def _groups(rows: Sequence[Standing]) -> dict[str, Standing]:

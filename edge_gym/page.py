@@ -14,6 +14,7 @@ from edge_gym.extras import missing_extra
 from edge_gym.files import write_text
 from edge_gym.registration import find_environment
 from edge_gym.standings import Standing, gap_texts
+from edge_gym.sweep import zero_of
 
 if TYPE_CHECKING:
     from edge_gym.comparison import Interval
@@ -58,6 +59,8 @@ class Section:
         summary: What is decided.
         rows: Standings, best first, with their strips.
         best: The best analytical policy.
+        zero: The policy whose score is 0.
+        notes: What must be known of policies, by name.
         film: An episode as the data of a GIF; None without one.
         actor: Who acts in it.
     """
@@ -66,6 +69,8 @@ class Section:
     summary: str
     rows: list[tuple[Standing, Strip | None]]
     best: str | None
+    zero: str
+    notes: dict[str, str]
     film: str | None
     actor: str | None
 
@@ -158,7 +163,7 @@ def strips(
 def overview(board: Leaderboard) -> list[tuple[str, Standing, float, Strip]]:
     """Return the best learned agent of each environment, with its difference in units of the gain.
 
-    The gain is what the best analytical policy has on ``random``.
+    The gain is what the best analytical policy has on the one without skill, whose score is 0.
     """
     found: list[tuple[str, Standing, float, Interval]] = []
     for name, rows in board.by_environment().items():
@@ -166,7 +171,7 @@ def overview(board: Leaderboard) -> list[tuple[str, Standing, float, Strip]]:
         means = {row.policy: row.mean for row in rows}
         if learned is None or learned.score is None or learned.difference_ci95 is None:
             continue
-        gain = means[board.best[name]] - means["random"]
+        gain = means[board.best[name]] - means[zero_of(name)]
         low, high = learned.difference_ci95
         found.append((_short(name), learned, learned.score - 1, (low / gain, high / gain)))
     drawn = strips(
@@ -191,6 +196,8 @@ def _section(
         summary=find_environment(name).summary,
         rows=[(row, of.get(row.policy)) for row in rows],
         best=board.best.get(name),
+        zero=zero_of(name),
+        notes=board.notes.get(name, {}),
         film=None if film is None else base64.b64encode(film[1].read_bytes()).decode("ascii"),
         actor=None if film is None else film[0],
     )

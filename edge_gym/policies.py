@@ -30,6 +30,7 @@ class Contender:
             ``"learned"`` or ``"custom"``.
         source: Where it comes from.
         parameters: The parameters of a rule.
+        note: What must be known of its results; see ``Baseline.note``.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Contender:
     kind: str
     source: str
     parameters: dict[str, Any]
+    note: str | None = None
 
     @property
     def analytical(self) -> bool:
@@ -108,7 +110,14 @@ def resolve(
         kind = "document" if baseline.documented else "ours"
         if name == "random":
             kind = "reference"
-        return Contender(spec, baseline, kind, baseline.source, asdict(baseline.parameters))
+        return Contender(
+            spec,
+            baseline,
+            kind,
+            baseline.source,
+            asdict(baseline.parameters),
+            baseline.note(baseline.config),
+        )
     if name in AGENTS or Path(spec).exists():
         from edge_gym.agents import load_agent
 

@@ -19,7 +19,7 @@ from edge_gym.statistics import (
     mean_intervals,
     stratified_interval,
 )
-from edge_gym.sweep import contender
+from edge_gym.sweep import contender, zero_of
 
 _SAME = 1e-9
 """Half an interval of returns that is not wider is rounding."""
@@ -40,8 +40,9 @@ class Standing:
         ci95: Its 95 % bootstrap interval over training seeds and episodes.
         iqm: Interquartile mean of the return.
         iqm_ci95: Its interval.
-        score: The mean return on the scale where ``random`` is 0 and the best analytical policy is
-            1; None where that is not clearly better than ``random``.
+        score: The mean return on the scale where the environment's policy without skill is 0 (see
+            ``Baseline.is_zero``) and the best analytical policy is 1; None where that is not
+            clearly better than the one without skill.
         difference: Mean paired difference to the best analytical policy, None without one.
         difference_ci95: Its interval.
         improvement: Share of the episodes in which it is above the best analytical policy, ties
@@ -84,8 +85,9 @@ def stand(
     rules = [spec for spec in policies if kinds[spec] in ANALYTICAL]
     champion = max(rules, key=means.__getitem__) if rules else None
     gain = None
-    if champion is not None and "random" in policies:
-        gains = (returns[champion] - returns["random"])[0]
+    zero = zero_of(name)
+    if champion is not None and zero in policies:
+        gains = (returns[champion] - returns[zero])[0]
         if mean_intervals(gains)[0] > 0:
             gain = float(gains.mean())
     rows: list[Standing] = []
@@ -93,7 +95,7 @@ def stand(
     for spec, values in returns.items():
         gaps = None if champion is None else values - returns[champion]
         if gain is not None and gaps is not None:
-            # Of the same mean as (return - random) / gain, but paired: episodes differ in luck.
+            # Of the same mean as (return - zero) / gain, but paired: episodes differ in luck.
             scores[spec] = 1 + gaps / gain
         missing = np.array([np.nan])
         accuracy = np.concatenate(

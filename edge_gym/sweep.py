@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from edge_gym.baselines import zero_baseline
 from edge_gym.envs.checks import check_integer
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import (
@@ -164,6 +165,12 @@ def sweep(
 def contender(environment: str, policy: str, overrides: str = "{}") -> Contender:
     """Return a policy as it takes part in an environment."""
     return _resolved(environment, policy, overrides)[1]
+
+
+@functools.lru_cache(maxsize=128)
+def zero_of(environment: str) -> str:
+    """Return the policy whose mean return counts as 0 in an environment's scores."""
+    return zero_baseline(_lanes(environment, 1, "{}").config)
 
 
 @functools.lru_cache(maxsize=1024)

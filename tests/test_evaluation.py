@@ -17,6 +17,7 @@ from scipy import stats
 from edge_gym import comparison, seeds
 from edge_gym.baselines import find_baseline, make_baseline
 from edge_gym.comparison import ComparisonInterrupted, compare
+from edge_gym.describing import describe
 from edge_gym.envs.core import EdgeVectorEnv, Problem, Step
 from edge_gym.evaluation import even_lanes, make_lanes, own_config, run_episodes, seed_warning
 from edge_gym.policies import make_policy, resolve
@@ -296,13 +297,29 @@ def test_normalised_scores() -> None:
         assert any("not clearly better than random" in note for note in results.notes)
 
 
+def test_what_must_be_known_of_a_rule_is_a_note_of_the_comparison() -> None:
+    fields = {"cycles": 2, "validation_size": 50, "test_size": 10}
+    results = compare("TaskAllocation-v0", ["hu-sync", "ha-sync"], episodes=2, overrides=fields)
+    assert results.policies["hu-sync"].mean == 0
+    (note,) = (note for note in results.notes if note.startswith("hu-sync: "))
+    assert "it hardly ever trains here" in note
+    assert "random-shares was not run: no normalised scores" in results.notes
+    fields["energy_limit_j"] = 30.0
+    results = compare("TaskAllocation-v0", ["hu-sync", "ha-sync"], episodes=2, overrides=fields)
+    assert results.policies["hu-sync"].mean > 0
+    assert not any(note.startswith("hu-sync") for note in results.notes)
+    described = describe("TaskAllocation-v0")
+    assert list(described.notes) == ["hu-sync"]
+    assert describe("TaskAllocation-v0", fields).notes == {}
+
+
 def scale(random: list[float], best: list[float]) -> tuple[Any, list[str]]:
     notes: list[str] = []
     finished: Any = {
         name: type("E", (), {"returns": np.array(values)})
         for name, values in (("random", random), ("rule", best))
     }
-    return comparison._scale(finished, "rule", notes), notes
+    return comparison._scale(finished, "rule", "random", notes), notes
 
 
 def test_scale_needs_a_clear_difference() -> None:

@@ -18,9 +18,10 @@ from edge_gym.data import DataError
 from edge_gym.evaluation import Episodes, make_lanes
 from edge_gym.leaderboard import Leaderboard, rank
 from edge_gym.policies import default_specs, shipped_specs
+from edge_gym.registration import ENVIRONMENTS
 from edge_gym.standings import Standing, gap_cell
 from edge_gym.statistics import improvement_probability, mean_intervals, stratified_interval
-from edge_gym.sweep import contender
+from edge_gym.sweep import contender, zero_of
 from edge_gym.workers import here
 
 FIRST, SECOND = "edge_gym/Retransmission-v0", "edge_gym/TaskAllocationStaleness-v0"
@@ -140,6 +141,42 @@ def test_ranks(board: Leaderboard) -> None:
     assert (random.score, random.kind) == (pytest.approx(0), "reference")
     # Where no rule is clearly above chance there is no scale.
     assert standing(board, SECOND, "ha-asyn:cap=2").score is None
+
+
+ZEROS = {
+    "random-split": ("Offloading-v0", "OffloadingDiscrete-v0", "OffloadingGrid-v0"),
+    "random-batches": ("BatchSlot-v0", "BatchSlotNonIID-v0", "BatchSlotGPU-v0"),
+    "random-shares": ("TaskAllocation-v0", "TaskAllocationRisk-v0", "JointTaskResource-v0"),
+    "random": (
+        *("Retransmission-v0", "DataScheduling-v0", "UpdateScheduling-v0", "BatchSlotGlobal-v0"),
+        "TaskAllocationStaleness-v0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("zero", "names"), ZEROS.items())
+def test_scores_begin_at_a_policy_that_respects_the_problem(zero: str, names: list[str]) -> None:
+    for name in names:
+        assert zero_of(f"edge_gym/{name}") == zero
+
+
+def test_the_zero_is_run_with_every_environment() -> None:
+    for row in ENVIRONMENTS:
+        if not row.name.endswith("-Document-v0"):
+            assert zero_of(row.id) in default_specs(row.id, make_lanes(row.id, 1))
+
+
+def test_a_score_does_not_divide_by_what_random_actions_cost() -> None:
+    """Random bands cost thirty times what any rule does, so that all rules scored .997."""
+    name, luck = "edge_gym/Offloading-v0", np.random.default_rng(0).normal(size=200)
+    means = {"random": -697, "random-split": -22.7, "lco": -23.2, "admm": -21.9, "eco": -22.3}
+    played_here = {(name, spec): [played(luck + mean)] for spec, mean in means.items()}
+    board = rank(played_here, SEEDS, {})
+    scores = {row.policy: row.score for row in board.standings}
+    wanted = {spec: (mean + 22.7) / 0.8 for spec, mean in means.items()}
+    assert scores == pytest.approx(wanted)
+    del played_here[name, "random-split"]
+    assert {row.score for row in rank(played_here, SEEDS, {}).standings} == {None}
 
 
 def test_over_all_environments(board: Leaderboard) -> None:

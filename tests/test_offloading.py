@@ -110,7 +110,13 @@ class Plain:
         sizes = self.problem._sizes[0]
         self.rows = [self.problem._rows[0, j, : sizes[j]] for j in range(self.m)]
         self.held = [global_model(env)] * self.m
-        self.previous_s = [self.config.first_download_s] * self.m
+        # On one clock for all of the episode: when a user has its model, and until when its CPU and
+        # its uplink are taken. Jobs take them in turns.
+        self.clock = 0.0
+        self.model_there = [self.config.first_download_s] * self.m
+        self.cpu_until, self.link_until = [0.0] * self.m, [0.0] * self.m
+        self.cpu_jobs: list[tuple[int, float, float]] = []
+        self.link_jobs: list[tuple[int, float, float]] = []
         self.age = [0] * self.m
         self.offloaded, self.cpu_share = [0.0] * self.m, [0.0] * self.m
         self.iteration, self.wsel, self.slope = 1, 0.0, 0.0
@@ -202,7 +208,7 @@ class Plain:
     ) -> dict[str, Any]:
         """Return (1) to (10a), with p^md a power; what a user has is a list."""
         config = self.config
-        c, tau = config.cycles_per_bit, self.previous_s
+        c = config.cycles_per_bit
         power_w = 10 ** (config.transmit_power_dbm / 10) / 1e3
         users = range(self.m)
         r = [self.rate(up[j], config.transmit_power_dbm, j) for j in users]
@@ -215,26 +221,39 @@ class Plain:
                 if self.task_bits[j]:
                     tc[j] = c * (1 - iota[j]) * self.task_bits[j] / hertz[j]
         te = [c * iota[j] * self.task_bits[j] / config.server_hz for j in users]
-        ready = max(tau[j] + self.training_s[j] + mu[j] for j in users)
+        cpu_jobs, link_jobs = [], []
+        begun, sent, arrived = [0.0] * self.m, [0.0] * self.m, [0.0] * self.m
+        for j in users:
+            begun[j] = max(self.model_there[j], self.cpu_until[j])
+            trained = begun[j] + self.training_s[j]
+            cpu_jobs.append((j, begun[j], trained))
+            starts = max(trained, self.link_until[j])
+            sent[j] = starts + mu[j]
+            arrived[j] = sent[j] + to[j]
+            link_jobs += [(j, starts, sent[j]), (j, sent[j], arrived[j])]
+        ready = max(sent)
         energy, latency, local_j = [], [], []
         for j in users:
             heat = config.capacitance * hertz[j] ** 2 * c * (1 - iota[j]) * self.task_bits[j]
             local_j.append(heat)
             spent = self.training_j[j] + power_w * (mu[j] + to[j])
-            pr = max(ready, tau[j] + self.training_s[j] + mu[j] + to[j])
-            end = pr + te[j]
+            end = max(ready, arrived[j]) + te[j]
             if iota[j] < 1:
                 spent += config.receive_power_w * md[j] + heat
+                cpu_jobs.append((j, ready + md[j], ready + md[j] + tc[j]))
                 end = max(end, ready + md[j] + tc[j])
             energy.append(spent)
-            latency.append(end - tau[j])
+            latency.append(end - begun[j])
+        self.jobs = cpu_jobs, link_jobs
         return {
             "wsel": sum(
                 config.energy_weight * energy[j] + config.time_weight * latency[j] for j in users
             ),
             "energy_j": energy,
             "latency_s": latency,
-            "model_ready_s": ready,
+            # The environment's clock begins with each iteration.
+            "model_ready_s": ready - self.clock,
+            "ready": ready,
             "upload_s": mu,
             "offload_s": to,
             "download_s": md,
@@ -246,6 +265,14 @@ class Plain:
             "local_j": local_j,
         }
 
+    def waits(self) -> tuple[list[float], list[float]]:
+        """Return when users begin to train, and how much later they can send the update."""
+        begun = [max(pair) for pair in zip(self.model_there, self.cpu_until, strict=True)]
+        sends = [
+            max(begun[j] + self.training_s[j], self.link_until[j]) - begun[j] for j in range(self.m)
+        ]
+        return [at - self.clock for at in begun], sends
+
     def finish(self, model: Vector, iota: list[float], hertz: list[float], cost: Any) -> None:
         """Let an iteration be over."""
         for j in range(self.m):
@@ -255,13 +282,24 @@ class Plain:
         if any(self.task_bits):
             self.offloaded = iota
         self.cpu_share = [f / self.config.max_cpu_hz for f in hertz]
-        self.previous_s, self.wsel = cost["download_s"], cost["wsel"]
+        cpu_jobs, link_jobs = self.jobs
+        for jobs, done, until in (
+            (cpu_jobs, self.cpu_jobs, self.cpu_until),
+            (link_jobs, self.link_jobs, self.link_until),
+        ):
+            for j, _, end in jobs:
+                until[j] = end
+            done += jobs
+        # Who downloads nothing begins from the model that it has when the others' is ready.
+        self.model_there = [cost["ready"] + s for s in cost["download_s"]]
+        self.clock, self.wsel = cost["ready"], cost["wsel"]
         self.iteration += 1
 
 
 def compare_seen(plain: Plain, observation: dict[str, Any], info: Any) -> None:
     """Compare all that is observed."""
     env, config, n = plain.env, plain.config, plain.iteration
+    begin_s, send_s = plain.waits()
     fair = 1 / (2 * plain.m)
     upload_s = [
         plain.model_bits / plain.rate(fair, config.transmit_power_dbm, j) for j in range(plain.m)
@@ -272,9 +310,9 @@ def compare_seen(plain: Plain, observation: dict[str, Any], info: Any) -> None:
         "devices": {
             "gain_db": 10 * np.log10(plain.gain),
             "task_mbit": np.array(plain.task_bits) / 1e6,
-            "training_s": plain.training_s,
+            "training_s": send_s,
             "training_j": plain.training_j,
-            "previous_download_s": plain.previous_s,
+            "previous_download_s": begin_s,
             "log_upload": np.log(upload_s / gmean(upload_s)),
             "log_task": np.log(relative),
             "staleness": plain.age,
@@ -388,6 +426,10 @@ def test_an_episode_equals_the_plain_reference(fields: dict[str, Any]) -> None:
         plain.look()
         compare_seen(plain, observation, info)
     assert terminated
+    for jobs in (plain.cpu_jobs, plain.link_jobs):
+        for j in range(plain.m):
+            own = [(start, end) for user, start, end in jobs if user == j]
+            assert all(end <= start + 1e-9 for (_, end), (start, _) in itertools.pairwise(own))
     assert len(inferred) == sum(tasks_in(env.config, n) for n in range(1, 6))
     # Somebody relied on the server, but not everybody in every iteration.
     assert 0 <= min(downloads) < plain.m
@@ -496,6 +538,59 @@ def test_when_tasks_arrive(period: int | None, iterations: int, wanted: list[int
     assert waiting == [
         min(n for n in wanted if n >= begun) - begun for begun in range(1, iterations + 1)
     ]
+
+
+def test_a_cpu_that_infers_holds_the_next_training_up() -> None:
+    """No second of a CPU is used, or counted in its user's latencies, twice."""
+    env = make(period=1, n_devices=1, training_s=2.0, fading="episode", task_spread=0.0)
+    env.reset(seed=0)
+    slow = direct(-1, 1)
+    slow[:, 2] = -1
+    infos = [env.step(slow)[4] for _ in range(5)]
+    first, *others = infos
+    local = 64e6 * 50 / 5e7
+    assert [info["local_s"] for info in infos] == pytest.approx([local] * 5)
+    assert first["latency_s"] == pytest.approx(
+        2 + first["upload_s"] + first["download_s"] + local, rel=1e-9
+    )
+    # The next model is ready later by all that the CPU does before.
+    for info in others:
+        busy = info["download_s"] + local + 2 + info["upload_s"]
+        assert info["model_ready_s"] == pytest.approx(busy, rel=1e-9)
+        assert info["latency_s"] == pytest.approx(first["latency_s"], rel=1e-9)
+
+
+def test_others_wait_for_a_cpu_that_infers() -> None:
+    env = make(period=1, n_devices=2, fading="episode", task_spread=0.0)
+    env.reset(seed=0)
+    action = direct([1, -1], 2)
+    action[1, 2] = -1
+    env.step(action)
+    *_, info = env.step(action)
+    local = 64e6 * 50 / 5e7
+    assert info["model_ready_s"] > local
+    # That of the one that offloads everything, which began at once, and of the other.
+    latencies = env.problem._latency_s[0]
+    assert latencies[0] > local
+    assert latencies[1] == pytest.approx(info["latency_s"] * 2 - latencies[0])
+
+
+def test_a_link_that_sends_a_task_holds_the_next_update_up() -> None:
+    env = make(period=1, n_devices=1, training_s=0.2, fading="episode", task_spread=0.0)
+    observation, _ = env.reset(seed=0)
+    assert column(env, observation, "devices", "training_s") == pytest.approx(0.2)
+    observation, *_, first = env.step(direct(1, 1))
+    assert first["offload_s"] > 0.2
+    # The model was ready as soon as the only update had come.
+    wait = column(env, observation, "devices", "training_s")
+    assert wait == pytest.approx(first["offload_s"], rel=1e-6)
+    *_, second = env.step(direct(1, 1))
+    assert second["model_ready_s"] == pytest.approx(first["offload_s"] + second["upload_s"])
+    # A task that is through by then holds nothing up.
+    env = make(period=1, n_devices=1, training_s=50.0, fading="episode", task_spread=0.0)
+    env.reset(seed=0)
+    observation = env.step(direct(1, 1))[0]
+    assert column(env, observation, "devices", "training_s") == 50
 
 
 def test_iterations_without_tasks_cost_no_inference() -> None:

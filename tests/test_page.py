@@ -105,6 +105,30 @@ def test_the_page(board: Leaderboard, tmp_path: Path) -> None:
     assert strip.low > strip.zero
 
 
+def test_a_rule_that_cannot_train_says_so_beside_its_score(tmp_path: Path) -> None:
+    name, n = "edge_gym/TaskAllocation-v0", 50
+    means = {"random-shares": 0.76, "ha-asyn": 0.77, "hu-sync": 0.0}
+    rng = np.random.default_rng(0)
+    seeds = range(900_000, 900_000 + n)
+    board = rank(
+        {
+            (name, spec): [
+                Episodes(np.array(seeds), mean + rng.normal(size=n) / 200, np.full(n, 12), {}, {})
+            ]
+            for spec, mean in means.items()
+        },
+        seeds,
+        {},
+    )
+    assert list(board.notes) == [name]
+    assert list(board.notes[name]) == ["hu-sync"]
+    assert board.to_json()["notes"] == board.notes
+    write_page(board, tmp_path / "page.html")
+    text = " ".join(read(tmp_path / "page.html").text.split())
+    assert "hu-sync : it hardly ever trains here" in text.replace("hu-sync:", "hu-sync :")
+    assert "Score 0 is random-shares" in text
+
+
 def test_the_board_draws_its_films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         leaderboard(["TaskAllocationStaleness-v0"], out=tmp_path, episodes=2)

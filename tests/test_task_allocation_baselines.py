@@ -13,6 +13,7 @@ from scipy.stats import kstest
 
 from edge_gym.baselines.base import Baseline, RandomPolicy
 from edge_gym.baselines.task_allocation import RULES
+from edge_gym.baselines.update_scheduling import Seen
 from edge_gym.envs.task_allocation import (
     TaskAllocationConfig,
     TaskAllocationVectorEnv,
@@ -263,7 +264,7 @@ def test_random_shares_beyond_own_samples_change_nothing_else() -> None:
     )
     # Shares below exp(-6) of the largest are raised.
     plain = free.samples.min(axis=1) > free.samples.max(axis=1) / 300
-    within = (free.samples <= own) & plain[:, None]
+    within = (free.samples < own) & plain[:, None]
     np.testing.assert_array_equal(limited.samples[within], free.samples[within])
     np.testing.assert_array_equal(limited.updates[within], free.updates[within])
     assert (limited.samples >= own)[~within & plain[:, None]].all()
@@ -301,7 +302,7 @@ def test_the_strongest_are_filled_one_after_the_other(updates: int) -> None:
 
 def test_who_gets_little_does_not_take_from_the_strongest() -> None:
     """The last one gets fewer samples than an action can say beside the first one's."""
-    env = Made(lanes=1, n_devices=3, cpu_groups_hz=None)
+    env = Made(lanes=1, n_devices=3, cpu_groups_hz=None, least_samples=1)
     own = np.array([[899, 2, 1]])
     seen = draw(
         env, own_samples=own, update_s=np.full((1, 3), 1e-6), update_j=np.full((1, 3), 1e-6)
@@ -310,6 +311,74 @@ def test_who_gets_little_does_not_take_from_the_strongest() -> None:
     assert found.samples.sum() == TOTAL
     assert found.samples[0, 0] <= 899
     assert found.updates[0, 0] == 12
+
+
+def test_the_last_one_filled_gets_the_fewest_samples_of_a_learner_at_least() -> None:
+    """What it lacks comes from those before it, the nearest first, which keep as much."""
+
+    def filled(own: list[int], total: int, least: int) -> list[int]:
+        n = len(own)
+        fields: dict[str, Any] = {"n_devices": n, "cpu_groups_hz": None, "least_samples": least}
+        env = Made(lanes=1, **fields)
+        cheap = {"update_s": np.full((1, n), 1e-6), "update_j": np.full((1, n), 1e-6)}
+        samples = np.array([total])
+        seen = draw(env, own_samples=np.array([own]), samples=samples, **cheap)
+        rule = make("strongest-learners", env)
+        costs = costs_of(env, seen)
+        tasks: Tasks = rule.tasks(Seen(env.tables, seen), costs, samples)  # type: ignore[attr-defined]
+        return tasks.samples[0].tolist()
+
+    assert filled([30, 20, 20], 55, 5) == [30, 20, 5]
+    assert filled([30, 20, 20], 52, 5) == [30, 17, 5]
+    assert filled([30, 6, 6], 38, 6) == [26, 6, 6]
+    assert filled([6, 30, 20], 50, 5) == [0, 30, 20]
+    # Who cannot hold as many is not among them; nor is the last where those before have no more.
+    assert filled([30, 4, 20], 52, 5) == [30, 0, 20]
+    assert filled([6, 6, 6], 13, 6) == [6, 6, 0]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {**RISK, "least_samples": 40},
+        {**FEDERATED, "least_samples": 20, "size_spread": 0.5},
+        {**RISK, **COPIES, "least_samples": 50},
+        {**JOINT, "least_samples": 40},
+        {**JOINT, **FEDERATED, "size_spread": 0.5},
+    ],
+)
+def test_every_rule_keeps_16d_and_16g(fields: dict[str, Any]) -> None:
+    """Mohammad et al. (2020): the d_k sum to d, and whoever takes part has d_l at least."""
+    env, _ = begin(30, **fields)
+    problem, least = env.problem, env.config.least_samples
+    tried = few = 0
+    for rule in RULES:
+        if not rule.applies_to(env.config):
+            continue
+        grid = rule.grid_for(env.config)
+        for values in itertools.product(*grid.values()):
+            observation, _ = env.reset(seed=0)
+            acting = make(rule.name, env, **dict(zip(grid, values, strict=True)))
+            given: list[Array] = []
+            decide = problem._decide
+
+            def deciding(*arguments: Any, kept: list[Array] = given, decide: Any = decide) -> Any:
+                found = decide(*arguments)
+                kept.append(found[0])
+                return found
+
+            problem._decide = deciding
+            env.step(acting.act(observation))
+            problem._decide = decide
+            np.testing.assert_array_equal(given[0].sum(axis=1), problem._total)
+            taking = problem._updates > 0
+            assert (problem._samples[taking] >= least).all(), (rule.name, values)
+            tried += taking.sum()
+            few += (problem._samples[taking] < 2 * least).sum()
+    assert tried > 0
+    # Some have hardly more, so that it is not by chance.
+    assert few > 0 or fields == {**RISK, **COPIES, "least_samples": 50}
 
 
 @pytest.mark.parametrize(("bound", "cap"), [(0.25, 1), (0.125, 0), (0.625, 1), (0.0, 1)])
@@ -551,7 +620,7 @@ def test_where_rules_apply() -> None:
         ({**RISK, **COPIES}, {"coded-redundancy"}),
         (STALENESS, aware),
         ({**RISK, **STALENESS}, aware),
-        (JOINT, {"task-only", "resource-only", "joint-task-resource"}),
+        (JOINT, {"random-shares", "task-only", "resource-only", "joint-task-resource"}),
     ]
     for fields, wanted in cases:
         config = TaskAllocationConfig(**fields)
@@ -597,6 +666,36 @@ def test_wrong_parameters_are_named(
 ) -> None:
     with pytest.raises(error, match=message):
         make(name, Made(**RISK), **parameters)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({}, "takes a learner of 6 GHz 12.1 J, it has 10 J on average in a cycle"),
+        (
+            {"energy_limit_j": 100.0, "cycle_s": 4.0},
+            "takes a learner of 0.7 GHz 4.82 s, it has 4 s",
+        ),
+        ({"energy_limit_j": 100.0}, None),
+        ({"energy_limit_j": 20.0, "cycle_s": 20.0}, None),
+        ({"cpu_groups_hz": (2.4e9, 1.4e9), "energy_limit_j": 6.0}, None),
+        ({"samples_per_device": 100}, None),
+        ({"samples_per_device": 300, "task_share": 0.5}, "equal part of the samples, 150,"),
+    ],
+)
+def test_hu_sync_says_where_it_cannot_train(fields: dict[str, Any], why: str | None) -> None:
+    """What its note says of a configuration is what happens in episodes."""
+    env, observation = begin(60, **fields)
+    note = BY_NAME["hu-sync"].note(env.config)
+    *_, info = env.step(make("hu-sync", env).act(observation))
+    trains = (info["updates"] > 0).mean()
+    if why is None:
+        assert note is None
+        assert trains > 0.5
+    else:
+        assert why in note
+        assert trains < 0.02
+    assert not any(rule.note(env.config) for rule in RULES if rule.name != "hu-sync")
 
 
 def test_aware_allocations_learn_more_than_others() -> None:

@@ -180,7 +180,16 @@ def observation_tables(config: OffloadingConfig) -> dict[str, ObservationTable]:
         "devices": ObservationTable(
             Column("gain_db", "dB", -300, 100, "channel gain h_j", gain_db, 6),
             Column("task_mbit", "Mbit", 0, 1e6, "its task L_j", task_mbit / 2, task_mbit / 2),
-            Column("training_s", "s", 0, 1e9, "time τ^lt of training", training_s, training_s),
+            Column(
+                "training_s",
+                "s",
+                0,
+                1e9,
+                "from then until its update can be sent: τ^lt of training, or more where its "
+                "uplink still sends its last task",
+                training_s,
+                training_s,
+            ),
             Column(
                 "training_j",
                 "J",
@@ -195,7 +204,8 @@ def observation_tables(config: OffloadingConfig) -> dict[str, ObservationTable]:
                 "s",
                 0,
                 1e9,
-                "its last download τ^md, which delays its training; 0 without one",
+                "when it begins to train: after its last download τ^md (0 without one), and after "
+                "what its CPU still had to infer",
                 fair_s,
                 fair_s,
             ),
@@ -384,7 +394,8 @@ class OffloadingProblem(FederatedLearning):
         "_fade",
         "_gain",
         "_task_bits",
-        "_download_s",
+        "_begin_s",
+        "_link_free_s",
         "_staleness",
         "_offloaded",
         "_cpu_share",
@@ -429,7 +440,10 @@ class OffloadingProblem(FederatedLearning):
         self._fade = np.ones((n_lanes, m))
         self._gain = np.ones((n_lanes, m))
         self._task_bits = np.zeros((n_lanes, m))
-        self._download_s = np.zeros((n_lanes, m))
+        # Seconds after the server had the last model at which each user's download has come and its
+        # CPU is free, so that it begins to train, and at which its uplink is free.
+        self._begin_s = np.zeros((n_lanes, m))
+        self._link_free_s = np.zeros((n_lanes, m))
         self._staleness = np.zeros((n_lanes, m), np.int64)
         # What the last iteration did.
         self._offloaded = np.zeros((n_lanes, m))
@@ -452,6 +466,7 @@ class OffloadingProblem(FederatedLearning):
             self._draw_data(lane)
             self._place_m[lane] = self._draw_places(self.generators[lane])
         for array in (
+            self._link_free_s,
             self._staleness,
             self._offloaded,
             self._cpu_share,
@@ -467,7 +482,7 @@ class OffloadingProblem(FederatedLearning):
             self._stale_sum,
         ):
             array[lanes] = 0
-        self._download_s[lanes] = self.config.first_download_s
+        self._begin_s[lanes] = self.config.first_download_s
         info = self._begin_learning(lanes)
         index = torch.from_numpy(lanes)
         self._held[index] = self.learner.weights[index][:, None]
@@ -486,7 +501,8 @@ class OffloadingProblem(FederatedLearning):
         gain, info, final_info = self._end_round(lanes, over)
         inferred = np.asarray(has_tasks.any(axis=1))
         self._infer(lanes[inferred], has_tasks[inferred])
-        self._download(lanes, offloading, found)
+        self._download(lanes, offloading)
+        self._occupy(lanes, costs, found)
 
         self._wsel[lanes] = np.minimum(found.wsel, _MAX_COST)
         reward = config.accuracy_weight * gain - self._wsel[lanes]
@@ -536,7 +552,7 @@ class OffloadingProblem(FederatedLearning):
             "task_mbit": self._task_bits / 1e6,
             "training_s": costs.training_s,
             "training_j": costs.training_j,
-            "previous_download_s": self._download_s,
+            "previous_download_s": self._begin_s,
             "log_upload": log_upload - log_upload.mean(axis=1, keepdims=True),
             "log_task": np.log(task / self._mean_task_bits),
             "staleness": self._staleness,
@@ -702,14 +718,22 @@ class OffloadingProblem(FederatedLearning):
         score = self.learner.score(lanes, rows, test=True)
         self._inference_accuracy[lanes] = score.accuracy
 
-    def _download(self, lanes: IntArray, offloading: Offloading, found: Evaluation) -> None:
+    def _download(self, lanes: IntArray, offloading: Offloading) -> None:
         """Let users have the new model who download it."""
         index = torch.tensor(lanes)
         takes = torch.from_numpy(offloading.download)[:, :, None].to(self._held.device)
         models = self.learner.weights[index][:, None]
         self._held[index] = torch.where(takes, models, self._held[index])
         self._staleness[lanes] = np.where(offloading.download, 0, self._staleness[lanes] + 1)
-        self._download_s[lanes] = np.minimum(found.download_s, _MAX_COST)
+
+    def _occupy(self, lanes: IntArray, costs: OffloadingCosts, found: Evaluation) -> None:
+        """Note how long after the model was ready users' CPUs and uplinks are busy."""
+        self._begin_s[lanes] = np.minimum(found.download_s + found.local_s, _MAX_COST)
+        sent = costs.previous_download_s + costs.training_s + found.upload_s + found.offload_s
+        ready = found.model_ready_s[:, None]
+        # Where no model is ever ready, nothing comes after it.
+        late = np.subtract(sent, ready, out=np.zeros(sent.shape), where=np.isfinite(ready))
+        self._link_free_s[lanes] = np.clip(late, 0, _MAX_COST)
 
     def _told(
         self, found: Evaluation, has_tasks: BoolArray, offloaded: Float64Array
@@ -739,21 +763,22 @@ class OffloadingProblem(FederatedLearning):
             config.cycles_per_flop * self.training_flops * config.local_epochs * self._sizes[lanes]
         )
         training_s, training_j = config.training_s, config.training_j
+        begin_s = self._begin_s[lanes]
+        trained_s = cpu_latency(cycles, config.max_cpu_hz) if training_s is None else training_s
         return offloading_costs(
             config,
             gain_db=wireless.linear_to_db(self._gain[lanes]),
             task_mbit=self._task_bits[lanes] / 1e6,
-            training_s=(
-                cpu_latency(cycles, config.max_cpu_hz)
-                if training_s is None
-                else np.full(cycles.shape, training_s)
+            # Nothing else uses the uplink before the update, which therefore waits for it.
+            training_s=np.maximum(
+                trained_s + np.zeros(cycles.shape), self._link_free_s[lanes] - begin_s
             ),
             training_j=(
                 cpu_energy(cycles, config.max_cpu_hz, config.capacitance)
                 if training_j is None
                 else np.full(cycles.shape, training_j)
             ),
-            previous_download_s=self._download_s[lanes],
+            previous_download_s=begin_s,
             model_mbit=self._model_bits / 1e6,
         )
 
@@ -791,8 +816,21 @@ class OffloadingEnv(EdgeEnv):
 
     Times and energies follow (1) to (9): uploads and offloading one after the other at r_j, the
     download at r̄_j, computing at f_j and at the server at f_s. The WSEL (10a) is the sum of
-    w^e·E_j + w^t·T_j over users. A download that ends late delays the user's next training by its
-    time τ^md, which the next iteration's T_j leaves out, as (9) has it.
+    w^e·E_j + w^t·T_j over users.
+
+    A user's CPU and its uplink do one thing at a time. The letter has tasks in the last iteration
+    alone; tasks in earlier ones hold up what follows. The next training begins when the download
+    has come and the CPU has inferred; the next update is sent when that training is over and the
+    uplink has sent the task. T_j counts from the beginning of the training, as (9) does, which
+    leaves out the last download: the seconds of an inference count in the T_j of its own iteration,
+    and in the next one for those who wait for the update that it delays.
+
+    Not simulated: the server has a processor of f_s for each task, as in the letter, so that tasks
+    never wait for each other there; it averages in no time. A transmission keeps the share of the
+    band that it began with, while others have those of the next iteration already, so that shares
+    may sum to more than one for a while. The model takes time and energy in both directions, but
+    for the first download (``first_download_s``), which only delays the first training. What the
+    server is told of channels and tasks, its decisions, and the results of inference take nothing.
 
     ## Action Space
     - ``actions="direct"`` (``Offloading-v0``): ``Box(-1, 1, (M, 4))``. The first two columns share

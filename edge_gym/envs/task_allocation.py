@@ -275,8 +275,14 @@ def observation_tables(
         Column("learners", "learner", 1, 1e9, "number of learners K", k, max(k, 1)),
         Column("samples", "sample", 1, 1e9, "samples d of a cycle", k * share, k * share / 2),
         Column("common_updates", "update", 0, 1e6, "the relaxed synchronous optimum τ", 3, 2),
-        Column("mean_updates", "update", 0, 1e6, "mean τ_k of the last cycle", 3, 2),
-        Column("staleness", "update", 0, 1e6, "last difference of the τ_k", 1, 1),
+        Column(
+            *("mean_updates", "update", 0, 1e6),
+            *("mean τ_k of the last cycle, 0 for what did not arrive", 3, 2),
+        ),
+        Column(
+            *("staleness", "update", 0, 1e6),
+            *("largest difference of the τ_k that arrived in it", 1, 1),
+        ),
         Column("accuracy", "1", 0, 1, "validation accuracy", 0.8, 0.15),
         Column("loss", "nat", 0, MAX_LOSS, "validation loss", 0.7, 0.5),
         Column(
@@ -425,6 +431,8 @@ class TaskAllocation(FederatedLearning):
         "_spent_j",
         "_resources",
         "_arrived",
+        "_mean_updates",
+        "_staleness",
         "_joules",
         "_updates_sum",
         "_staleness_sum",
@@ -476,6 +484,9 @@ class TaskAllocation(FederatedLearning):
         self._spent_j = np.zeros((n_lanes, k))
         # Share of the band, of the power and of the CPU's speed.
         self._resources = np.zeros((n_lanes, 3, k))
+        self._mean_updates = np.zeros(n_lanes)
+        self._staleness = np.zeros(n_lanes)
+        # Of the episode so far.
         self._arrived = np.zeros((n_lanes, k), np.int64)
         self._joules = np.zeros((n_lanes, k))
         self._updates_sum = np.zeros(n_lanes)
@@ -505,6 +516,8 @@ class TaskAllocation(FederatedLearning):
             self._finish_s,
             self._spent_j,
             self._resources,
+            self._mean_updates,
+            self._staleness,
             self._arrived,
             self._joules,
             self._updates_sum,
@@ -531,6 +544,7 @@ class TaskAllocation(FederatedLearning):
         self._learn(lanes, given, held, done, arrived)
 
         seconds, joules = self._needs(lanes, held, done, resources, slower)
+        seconds, joules = self._unfinished(lanes, held, done, resources, slower, seconds, joules)
         taking_part = planned > 0
         updates = np.where(arrived, done, 0)
         staleness = np.where(
@@ -544,6 +558,7 @@ class TaskAllocation(FederatedLearning):
         self._spent_j[lanes] = np.where(taking_part, joules, 0)
         self._joules[lanes] += self._spent_j[lanes]
         self._arrived[lanes] += arrived
+        self._mean_updates[lanes], self._staleness[lanes] = updates.mean(axis=1), staleness
         self._updates_sum[lanes] += updates.mean(axis=1)
         self._staleness_sum[lanes] += staleness
         over = self._round[lanes] + 1 >= config.cycles
@@ -619,8 +634,8 @@ class TaskAllocation(FederatedLearning):
             "learners": np.full(self.n_lanes, config.n_devices),
             "samples": total,
             "common_updates": common,
-            "mean_updates": self._updates.mean(axis=1),
-            "staleness": self._updates.max(axis=1) - self._updates.min(axis=1),
+            "mean_updates": self._mean_updates,
+            "staleness": self._staleness,
             "accuracy": self._accuracy,
             "loss": self._loss,
             "loss_slope": self._loss_slope,
@@ -761,6 +776,34 @@ class TaskAllocation(FederatedLearning):
         # A CPU that is busy otherwise works as fast as ever, for others too.
         _, joules = task_resources.needs(limits, held, updates, resources)
         return seconds, joules
+
+    def _unfinished(
+        self,
+        lanes: IntArray,
+        held: IntArray,
+        done: IntArray,
+        resources: Resources | None,
+        slower: Float64Array,
+        seconds: Float64Array,
+        joules: Float64Array,
+    ) -> tuple[Float64Array, Float64Array]:
+        """Return seconds and joules, ``(m, K)`` each, with those of learners without an update.
+
+        A learner that finishes no update sends nothing, but has computed until it was too late.
+        """
+        failed = done == 0
+        if not failed.any():
+            return seconds, joules
+        (one_s, one_j), (two_s, two_j) = (
+            self._needs(lanes, held, np.full_like(done, updates), resources, slower)
+            for updates in (1, 2)
+        )
+        update_s, update_j = two_s - one_s, two_j - one_j
+        # What the model's way in both directions and that of the samples leave.
+        left_s = self.config.cycle_s - (one_s - update_s)
+        part = np.divide(left_s, update_s, out=np.zeros(left_s.shape), where=update_s > 0)
+        spent_j = np.clip(part, 0, 1) * update_j
+        return np.where(failed, self.config.cycle_s, seconds), np.where(failed, spent_j, joules)
 
     def _learn(
         self,
@@ -905,10 +948,18 @@ class TaskAllocationEnv(EdgeEnv):
 
     with C² = C_m/f_k, C¹ = F·P_d/R_k (0 in FL), C⁰ = 2·P_m·S_m/R_k, G² = κ·C_m·f_k², G¹ = 0 and
     G⁰ = P·P_m·S_m/R_k (a model that grows with samples adds to C¹ and G¹). All of it is really
-    trained. Learners whose τ_k is 0 are left out of the average.
+    trained. Learners whose τ_k is 0 are left out of the average and of
+    the staleness.
+
+    A learner receives, computes and sends one after the other, and the next cycle begins at T, so
+    that nothing is used twice at a time. The model's way takes time in both directions, samples'
+    one way; receiving takes no energy, and the orchestrator's is not counted. What costs nothing:
+    what it must be told of learners, the tasks that it sends them, and the average.
 
     Where models are lost (``drop_out``) or CPUs busy (``slowdown_probability``), a learner's model
-    does not arrive, or it sends what was ready after as many updates as time allowed. With
+    does not arrive, or it sends what was ready after as many updates as time allowed. Every cycle
+    takes T, whoever answers in it. Who is lost has spent the energy of its updates and of sending
+    them; who finishes no update that it had time for has computed until T, and sends nothing. With
     ``redundancy`` several learners train on the same samples, and one of them is enough.
 
     ## Action Space

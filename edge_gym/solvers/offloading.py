@@ -113,10 +113,11 @@ class OffloadingCosts:
         capacitance: Effective capacitance κ_c in J·s².
         server_hz: CPU frequency f_s of the server, for every task.
         max_hz: Highest CPU frequency f_max of a user.
-        training_s: Time τ_j^lt of local training.
+        training_s: Time from there until the update can be sent: τ_j^lt of local training, or more
+            where the uplink is busy for longer.
         training_j: Energy e_j^lt of local training.
-        previous_download_s: Time τ_{j,N-1}^md of the last download, with which the iteration
-            begins; it is not counted in its latency.
+        previous_download_s: Time at which the user begins to train, not counted in its latency:
+            τ_{j,N-1}^md of the last download, or more where its CPU is busy for longer.
         energy_weight: Weight w_j^e of a joule.
         time_weight: Weight w_j^t of a second.
 
