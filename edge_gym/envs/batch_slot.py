@@ -40,6 +40,7 @@ _LEAST_RATE = 1.0
 _EFFICIENCY = 12.0  # Typical bit/s/Hz in the cell of Table I.
 _MAX_NORM = 1e6
 _MAX_LOG = 40.0
+_MOST_SAMPLES = 10**9
 _VALUES_AT_ONCE = 1 << 21
 
 Float64Array = NDArray[np.float64]
@@ -56,16 +57,17 @@ class BatchSlotConfig(FederatedConfig):
     Attributes:
         actions: ``"direct"``: batches and slots of all devices; ``"global"``: one of ``choices``
             global batchsizes, which Theorems 1 and 2 place.
-        choices: Global batchsizes to choose from, a geometric row from K to ΣB_max.
+        choices: Global batchsizes to choose from, a geometric row from K to ΣB_max; 2 to 10⁴.
         update: What devices compute from their batch: its ``"gradient"``, or a ``"model"`` trained
-            on it for ``local_epochs`` in mini-batches; models are averaged then.
-        local_epochs: Passes over the batch, for ``update="model"``.
+            on it for ``local_epochs`` in mini-batches; models are averaged then, whole ones unless
+            ``density`` or ``bits`` say otherwise.
+        local_epochs: Passes over the batch, for ``update="model"``; 1 to 10⁴.
         local_batch_size: Samples of a mini-batch, for ``update="model"``.
         max_batch: Largest batch B^max; None means all of a device's samples. Nobody's batch
             exceeds its samples.
         reference_batch: Global batchsize B_ref at which the step size is ``learning_rate``; it
             is learning_rate·√(B/B_ref), with a mini-batch in place of B for ``update="model"``.
-        max_learning_rate: Largest step size.
+        max_learning_rate: Largest step size, 10⁻⁹ to 10³.
         download: What the server sends where devices' vectors are compressed, and so what all
             learn from. ``"recompressed"``: their average, compressed in its turn as a device's
             vector is and with a memory of the server's own, so that both directions take the same
@@ -77,13 +79,13 @@ class BatchSlotConfig(FederatedConfig):
             takes many frames.
         device: Processors of the devices, ``"cpu"`` or ``"gpu"``.
         cpu_groups_hz: Speeds f_k of groups of devices of (nearly) equal size, cycles a second, in
-            the order of the devices; None draws them from ``cpu_hz``.
-        gpu_flops: Speeds f_k^G that GPUs reach, FLOP a second, of groups likewise; c_k in (27) is
-            a sample's training FLOPs over this.
-        gpu_base_latency_s: t^ℓ in (27), s.
+            the order of the devices, 1 to 10¹⁵ each; None draws them from ``cpu_hz``.
+        gpu_flops: Speeds f_k^G that GPUs reach, FLOP a second, 1 to 10²¹, of groups likewise; c_k
+            in (27) is a sample's training FLOPs over this.
+        gpu_base_latency_s: t^ℓ in (27), s, 10⁻⁹ to 10⁶: no computation takes no time.
         gpu_threshold: B^th in (27), samples.
-        budget_s: Simulated seconds of an episode.
-        max_rounds: Rounds after which an episode is truncated.
+        budget_s: Simulated seconds of an episode, 10⁻⁹ to 10¹².
+        max_rounds: Rounds after which an episode is truncated, 1 to 10⁶.
         targets: Validation accuracies, ascending; the time to each is told.
     """
 
@@ -127,19 +129,19 @@ class BatchSlotConfig(FederatedConfig):
                 object.__setattr__(self, name, tuple(value))
         super().__post_init__()
         check_choice("actions", self.actions, ("direct", "global"))
-        check_integer("choices", self.choices, 2)
+        check_integer("choices", self.choices, 2, 10_000)
         check_choice("update", self.update, ("gradient", "model"))
-        check_integer("local_epochs", self.local_epochs, 1)
-        check_integer("local_batch_size", self.local_batch_size, 1)
+        check_integer("local_epochs", self.local_epochs, 1, 10_000)
+        check_integer("local_batch_size", self.local_batch_size, 1, _MOST_SAMPLES)
         if self.max_batch is not None:
-            check_integer("max_batch", self.max_batch, 1)
-        check_integer("reference_batch", self.reference_batch, 1)
-        check_number("max_learning_rate", self.max_learning_rate, 0, open_low=True)
+            check_integer("max_batch", self.max_batch, 1, _MOST_SAMPLES)
+        check_integer("reference_batch", self.reference_batch, 1, _MOST_SAMPLES)
+        check_number("max_learning_rate", self.max_learning_rate, 1e-9, 1e3)
         check_choice("download", self.download, DOWNLOADS)
         check_number("downlink_power_dbm", self.downlink_power_dbm, -50, 60)
         check_choice("fading", self.fading, ("round", "mean"))
         check_choice("device", self.device, ("cpu", "gpu"))
-        for name in ("cpu_groups_hz", "gpu_flops"):
+        for name, fastest in (("cpu_groups_hz", 1e15), ("gpu_flops", 1e21)):
             speeds = getattr(self, name)
             if speeds is None and name == "cpu_groups_hz":
                 continue
@@ -148,11 +150,11 @@ class BatchSlotConfig(FederatedConfig):
                     f"{name} must have 1 to n_devices = {self.n_devices} speeds, got {speeds}"
                 )
             for speed in speeds:
-                check_number(name, speed, 0, open_low=True)
-        check_number("gpu_base_latency_s", self.gpu_base_latency_s, 0)
-        check_integer("gpu_threshold", self.gpu_threshold, 1)
-        check_number("budget_s", self.budget_s, 0, open_low=True)
-        check_integer("max_rounds", self.max_rounds, 1)
+                check_number(name, speed, 1, fastest)
+        check_number("gpu_base_latency_s", self.gpu_base_latency_s, 1e-9, 1e6)
+        check_integer("gpu_threshold", self.gpu_threshold, 1, _MOST_SAMPLES)
+        check_number("budget_s", self.budget_s, 1e-9, 1e12)
+        check_integer("max_rounds", self.max_rounds, 1, 1_000_000)
         for target in self.targets:
             check_number("targets", target, 0, 1)
         if list(self.targets) != sorted(set(self.targets)):
@@ -201,7 +203,8 @@ def observation_tables(
                 "s",
                 0,
                 1e9,
-                "time of a download in the whole frame",
+                "time of a download in the whole frame"
+                + (", of as many bits as the last one" if config.download == "union" else ""),
                 transfer_s,
                 transfer_s / 2,
             ),
@@ -837,19 +840,25 @@ class BatchSlotEnv(EdgeEnv):
     sends it, compressed, in its time slots τ_k^U of the uplink's frames. The server averages, with
     weights B_k, and sends the average to each device in its slots τ_k^D of the downlink's frames;
     all take one step of gradient descent. The gradients are really computed and compressed.
+    Devices keep different values, so that their average has more of them than any device sent:
+    the server compresses it in its turn, and what is paid for and learned from is that message
+    (``download="recompressed"``; ``"union"`` sends the average whole, at its own size).
     Larger batches make steps better, but a round lasts until the slowest device has sent, and
     then until the slowest one has received and updated its model:
 
     T = max_k (t_k^L + t_k^U) + max_k (t_k^D + t_k^M), with t_k^U = s/R_k^U/τ_k^U and
     t_k^D = s/R_k^D/τ_k^D for slots as shares of their frame and s bits of a compressed gradient.
+    The download is one message for each device, which is the paper's; its footnote 3 names a
+    broadcast at the smallest of the rates as another. Devices have the untrained model at the
+    start. Channel states, losses, norms and what is decided are a few numbers and take no time.
 
     - ``device="cpu"``: t_k^L = B_k·C/f_k, with the cycles C of ``cycles_per_flop`` times the FLOPs
       of training on one sample; t_k^M takes two FLOPs for each parameter.
     - ``device="gpu"``: t_k^L = t^ℓ up to B^th samples and c_k seconds for each further one, (27).
 
     The step size is ``learning_rate``·√(B/``reference_batch``) with B = ΣB_k, at most
-    ``max_learning_rate``. With error feedback, what a device's compressed gradient leaves out is
-    added to its next one.
+    ``max_learning_rate``. With error feedback, what a compressed message leaves out is added to
+    the sender's next one, a device's as the server's (Tang et al., "DoubleSqueeze", 2019).
 
     With ``update="model"`` devices train copies of the model on their batch, for ``local_epochs``
     in mini-batches, and models are averaged. ``max_batch=None`` allows batches of all samples:
@@ -909,8 +918,10 @@ class BatchSlotEnv(EdgeEnv):
     The fields of ``BatchSlotConfig``, by name or as ``config=``.
 
     ## References
-    FEEL §II to §VI and Table I. C, M, t^ℓ, B^th, c_k, f^G and η are not in the text and chosen
-    here.
+    Ren, Yu and Ding, "Accelerating DNN Training in Wireless Federated Edge Learning Systems"
+    (FEEL), §II to §VI and Table I. C, M, t^ℓ, B^th, c_k, f^G and η are not in the text and chosen
+    here. The text takes the global gradient to have as many bits as a local one and does not say
+    how a compressed average comes to that.
 
     ## Version History
     - v0: first version.
