@@ -90,7 +90,9 @@ class Plain:
         self.k = env.config.n_devices
         sizes = self.problem._sizes[0]
         self.own = [set(self.problem._rows[0, k, : sizes[k]].tolist()) for k in range(self.k)]
-        self.kept_back = np.zeros((self.k, len(global_model(env))))
+        # The last row is the server's.
+        self.kept_back = np.zeros((self.k + 1, len(global_model(env))))
+        self.union: int | None = None
         self.rounds, self.seconds, self.slope = 0, 0.0, 0.0
         self.batches: list[int] = []
 
@@ -102,7 +104,7 @@ class Plain:
         return perceptron_loss_and_gradient(self.problem.features, hidden, w, rows)
 
     def sent(self, k: int, vector: Vector) -> Vector:
-        """Return what the server gets: the largest values, the rest is kept back."""
+        """Return what is received of device k, or the server: the largest values."""
         wanted = vector + self.kept_back[k]
         places = np.argsort(-np.abs(wanted))[: max(1, round(self.config.density * len(vector)))]
         made = np.zeros_like(wanted)
@@ -138,9 +140,19 @@ class Plain:
             self.norms.append(np.linalg.norm(vector))
             mean += len(rows) / total * self.sent(k, vector)
         self.mean_norm = np.linalg.norm(mean)
+        if config.download == "recompressed":
+            mean = self.sent(self.k, mean)
+        else:
+            self.union = np.count_nonzero(mean)
+            self.down_bits = self.size(self.union)
         return w - rate * mean if config.update == "gradient" else w + mean
 
     # -- latency
+
+    def size(self, kept: int) -> int:
+        """Return the bits of so many values of a vector."""
+        n = len(self.kept_back[0])
+        return 32 * kept + (min(kept * math.ceil(math.log2(n)), n) if kept < n else 0)
 
     def look(self) -> None:
         """Work out what a round costs from what was drawn for it."""
@@ -149,7 +161,10 @@ class Plain:
         n = d * h + h + h * 10 + 10
         flops = 6 * (d * h + h * 10)
         kept = max(1, round(config.density * n))
-        self.bits = 32 * kept + (min(kept * math.ceil(math.log2(n)), n) if kept < n else 0)
+        self.bits = self.down_bits = self.size(kept)
+        if config.download == "union":
+            most = min(self.k * kept, n)
+            self.down_bits = self.size(most if self.union is None else self.union)
         more = 10 ** ((config.downlink_power_dbm - config.transmit_power_dbm) / 10)
         self.rate = np.zeros((2, self.k))
         for direction, factor in enumerate((1.0, more)):
@@ -209,7 +224,7 @@ class Plain:
         """Return how long a round takes, and what it consists of."""
         compute = [self.gradient_s(k, batch[k]) for k in range(self.k)]
         upload = [self.bits / (up[k] * self.rate[0, k]) for k in range(self.k)]
-        download = [self.bits / (down[k] * self.rate[1, k]) for k in range(self.k)]
+        download = [self.down_bits / (down[k] * self.rate[1, k]) for k in range(self.k)]
         self.arrived = [a + b for a, b in zip(compute, upload, strict=True)]
         self.finished = [a + b for a, b in zip(download, self.update_s, strict=True)]
         return {
@@ -231,7 +246,7 @@ def compare_seen(plain: Plain, observation: dict[str, Any], info: Any, last_s: f
         "uplink_rate": plain.rate[0] / 1e6,
         "downlink_rate": plain.rate[1] / 1e6,
         "upload_s": plain.bits / plain.rate[0],
-        "download_s": plain.bits / plain.rate[1],
+        "download_s": plain.down_bits / plain.rate[1],
         "log_upload": -np.log(plain.rate[0] / gmean(plain.rate[0])),
         "log_download": -np.log(plain.rate[1] / gmean(plain.rate[1])),
         "update_s": plain.update_s,
@@ -279,6 +294,9 @@ MODEL = {"update": "model", "local_batch_size": 1000, "max_batch": None}
     [
         {},
         {"density": 1.0, "fading": "mean", "downlink_power_dbm": 35.0},
+        {"download": "union"},
+        {"download": "union", "density": 1.0},
+        {**MODEL, "download": "union", "density": 0.3},
         {"cpu_groups_hz": None, "cpu_hz": (1e8, 2e9), "size_spread": 0.5, "max_batch": 25},
         {"partition": "shards", "max_batch": None, "max_learning_rate": 0.12},
         {"device": "gpu", "gpu_flops": (1e9, 3e9), "gpu_threshold": 5, "gpu_base_latency_s": 1e-5},
@@ -298,7 +316,6 @@ def test_an_episode_equals_the_plain_reference(fields: dict[str, Any]) -> None:
     for action in itertools.islice(random_actions(env.action_space, 5), 6):
         w, loss, accuracy = global_model(env), info["validation_loss"], info["validation_accuracy"]
         wanted_batch, up, down = plain.decided(action)
-        wanted = plain.took(wanted_batch, up, down)
         observation, reward, terminated, truncated, info = env.step(action)
         after = global_model(env)
         # The plain reference reads the model from before the round.
@@ -307,6 +324,7 @@ def test_an_episode_equals_the_plain_reference(fields: dict[str, Any]) -> None:
         np.testing.assert_allclose(after, plain.learn(batches[-1]), atol=3e-6)
         env.problem.learner.weights[0] = env.problem.learner.weights.new_tensor(after)
         assert np.abs(after - w).max() > 1e-5
+        wanted = plain.took(wanted_batch, up, down)
         plain.batch = wanted_batch
         plain.batches.append(sum(wanted_batch))
         plain.seconds += wanted["round_s"]
@@ -348,6 +366,58 @@ def test_unequal_batches_average_to_the_gradient_of_their_union() -> None:
     rate = 0.1 * math.sqrt(len(union) / 64)
     _, gradient = plain.loss_and_gradient(w, union)
     np.testing.assert_allclose(global_model(env), w - rate * gradient, atol=1e-6)
+
+
+def test_the_message_learned_from_is_the_message_that_is_paid_for() -> None:
+    """In both directions: as many values as the bits say, and the rest is not lost."""
+    n = 49 * 8 + 8 + 8 * 10 + 10
+    for fields in ({}, {"download": "union"}, {"bits": 6}, {"bits": 6, "download": "union"}):
+        env = make(**fields, **ENDLESS)
+        observation, _ = env.reset(seed=0)
+        moved = np.zeros(n)
+        for action in itertools.islice(random_actions(env.action_space), 8):
+            rate = column(env, observation, "devices", "downlink_rate") * 1e6
+            w = global_model(env)
+            observation, *_, info = env.step(action)
+            _, _, down = Plain(env).decided(action)
+            # What the slowest download took tells its bits.
+            told = info["download_s"] * (down * rate).min()
+            step = global_model(env) - w
+            moved += step / info["learning_rate"]
+            kept = np.count_nonzero(step)
+            bits = 32 if fields.get("download") == "union" else env.config.bits
+            places = min(kept * 9, n)
+            assert told == pytest.approx(kept * bits + places + 32 * (bits < 32), rel=1e-5)
+        if not fields:
+            memory = env.problem.server.memory[0, 0].numpy()
+            assert np.count_nonzero(memory) > n / 4
+            assert kept == round(0.05 * n)
+
+
+def test_whole_vectors_are_sent_alike() -> None:
+    """Where nothing is compressed the average is as large as what it is made of."""
+    for fields in ({"density": 1.0}, {**MODEL, "density": 1.0}):
+        ours, theirs = (make(**fields, download=d, **ENDLESS) for d in ("recompressed", "union"))
+        assert_same(ours.reset(seed=0), theirs.reset(seed=0))
+        for action in itertools.islice(random_actions(ours.action_space), 4):
+            assert_same(ours.step(action), theirs.step(action))
+
+
+def test_a_union_too_large_for_the_time_left_is_not_received() -> None:
+    """Everyone was heard and the download expected fitted, what came of it did not."""
+    env = make(download="union", density=0.01, **ENDLESS)
+    env.reset(seed=0)
+    *_, info = env.step(np.zeros((4, 3)))
+    short = make(download="union", density=0.01, budget_s=info["round_s"] * (1 - 1e-9))
+    short.reset(seed=0)
+    # One value was all that was sent before.
+    short.problem._download_bits[:] = 41
+    short.problem._begin_round(LANE)
+    before = global_model(short)
+    *_, reward, terminated, _, last = short.step(np.zeros((4, 3)))
+    assert (reward, terminated, last["in_time"]) == (0, True, 0)
+    assert last["download_s"] == pytest.approx(info["download_s"])
+    assert (global_model(short) == before).all()
 
 
 def test_quantised_gradients_are_sent_with_fewer_bits() -> None:
@@ -546,10 +616,11 @@ def test_the_time_to_targets(actions: dict[str, Any]) -> None:
     assert info["seconds_to_0"] == 0
 
 
-def test_a_model_that_diverges_is_told_in_finite_numbers() -> None:
-    env = make(learning_rate=1e30, max_learning_rate=1e30, density=1.0, max_rounds=6, **ENDLESS)
+@pytest.mark.parametrize("fields", [{"density": 1.0}, {}, {"download": "union"}, {"bits": 4}])
+def test_a_model_that_diverges_is_told_in_finite_numbers(fields: dict[str, Any]) -> None:
+    env = make(learning_rate=1e3, max_learning_rate=1e3, **fields, max_rounds=40, **ENDLESS)
     observation, _ = env.reset(seed=0)
-    for action in itertools.islice(random_actions(env.action_space), 6):
+    for action in itertools.islice(random_actions(env.action_space), 40):
         observation, reward, *_, info = env.step(action)
         assert env.observation_space.contains(observation)
         assert np.isfinite(reward)
@@ -641,7 +712,10 @@ def test_the_balanced_batch_of_gpus_is_the_best_one() -> None:
 # ------------------------------------------------------------------------------------------ lanes
 
 
-@pytest.mark.parametrize("actions", [{}, {**GLOBAL, "n_devices": 12, "samples_per_device": 14}])
+@pytest.mark.parametrize(
+    "actions",
+    [{}, {**GLOBAL, "n_devices": 12, "samples_per_device": 14}, {"download": "union"}],
+)
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_a_lane_equals_the_scalar_environment(mode: AutoresetMode, actions: Any) -> None:
     fields = {**SMALL, "budget_s": 4e-4, "bits": 8, "size_spread": 0.4, **actions}
@@ -681,7 +755,10 @@ def test_lanes_that_learn_in_parts_learn_the_same(monkeypatch: pytest.MonkeyPatc
             assert_same(theirs.step(action), wanted)
 
 
-@pytest.mark.parametrize("fields", [{}, {**GLOBAL, "fading": "mean"}, {**MODEL, "bits": 5}])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {**GLOBAL, "fading": "mean"}, {**MODEL, "bits": 5}, {"download": "union", "bits": 5}],
+)
 def test_episodes_go_on_from_their_state(fields: dict[str, Any]) -> None:
     env, twin = (make(**fields, targets=(0.05, 0.9)) for _ in range(2))
     env.reset(seed=0)
@@ -809,25 +886,80 @@ def test_the_picture_tells_batches_and_slots() -> None:
     ("fields", "message"),
     [
         ({"actions": "slots"}, "actions must be one of direct, global"),
-        ({"choices": 1}, r"choices must be an integer at least 2"),
+        ({"choices": 1}, r"choices must be an integer in"),
         ({"update": "weights"}, "update must be one of"),
-        ({"max_batch": 0}, "max_batch must be an integer at least 1"),
+        ({"max_batch": 0}, "max_batch must be an integer in"),
+        ({"download": "free"}, "download must be one of recompressed, union"),
         ({"fading": "none"}, "fading must be one of round, mean"),
         ({"device": "tpu"}, "device must be one of cpu, gpu"),
         ({"cpu_groups_hz": ()}, "cpu_groups_hz must have 1 to n_devices = 6 speeds"),
         ({"cpu_groups_hz": (1e9, 0.0)}, "cpu_groups_hz must be a finite number in"),
         ({"gpu_flops": (1e9,) * 7}, "gpu_flops must have 1 to n_devices = 6 speeds"),
-        ({"gpu_threshold": 0}, "gpu_threshold must be an integer at least 1"),
+        ({"gpu_threshold": 0}, "gpu_threshold must be an integer in"),
         ({"gpu_base_latency_s": -1.0}, "gpu_base_latency_s must be a finite number"),
         ({"max_learning_rate": 0}, "max_learning_rate must be a finite number"),
         ({"targets": (0.9, 0.8)}, "targets must ascend"),
         ({"targets": (0.9, 1.1)}, "targets must be a finite number"),
         ({"budget_s": 0.0}, "budget_s must be a finite number"),
+        ({"choices": 10**12}, r"choices must be an integer in \[2, 10000\]"),
+        ({"local_epochs": 10**12}, "local_epochs must be an integer in"),
+        ({"local_batch_size": 10**30}, "local_batch_size must be an integer in"),
+        ({"max_batch": 10**30}, "max_batch must be an integer in"),
+        ({"reference_batch": 10**300}, "reference_batch must be an integer in"),
+        ({"max_learning_rate": 1e300}, r"max_learning_rate must be a finite number in \[1e-09, 1000"),
+        ({"cpu_groups_hz": (1e-300,)}, r"cpu_groups_hz must be a finite number in \[1, 1e\+15"),
+        ({"gpu_flops": (1e300,)}, r"gpu_flops must be a finite number in \[1, 1e\+21"),
+        ({"gpu_base_latency_s": 1e300}, "gpu_base_latency_s must be a finite number in"),
+        ({"gpu_threshold": 10**30}, "gpu_threshold must be an integer in"),
+        ({"budget_s": 1e300}, r"budget_s must be a finite number in \[1e-09, 1e\+12"),
+        ({"max_rounds": 10**12}, "max_rounds must be an integer in"),
     ],
 )
 def test_wrong_settings_are_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BatchSlotConfig(**fields)
+
+
+_EXTREMES: dict[str, tuple[Any, ...]] = {
+    "actions": ("direct", "global"),
+    "choices": (2, 10_000),
+    "update": ("gradient", "model"),
+    "download": ("recompressed", "union"),
+    "density": (1e-9, 1.0),
+    "bits": (2, 32),
+    "local_epochs": (1, 3),
+    "local_batch_size": (1, 10**9),
+    "max_batch": (None, 1, 10**9),
+    "reference_batch": (1, 10**9),
+    "max_learning_rate": (1e-9, 1e3),
+    "downlink_power_dbm": (-50.0, 60.0),
+    "fading": ("round", "mean"),
+    "device": ("cpu", "gpu"),
+    "cpu_groups_hz": (None, (1.0, 1e15)),
+    "gpu_flops": ((1.0, 1e21),),
+    "gpu_base_latency_s": (1e-9, 1e6),
+    "gpu_threshold": (1, 10**9),
+    "budget_s": (1e-9, 1e12),
+    "max_rounds": (1, 4),
+}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.fixed_dictionaries({name: st.sampled_from(ends) for name, ends in _EXTREMES.items()}))
+def test_what_is_accepted_runs(fields: dict[str, Any]) -> None:
+    """At the ends of all intervals, without a warning and in finite numbers."""
+    env = BatchSlotEnv(**{**SMALL, **fields})
+    with np.errstate(all="raise", under="ignore"):
+        observation, _ = env.reset(seed=0)
+        for action in itertools.islice(random_actions(env.action_space), 4):
+            assert env.observation_space.contains(observation)
+            observation, reward, terminated, truncated, info = env.step(action)
+            assert np.isfinite(reward)
+            assert all(np.isfinite(value) for value in info.values())
+            assert 0 <= info["seconds"] <= env.config.budget_s
+            if terminated or truncated:
+                break
+    assert env.observation_space.contains(observation)
 
 
 def test_a_configuration_travels_through_json() -> None:

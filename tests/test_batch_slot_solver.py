@@ -565,3 +565,44 @@ def test_errors_name_argument_and_value() -> None:
     slots = np.full((2, 3), 1 / 3)
     with pytest.raises(ValueError, match=r"^uplink_slot must be at least 0, got -"):
         allocation.latency(costs, Allocation(np.ones((2, 3)), -slots, slots))
+
+
+# Where one of two times is next to nothing beside the other.
+
+SPREAD = hnp.arrays(np.float64, (4, 3), elements=st.floats(-9, 12))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@settings(deadline=None)
+@given(exponents=SPREAD, same=st.booleans(), most=st.integers(1, 1000))
+def test_extreme_times_divide_by_nothing(
+    placement: Any, exponents: np.ndarray, same: bool, most: int
+) -> None:
+    """Times from a nanosecond to 30,000 years: no warning, and no worse than all that is at hand."""
+    slope, upload, download, update = 10.0**exponents
+    if same:
+        upload = np.full(3, upload[0])
+    zero = np.zeros(())
+    costs = RoundCosts(slope, upload, download, update, np.asarray(float(most)), zero, zero)
+    with np.errstate(all="raise", under="ignore"):
+        found = placement(costs)
+        placement(costs, whole=True)
+        ends = [placement(costs, total) for total in (3.0, 3.0 * most)]
+    assert_feasible(costs, found)
+    best = min(objective(costs, end) for end in ends)
+    # One batch of the largest is worth more than rounding of the round's length.
+    assert objective(costs, found) <= best * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("wait_s", [1e5, 1e6, 1e8, 1e12])
+@pytest.mark.parametrize("slope_s", [1e-6, 1e-3])
+def test_equal_slots_take_all_samples_where_sending_takes_days(
+    wait_s: float, slope_s: float
+) -> None:
+    """Computing is free beside sending; the seconds of a batch vanished in rounding once."""
+    slope, zero = slope_s * np.array([1.0, 2, 3]), np.zeros(())
+    upload = np.array([1.0, 1, wait_s])
+    costs = RoundCosts(slope, upload, upload, zero, np.asarray(MAX_BATCH), zero, zero)
+    with np.errstate(all="raise"):
+        for placement in PLACEMENTS:
+            assert (placement(costs, whole=True).batch == MAX_BATCH).all()

@@ -5,12 +5,15 @@ Source: FEEL.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from edge_gym import wireless
 from edge_gym.compute import cpu_latency, gpu_latency, gpu_offset, gpu_update_latency
@@ -24,16 +27,19 @@ from edge_gym.envs.federated import (
     of_groups,
 )
 from edge_gym.envs.observation import Column, ObservationTable
+from edge_gym.learning.compression import Compressor, payload_bits
 from edge_gym.learning.federated import average
 from edge_gym.rendering import BarPanel, GaugePanel, Scene
 from edge_gym.solvers.batch_slot import Allocation, RoundCosts, latency, optimal_allocation
 
 SLOT_EXPONENT = 3.0
 """Devices get parts of a frame in proportion to exp(3ℓ), ℓ in [-1, 1]."""
+DOWNLOADS = ("recompressed", "union")
 _LEAST_RATE = 1.0
 _EFFICIENCY = 12.0  # Typical bit/s/Hz in the cell of Table I.
 _MAX_NORM = 1e6
 _MAX_LOG = 40.0
+_MOST_SAMPLES = 10**9
 _VALUES_AT_ONCE = 1 << 21
 
 Float64Array = NDArray[np.float64]
@@ -50,29 +56,35 @@ class BatchSlotConfig(FederatedConfig):
     Attributes:
         actions: ``"direct"``: batches and slots of all devices; ``"global"``: one of ``choices``
             global batchsizes, which Theorems 1 and 2 place.
-        choices: Global batchsizes to choose from, a geometric row from K to ΣB_max.
+        choices: Global batchsizes to choose from, a geometric row from K to ΣB_max; 2 to 10⁴.
         update: What devices compute from their batch: its ``"gradient"``, or a ``"model"`` trained
-            on it for ``local_epochs`` in mini-batches; models are averaged then.
-        local_epochs: Passes over the batch, for ``update="model"``.
+            on it for ``local_epochs`` in mini-batches; models are averaged then, whole ones unless
+            ``density`` or ``bits`` say otherwise.
+        local_epochs: Passes over the batch, for ``update="model"``; 1 to 10⁴.
         local_batch_size: Samples of a mini-batch, for ``update="model"``.
         max_batch: Largest batch B^max; None means all of a device's samples. Nobody's batch
             exceeds its samples.
         reference_batch: Global batchsize B_ref at which the step size is ``learning_rate``; it
             is learning_rate·√(B/B_ref), with a mini-batch in place of B for ``update="model"``.
-        max_learning_rate: Largest step size.
+        max_learning_rate: Largest step size, 10⁻⁹ to 10³.
+        download: What the server sends where devices' vectors are compressed, and so what all
+            learn from. ``"recompressed"``: their average, compressed in its turn as a device's
+            vector is and with a memory of the server's own, so that both directions take the same
+            bits; ``"union"``: the average as it is, with every value that some device sent, at 32
+            bits each. The default is the first, for which Theorems 1 and 2 are made.
         downlink_power_dbm: The base station's transmit power, dBm.
         fading: ``"round"``: both directions fade anew in each round, in which rates stay as they
             are; ``"mean"``: rates are averages over fading, eqs. (5) and (6), right where a round
             takes many frames.
         device: Processors of the devices, ``"cpu"`` or ``"gpu"``.
         cpu_groups_hz: Speeds f_k of groups of devices of (nearly) equal size, cycles a second, in
-            the order of the devices; None draws them from ``cpu_hz``.
-        gpu_flops: Speeds f_k^G that GPUs reach, FLOP a second, of groups likewise; c_k in (27) is
-            a sample's training FLOPs over this.
-        gpu_base_latency_s: t^ℓ in (27), s.
+            the order of the devices, 1 to 10¹⁵ each; None draws them from ``cpu_hz``.
+        gpu_flops: Speeds f_k^G that GPUs reach, FLOP a second, 1 to 10²¹, of groups likewise; c_k
+            in (27) is a sample's training FLOPs over this.
+        gpu_base_latency_s: t^ℓ in (27), s, 10⁻⁹ to 10⁶: no computation takes no time.
         gpu_threshold: B^th in (27), samples.
-        budget_s: Simulated seconds of an episode.
-        max_rounds: Rounds after which an episode is truncated.
+        budget_s: Simulated seconds of an episode, 10⁻⁹ to 10¹².
+        max_rounds: Rounds after which an episode is truncated, 1 to 10⁶.
         targets: Validation accuracies, ascending; the time to each is told.
     """
 
@@ -96,6 +108,7 @@ class BatchSlotConfig(FederatedConfig):
     max_batch: int | None = 128
     reference_batch: int = 64
     max_learning_rate: float = 1.2
+    download: str = "recompressed"
     downlink_power_dbm: float = 28.0
     fading: str = "round"
     device: str = "cpu"
@@ -115,18 +128,19 @@ class BatchSlotConfig(FederatedConfig):
                 object.__setattr__(self, name, tuple(value))
         super().__post_init__()
         check_choice("actions", self.actions, ("direct", "global"))
-        check_integer("choices", self.choices, 2)
+        check_integer("choices", self.choices, 2, 10_000)
         check_choice("update", self.update, ("gradient", "model"))
-        check_integer("local_epochs", self.local_epochs, 1)
-        check_integer("local_batch_size", self.local_batch_size, 1)
+        check_integer("local_epochs", self.local_epochs, 1, 10_000)
+        check_integer("local_batch_size", self.local_batch_size, 1, _MOST_SAMPLES)
         if self.max_batch is not None:
-            check_integer("max_batch", self.max_batch, 1)
-        check_integer("reference_batch", self.reference_batch, 1)
-        check_number("max_learning_rate", self.max_learning_rate, 0, open_low=True)
+            check_integer("max_batch", self.max_batch, 1, _MOST_SAMPLES)
+        check_integer("reference_batch", self.reference_batch, 1, _MOST_SAMPLES)
+        check_number("max_learning_rate", self.max_learning_rate, 1e-9, 1e3)
+        check_choice("download", self.download, DOWNLOADS)
         check_number("downlink_power_dbm", self.downlink_power_dbm, -50, 60)
         check_choice("fading", self.fading, ("round", "mean"))
         check_choice("device", self.device, ("cpu", "gpu"))
-        for name in ("cpu_groups_hz", "gpu_flops"):
+        for name, fastest in (("cpu_groups_hz", 1e15), ("gpu_flops", 1e21)):
             speeds = getattr(self, name)
             if speeds is None and name == "cpu_groups_hz":
                 continue
@@ -135,11 +149,11 @@ class BatchSlotConfig(FederatedConfig):
                     f"{name} must have 1 to n_devices = {self.n_devices} speeds, got {speeds}"
                 )
             for speed in speeds:
-                check_number(name, speed, 0, open_low=True)
-        check_number("gpu_base_latency_s", self.gpu_base_latency_s, 0)
-        check_integer("gpu_threshold", self.gpu_threshold, 1)
-        check_number("budget_s", self.budget_s, 0, open_low=True)
-        check_integer("max_rounds", self.max_rounds, 1)
+                check_number(name, speed, 1, fastest)
+        check_number("gpu_base_latency_s", self.gpu_base_latency_s, 1e-9, 1e6)
+        check_integer("gpu_threshold", self.gpu_threshold, 1, _MOST_SAMPLES)
+        check_number("budget_s", self.budget_s, 1e-9, 1e12)
+        check_integer("max_rounds", self.max_rounds, 1, 1_000_000)
         for target in self.targets:
             check_number("targets", target, 0, 1)
         if list(self.targets) != sorted(set(self.targets)):
@@ -188,7 +202,8 @@ def observation_tables(
                 "s",
                 0,
                 1e9,
-                "time of a download in the whole frame",
+                "time of a download in the whole frame"
+                + (", of as many bits as the last one" if config.download == "union" else ""),
                 transfer_s,
                 transfer_s / 2,
             ),
@@ -363,6 +378,7 @@ class BatchSlot(FederatedLearning):
     lane_arrays = (
         *FederatedLearning.lane_arrays,
         "_gain",
+        "_download_bits",
         "_transfer_s",
         "_balanced",
         "_seconds",
@@ -381,9 +397,23 @@ class BatchSlot(FederatedLearning):
 
     def __init__(self, config: BatchSlotConfig, n_lanes: int) -> None:
         super().__init__(config, n_lanes, config.max_rounds)
-        k = config.n_devices
+        k, size = config.n_devices, self.compressor.payload_bits
+        # The average of sparse vectors is less sparse than they are, that of quantised ones has
+        # more levels: it is another message than theirs.
+        self._sends_union = self.compressor.changes and config.download == "union"
+        self.server: Compressor | None = None
+        if self.compressor.changes and not self._sends_union:
+            self.server = Compressor(
+                n_lanes,
+                1,
+                self.network.n_parameters,
+                density=config.density,
+                bits=config.bits,
+                n_exact=self.network.n_statistics,
+                device=config.compute_device,
+            )
         typical = 1 / self._speed_of(np.array(self._processors())).mean()
-        transfer_s = self.compressor.payload_bits / (_EFFICIENCY * config.bandwidth_hz)
+        transfer_s = size / (_EFFICIENCY * config.bandwidth_hz)
         self.tables = observation_tables(config, float(typical), transfer_s)
         self.observation_space = spaces.Dict(
             {
@@ -403,6 +433,8 @@ class BatchSlot(FederatedLearning):
         # Two directions: up and down.
         fades = config.max_rounds if config.fading == "round" else 0
         self._gain = np.zeros((n_lanes, fades, 2, k))
+        # What the next download is expected to have: exact unless the union is sent.
+        self._download_bits = np.full(n_lanes, float(size))
         self._transfer_s = np.ones((n_lanes, 2, k))
         self._balanced = np.zeros(n_lanes)
         self._seconds = np.zeros(n_lanes)
@@ -444,6 +476,12 @@ class BatchSlot(FederatedLearning):
         ):
             array[lanes] = 0
         self._target_s[lanes] = config.budget_s
+        if self.server is not None:
+            self.server.reset(lanes)
+        if self._sends_union:
+            # As if no two devices sent the same value.
+            most = min(k * self.compressor.n_kept, self.network.n_parameters)
+            self._download_bits[lanes] = self._union_bits(most)
         info = self._begin_learning(lanes)
         self._note_targets(lanes)
         self._begin_round(lanes)
@@ -462,10 +500,23 @@ class BatchSlot(FederatedLearning):
         batch = allocation.batch.astype(np.int64)
         took = latency(costs, allocation)
         left = config.budget_s - self._seconds[lanes]
-        in_time = took.round_s <= left
+        sent_bits = self._download_bits[lanes]
+        if self._sends_union:
+            # How much must be sent is known when all have been heard.
+            heard = took.gradient_s.max(axis=1) <= left
+            mean = self._average(lanes[heard], batch[heard])
+            sent_bits[heard] = self._sizes_of(mean)
+            longer = sent_bits / self._download_bits[lanes]
+            costs = replace(costs, download_s=costs.download_s * longer[:, None])
+            took = latency(costs, allocation)
+            in_time = took.round_s <= left
+            mean = mean[torch.from_numpy(in_time[heard])]
+        else:
+            in_time = took.round_s <= left
+            mean = self._average(lanes[in_time], batch[in_time])
         # A round that needs more than is left is broken off where nothing is left.
         round_s = np.where(in_time, took.round_s, left)
-        self._learn(lanes[in_time], batch[in_time])
+        self._apply(lanes[in_time], batch[in_time], mean)
 
         self._seconds[lanes] = np.where(in_time, self._seconds[lanes] + round_s, config.budget_s)
         self._last_round_s[lanes] = round_s
@@ -481,6 +532,7 @@ class BatchSlot(FederatedLearning):
         self._note_targets(lanes)
         going = lanes[~over]
         if len(going):
+            self._download_bits[going] = sent_bits[~over]
             self._begin_round(going)
         compute_s = gpu_latency(
             allocation.batch, costs.base_latency_s, costs.slope_s, costs.threshold
@@ -512,7 +564,7 @@ class BatchSlot(FederatedLearning):
     def observe(self) -> dict[str, NDArray[np.float32]]:
         """Return the devices and the system."""
         lanes = np.arange(self.n_lanes)
-        rates = self.compressor.payload_bits / 1e6 / self._transfer_s
+        rates = self._message_bits(lanes) / 1e6 / self._transfer_s
         speed = self._speed(lanes)
         devices = {
             "uplink_rate": rates[:, 0],
@@ -547,6 +599,17 @@ class BatchSlot(FederatedLearning):
             "devices": self.tables["devices"].fill(devices),
             "system": self.tables["system"].fill(system),
         }
+
+    def get_state(self, lanes: IntArray) -> dict[str, Any]:
+        """Return the state of ``lanes``, with what the server has not sent."""
+        server = {} if self.server is None else self.server.get_state(lanes)
+        return {**super().get_state(lanes), "server": server}
+
+    def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
+        """Restore what ``get_state`` returned."""
+        super().set_state(lanes, state)
+        if self.server is not None:
+            self.server.set_state(lanes, state["server"])
 
     def scene(self, lane: int) -> Scene:
         """Show batches, slots, when devices finished and the accuracy over time."""
@@ -609,7 +672,7 @@ class BatchSlot(FederatedLearning):
             )
         else:
             rate = wireless.ergodic_rate(config.bandwidth_hz, snr)
-        self._transfer_s[lanes] = self.compressor.payload_bits / np.maximum(rate, _LEAST_RATE)
+        self._transfer_s[lanes] = self._message_bits(lanes) / np.maximum(rate, _LEAST_RATE)
         costs = self._costs(lanes)
         speed = 1 / costs.slope_s
         everyone = np.ones_like(speed, np.bool_)
@@ -620,16 +683,19 @@ class BatchSlot(FederatedLearning):
         most = costs.max_batch.sum(axis=1)
         self._balanced[lanes] = np.clip(root**2 + waiting.sum(axis=1), config.n_devices, most)
 
-    def _learn(self, lanes: IntArray, batch: IntArray) -> None:
-        """Let devices compute on batches ``(m, K)`` of their samples, average and update."""
+    def _average(self, lanes: IntArray, batch: IntArray) -> Tensor:
+        """Let devices compute on batches ``(m, K)`` of their samples; return what all learn from.
+
+        That is the message that the server sends, ``(m, S)``.
+        """
         config, learner = self.config, self.learner
         values = config.n_devices * self.network.n_values
         at_once = max(1, _VALUES_AT_ONCE // values)
+        means = [learner.weights.new_zeros(0, self.network.n_values)]
         for first in range(0, len(lanes), at_once):
             some, sizes = lanes[first : first + at_once], batch[first : first + at_once]
             rows = self._draw_batches(some, sizes)
             generators = [self.generators[lane] for lane in some]
-            rate = config.step_size(self._stepped_on(sizes))
             if config.update == "gradient":
                 vectors, losses = learner.gradients(some, rows, sizes)
             else:
@@ -639,7 +705,7 @@ class BatchSlot(FederatedLearning):
                     sizes,
                     generators,
                     batch_size=config.local_batch_size,
-                    learning_rate=rate[:, None],
+                    learning_rate=config.step_size(self._stepped_on(sizes))[:, None],
                     epochs=config.local_epochs,
                 )
             self._norm[some] = bounded(learner.norms(vectors), _MAX_NORM)
@@ -648,10 +714,34 @@ class BatchSlot(FederatedLearning):
                 vectors = self.compressor.compress(some, vectors, generators)
             mean = average(vectors, sizes)
             self._mean_norm[some] = bounded(learner.norms(mean), _MAX_NORM)
-            if config.update == "gradient":
-                learner.apply(some, mean, rate)
-            else:
-                learner.add(some, mean)
+            if self.server is not None:
+                mean = self.server.compress(some, mean[:, None], generators)[:, 0]
+            means.append(mean)
+        return torch.cat(means)
+
+    def _apply(self, lanes: IntArray, batch: IntArray, mean: Tensor) -> None:
+        """Update the models with what was received, ``(m, S)``."""
+        if self.config.update == "gradient":
+            self.learner.apply(lanes, mean, self.config.step_size(self._stepped_on(batch)))
+        else:
+            self.learner.add(lanes, mean)
+
+    def _message_bits(self, lanes: IntArray) -> Float64Array:
+        """Return the bits of an upload and of the next download, ``(m, 2, 1)``."""
+        down = self._download_bits[lanes]
+        return np.stack([np.full_like(down, self.compressor.payload_bits), down], axis=1)[..., None]
+
+    def _union_bits(self, n_sent: int) -> int:
+        """Return the bits of an average with so many values that some device sent."""
+        return payload_bits(
+            self.network.n_parameters, n_kept=n_sent, n_exact=self.network.n_statistics
+        )
+
+    def _sizes_of(self, mean: Tensor) -> Float64Array:
+        """Return the bits of averages ``(m, S)`` that are sent as they are."""
+        values = mean[:, : self.network.n_parameters]
+        counts = (values != 0).sum(dim=1).cpu().tolist()
+        return np.array([self._union_bits(max(1, count)) for count in counts], np.float64)
 
     def _draw_batches(self, lanes: IntArray, batch: IntArray) -> IntArray:
         """Draw so many of each device's samples, without replacement; padded ``(m, K, B)``."""
@@ -746,19 +836,25 @@ class BatchSlotEnv(EdgeEnv):
     sends it, compressed, in its time slots τ_k^U of the uplink's frames. The server averages, with
     weights B_k, and sends the average to each device in its slots τ_k^D of the downlink's frames;
     all take one step of gradient descent. The gradients are really computed and compressed.
+    Devices keep different values, so that their average has more of them than any device sent:
+    the server compresses it in its turn, and what is paid for and learned from is that message
+    (``download="recompressed"``; ``"union"`` sends the average whole, at its own size).
     Larger batches make steps better, but a round lasts until the slowest device has sent, and
     then until the slowest one has received and updated its model:
 
     T = max_k (t_k^L + t_k^U) + max_k (t_k^D + t_k^M), with t_k^U = s/R_k^U/τ_k^U and
     t_k^D = s/R_k^D/τ_k^D for slots as shares of their frame and s bits of a compressed gradient.
+    The download is one message for each device, which is the paper's; its footnote 3 names a
+    broadcast at the smallest of the rates as another. Devices have the untrained model at the
+    start. Channel states, losses, norms and what is decided are a few numbers and take no time.
 
     - ``device="cpu"``: t_k^L = B_k·C/f_k, with the cycles C of ``cycles_per_flop`` times the FLOPs
       of training on one sample; t_k^M takes two FLOPs for each parameter.
     - ``device="gpu"``: t_k^L = t^ℓ up to B^th samples and c_k seconds for each further one, (27).
 
     The step size is ``learning_rate``·√(B/``reference_batch``) with B = ΣB_k, at most
-    ``max_learning_rate``. With error feedback, what a device's compressed gradient leaves out is
-    added to its next one.
+    ``max_learning_rate``. With error feedback, what a compressed message leaves out is added to
+    the sender's next one, a device's as the server's (Tang et al., "DoubleSqueeze", 2019).
 
     With ``update="model"`` devices train copies of the model on their batch, for ``local_epochs``
     in mini-batches, and models are averaged. ``max_batch=None`` allows batches of all samples:
@@ -818,8 +914,10 @@ class BatchSlotEnv(EdgeEnv):
     The fields of ``BatchSlotConfig``, by name or as ``config=``.
 
     ## References
-    FEEL §II to §VI and Table I. C, M, t^ℓ, B^th, c_k, f^G and η are not in the text and chosen
-    here.
+    Ren, Yu and Ding, "Accelerating DNN Training in Wireless Federated Edge Learning Systems"
+    (FEEL), §II to §VI and Table I. C, M, t^ℓ, B^th, c_k, f^G and η are not in the text and chosen
+    here. The text takes the global gradient to have as many bits as a local one and does not say
+    how a compressed average comes to that.
 
     ## Version History
     - v0: first version.

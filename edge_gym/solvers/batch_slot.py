@@ -671,9 +671,13 @@ def _largest_optimal(terms: _Terms, x: Float64Array) -> _Largest:
 
 
 def _largest_of_equal_slots(terms: _Terms, x: Float64Array) -> _Largest:
-    room = terms.speed * (x - terms.offset - len(terms.speed) * terms.upload)
+    wait = len(terms.speed) * terms.upload
+    room = terms.speed * (x - terms.offset - wait)
     batch = np.clip(room, terms.low, terms.high)
-    slope = _sum(np.where(room <= terms.high * (1 + _SMALL_STEP), terms.speed, 0.0))
+    # Where sending takes much longer than computing, ``room`` is the small difference of large
+    # numbers and may lie beyond all bounds; the seconds at which batches are largest are exact.
+    rising = (room <= terms.high * (1 + _SMALL_STEP)) | (x <= terms.high_s + wait)
+    slope = _sum(np.where(rising, terms.speed, 0.0))
     return _Largest(batch, _sum(batch), slope, np.zeros_like(slope))
 
 
@@ -725,5 +729,7 @@ def _best(
         if not going_on.all():
             rows = rows[going_on]
             at = terms.at(rows)
-    # Where more samples take no time, as many as possible are best.
-    return np.asarray(np.where(searched, largest(terms, x).batch, terms.high))
+    found = largest(terms, x)
+    # Where more samples take no time, or less than rounding is of x, as many as possible are best.
+    most_is_better = _sum(terms.high) * (x + rest) ** 2 > found.total * (most + rest) ** 2
+    return np.asarray(np.where(searched & ~most_is_better, found.batch, terms.high))
