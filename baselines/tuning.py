@@ -160,6 +160,14 @@ def _parsed(text: str) -> dict[str, Any]:
     return load_yaml(text) or {}
 
 
+def searched_config(entry: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Return the configuration that an entry was searched under, of the type of ``config``.
+
+    Fields that came later are at their defaults.
+    """
+    return {**plain_config(type(config)()), **entry["config"]}
+
+
 def changed_fields(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Say in which fields two configurations differ, in words."""
     return [
@@ -181,17 +189,19 @@ def shipped_parameters(policy: str, env: Any) -> dict[str, Any] | None:
     """
     config = plain_config(env.unwrapped.config)
     for entry in shipped_tunings().values():
-        if entry["config"] == config and policy in entry["policies"]:
+        if searched_config(entry, env.unwrapped.config) == config and policy in entry["policies"]:
             return dict(entry["policies"][policy]["parameters"])
     spec = env.unwrapped.spec
     if spec is None:
         return None
     entry = shipped_tunings().get(_name(spec.id))
-    own = plain_config(own_config(spec.id))
-    if entry and policy in entry["policies"] and entry["config"] != own:
+    if entry is None or policy not in entry["policies"]:
+        return None
+    own = own_config(spec.id)
+    if changed := changed_fields(searched_config(entry, own), plain_config(own)):
         raise ValueError(
             f"the tuned parameters of {policy!r} in {tuned_path()} are stale, they were searched "
-            f"under another configuration ({'; '.join(changed_fields(entry['config'], own))}): "
+            f"under another configuration ({'; '.join(changed)}): "
             f"run edge-gym tune {_name(spec.id)} --write"
         )
     return None
@@ -242,7 +252,8 @@ def write_tunings(env_id: str, config: Any, tunings: Sequence[Tuning]) -> Path:
         )
     content = dict(shipped_tunings())
     entry = content.get(_name(env_id))
-    policies = dict(entry["policies"]) if entry and entry["config"] == own else {}
+    same = entry and searched_config(entry, config) == own
+    policies = dict(entry["policies"]) if same else {}
     for tuning in tunings:
         policies[tuning.policy] = {
             "parameters": tuning.best.parameters,

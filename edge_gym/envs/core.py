@@ -67,6 +67,8 @@ class Problem(ABC):
             as many levels, and a discrete action is a combination of them, the last device's
             counting least; ``"system"`` where devices are observed and an action means the same for
             any number of them; None for flat observations.
+        action_fill: Value of action columns that a policy does not give, where actions of devices
+            may gain columns; None where they have no other.
     """
 
     config_type: ClassVar[type[Any]]
@@ -77,6 +79,7 @@ class Problem(ABC):
     action_space: spaces.Space[Any]
     tables: dict[str, ObservationTable]
     actions_per: str | None = None
+    action_fill: float | None = None
 
     def __init__(self, config: Any, n_lanes: int) -> None:
         self.config = config
@@ -298,6 +301,11 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
         """What actions are of, ``"device"``, ``"sample"`` or others; see ``Problem``."""
         return self.problem.actions_per
 
+    @property
+    def action_fill(self) -> float | None:
+        """Value of action columns that a policy does not give; see ``Problem``."""
+        return self.problem.action_fill
+
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each lane's generator."""
@@ -518,6 +526,11 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
     def actions_per(self) -> str | None:
         """What actions are of, ``"device"``, ``"sample"`` or others; see ``Problem``."""
         return self.problem.actions_per
+
+    @property
+    def action_fill(self) -> float | None:
+        """Value of action columns that a policy does not give; see ``Problem``."""
+        return self.problem.action_fill
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
