@@ -1,10 +1,15 @@
-"""Rules of update scheduling: RRM's indicators, textbook scheduling, risk, and rules of ours.
+"""Rules of update scheduling: published indicators, textbook scheduling, risk, and rules of ours.
 
-A rule gives every device an *index* and says who is *chosen*. Where the environment takes all
-scores above a threshold, the chosen ones are scheduled; where it fixes their number, they come
-first, each group in the order of its index.
+A rule gives every device that takes part in the round an *index* and says who is *chosen*. Where
+the environment takes all scores above a threshold, the chosen ones are scheduled; where it fixes
+their number, they come first, each group in the order of its index. Where the action also says who
+takes part in the next round, all devices do unless the rule says otherwise.
 
-Source: RRM §5; MEL on risk mitigation.
+Where all have computed before the server decides (``indicators="reported"``), that time has passed:
+a device then costs no more than its upload, and one that computes slowly can only be left out of
+the next round.
+
+Source: Wen 2019 §5; Sorour 2020 on risk mitigation.
 """
 
 from __future__ import annotations
@@ -24,7 +29,10 @@ from edge_gym.envs.core import BoolArray
 from edge_gym.envs.observation import ObservationTable
 from edge_gym.envs.update_scheduling import (
     SHARE_EXPONENT,
+    Decision,
     UpdateSchedulingConfig,
+    action_of,
+    scheduled_of,
 )
 
 Float64Array = NDArray[np.float64]
@@ -97,11 +105,16 @@ class _Rule(Baseline):
     def chosen(self, seen: Seen, index: Float64Array) -> BoolArray:
         """Return who shall be scheduled, ``(..., K)``."""
 
+    def participants(self, seen: Seen, chosen: BoolArray) -> BoolArray:
+        """Return who shall take part in the next round, ``(..., K)``: by default all."""
+        return np.ones_like(chosen)
+
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Schedule the chosen ones, or the first of them."""
         seen = Seen(self.tables, observations)
-        index = self.index(seen)
-        chosen = self.chosen(seen, index)
+        participates = seen.device("participates") > 0
+        index = np.where(participates, self.index(seen), -np.inf)
+        chosen = self.chosen(seen, index) & participates
         order = np.lexsort((-index, ~chosen), axis=-1)
         if self.config.actions == "device":
             return np.asarray(order[..., 0])
@@ -112,24 +125,25 @@ class _Rule(Baseline):
             scores = np.empty(index.shape, np.float32)
             ranks = np.linspace(1, -1, self.config.n_devices, dtype=np.float32)
             np.put_along_axis(scores, order, np.broadcast_to(ranks, scores.shape), axis=-1)
-            np.put_along_axis(chosen, order, _scheduled_ranks(self.config, scores.shape), axis=-1)
-        if self.config.bandwidth == "agent":
-            return np.stack([scores, self._band(seen, chosen)], axis=-1)
-        return scores
+        scheduled = scheduled_of(scores, participates, self.config)
+        next_ones = self.participants(seen, scheduled)
+        decision = Decision(scores, self._band(seen, scheduled), np.where(next_ones, 1, -1))
+        return action_of(decision, self.config)
+
+    @property
+    def _has_computed(self) -> bool:
+        """Whether those who take part have computed when it is decided, and waited for all."""
+        return self.config.knowledge == "reported"
 
     def _band(self, seen: Seen, scheduled: BoolArray) -> NDArray[np.float32]:
         """Return the logits with which all finish at the same time, as far as they reach."""
-        ready_s, upload_s = seen.device("compute_s"), seen.device("upload_s")
+        upload_s = seen.device("upload_s")
+        ready_s = np.zeros_like(upload_s) if self._has_computed else seen.device("compute_s")
         finish_s = wireless.common_finish(ready_s, upload_s, scheduled)[..., None]
         share = np.where(scheduled, upload_s / np.maximum(finish_s - ready_s, _LEAST), 1)
         logits = np.log(share) / SHARE_EXPONENT
         largest = np.where(scheduled, logits, -np.inf).max(axis=-1, keepdims=True)
         return np.asarray(np.clip(logits - largest + 1, -1, 1), np.float32)
-
-
-def _scheduled_ranks(config: UpdateSchedulingConfig, shape: tuple[int, ...]) -> BoolArray:
-    """Return which ranks the environment schedules where it fixes their number."""
-    return np.broadcast_to(np.arange(config.n_devices) < config.uploads_per_round, shape)
 
 
 def _is_number_open(config: UpdateSchedulingConfig) -> bool:
@@ -320,29 +334,46 @@ class StragglerParameters:
 class StragglerExclusion(_Rule):
     """All but those that compute or upload too slowly; the fastest one if none is left.
 
-    More bandwidth for slow devices is the environment's part, ``bandwidth="finish"``.
+    Where computing times have passed when it is decided, those that compute too slowly, as far as
+    it is known beforehand, are left out of the next round. More bandwidth for slow devices is the
+    environment's part, ``bandwidth="finish"``.
     """
 
     name = "straggler-exclusion"
     source = "RRM §5.1, opportunity 1"
     Parameters = StragglerParameters
-    grid = {  # noqa: RUF012
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "max_compute": (1.0, 2.0, 4.0, 8.0),
         "max_upload": (0.75, 1.0, 1.5, 2.0),
     }
 
     def index(self, seen: Seen) -> Float64Array:
-        """Return minus the seconds of computing and uploading."""
-        return -(seen.device("compute_s") + seen.device("upload_s"))
+        """Return minus the seconds that a device still takes."""
+        return -_remaining_s(seen, self.config)
 
     def chosen(self, seen: Seen, index: Float64Array) -> BoolArray:
-        """Choose those below both thresholds."""
-        chosen = np.ones(index.shape, np.bool_)
-        limits = {"compute_s": self.parameters.max_compute, "upload_s": self.parameters.max_upload}
-        for name, limit in limits.items():
-            seconds = seen.device(name)
-            chosen &= seconds <= limit * np.median(seconds, axis=-1, keepdims=True)
+        """Choose those below the thresholds on what is still to come."""
+        chosen = _within(seen.device("upload_s"), self.parameters.max_upload)
+        if not self._has_computed:
+            chosen &= _within(seen.device("compute_s"), self.parameters.max_compute)
         return chosen
+
+    def participants(self, seen: Seen, chosen: BoolArray) -> BoolArray:
+        """Leave out those that compute too slowly; the fastest one is left."""
+        seconds = seen.device("nominal_s")
+        fast = _within(seconds, self.parameters.max_compute)
+        return fast | (seconds == seconds.min(axis=-1, keepdims=True))
+
+
+def _within(seconds: Float64Array, limit: float) -> BoolArray:
+    """Return which devices take at most so many medians."""
+    return np.asarray(seconds <= limit * np.median(seconds, axis=-1, keepdims=True))
+
+
+def _remaining_s(seen: Seen, config: UpdateSchedulingConfig) -> Float64Array:
+    """Return the seconds that a device alone in the band takes from the decision on."""
+    upload_s = seen.device("upload_s")
+    return upload_s if config.knowledge == "reported" else seen.device("compute_s") + upload_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,6 +406,12 @@ class Lazy(_AnyNumberRule):
     def chosen(self, seen: Seen, index: Float64Array) -> BoolArray:
         """Choose those whose turn it is."""
         return np.asarray(index == 0)
+
+    def participants(self, seen: Seen, chosen: BoolArray) -> BoolArray:
+        """Those whose turn it will be; where there are fewer devices than rounds, all may wait."""
+        k = np.arange(self.config.n_devices)
+        turn = (k - seen.system("rounds") - 1) % self.parameters.period == 0
+        return np.asarray(turn | ~turn.any(axis=-1, keepdims=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -459,9 +496,11 @@ class _PerCost(_TopRule):
     }
 
     def cost(self, seen: Seen) -> Float64Array:
-        """Return cost^exponent: the device's own seconds or joules, as the budget has it."""
-        unit = "s" if self.config.mode == "importance" else "j"
-        cost = seen.device(f"compute_{unit}") + seen.device(f"upload_{unit}")
+        """Return cost^exponent: what a device still costs, s or J as the budget has it."""
+        if self.config.mode == "importance":
+            cost = _remaining_s(seen, self.config)
+        else:
+            cost = seen.device("compute_j") + seen.device("upload_j")
         return np.asarray(np.maximum(cost, _LEAST) ** self.parameters.exponent)
 
 

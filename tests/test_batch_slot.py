@@ -906,7 +906,10 @@ def test_the_picture_tells_batches_and_slots() -> None:
         ({"local_batch_size": 10**30}, "local_batch_size must be an integer in"),
         ({"max_batch": 10**30}, "max_batch must be an integer in"),
         ({"reference_batch": 10**300}, "reference_batch must be an integer in"),
-        ({"max_learning_rate": 1e300}, r"max_learning_rate must be a finite number in \[1e-09, 1000"),
+        (
+            {"max_learning_rate": 1e300},
+            r"max_learning_rate must be a finite number in \[1e-09, 1000",
+        ),
         ({"cpu_groups_hz": (1e-300,)}, r"cpu_groups_hz must be a finite number in \[1, 1e\+15"),
         ({"gpu_flops": (1e300,)}, r"gpu_flops must be a finite number in \[1, 1e\+21"),
         ({"gpu_base_latency_s": 1e300}, "gpu_base_latency_s must be a finite number in"),

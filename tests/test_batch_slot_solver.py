@@ -578,7 +578,7 @@ SPREAD = hnp.arrays(np.float64, (4, 3), elements=st.floats(-9, 12))
 def test_extreme_times_divide_by_nothing(
     placement: Any, exponents: np.ndarray, same: bool, most: int
 ) -> None:
-    """Times from a nanosecond to 30,000 years: no warning, and no worse than all that is at hand."""
+    """From nanoseconds to 30,000 years: no warning, and no worse than all that is at hand."""
     slope, upload, download, update = 10.0**exponents
     if same:
         upload = np.full(3, upload[0])

@@ -366,6 +366,34 @@ class FederatedLearning(Problem):
             info["test_accuracy"] = final_info["test_accuracy"]
         return gain if self.config.reward == "accuracy" else decrease, info, final_info
 
+    def _broadcast_s(
+        self,
+        lanes: IntArray,
+        gain: NDArray[np.float64],
+        receiving: NDArray[np.bool_],
+        power_dbm: float,
+    ) -> NDArray[np.float64]:
+        """Return how long the server takes to send the global model to devices at a time, s.
+
+        One message for all, in the whole band, at the rate of the weakest receiver. It carries
+        what devices train from, the whole model with 32 bits for each value, whatever updates are
+        compressed to. Path loss, noise and fading are the uplink's (reciprocity).
+
+        Args:
+            lanes: Lane indices, ``(m,)``.
+            gain: Power gains of this round's fading, ``(m, K)``.
+            receiving: Who receives it, ``(m, K)``.
+            power_dbm: The server's transmit power, dBm.
+
+        Returns:
+            Seconds, ``(m,)``; 0 where nobody receives.
+        """
+        up_db = power_dbm - self.config.transmit_power_dbm
+        snr = self._mean_snr[lanes] * wireless.db_to_linear(up_db) * gain
+        efficiency = np.where(receiving, np.maximum(np.log2(1 + snr), 1e-6), np.inf)
+        rate = self.config.bandwidth_hz * efficiency.min(axis=1)
+        return np.asarray(FULL_BITS * self.network.n_values / rate)
+
     def _device_labels(self) -> list[str]:
         """Return what stands below the bars of the devices that a picture shows."""
         k = self.config.n_devices

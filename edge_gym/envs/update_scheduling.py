@@ -1,13 +1,13 @@
 """Scheduling for federated edge learning: whose update is worth its air time?
 
-Source: RRM §5; MEL on risk mitigation.
+Source: Wen 2019 §5; Sorour 2020 on risk mitigation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from edge_gym.rendering import BarPanel, GaugePanel, Scene
 from edge_gym.statistics import jain_index
 
 MODES = ("importance", "lazy")
+INDICATORS = ("reported", "remembered", "free")
 SHARE_EXPONENT = 4.0
 """An agent that shares the band gives shares in proportion to exp(4ℓ), ℓ in [-1, 1]."""
 _MAX_NORM = 1e6
@@ -38,8 +39,20 @@ class UpdateSchedulingConfig(FederatedConfig):
     """Settings of the update scheduling problem; further fields are ``FederatedConfig``'s.
 
     Attributes:
-        mode: ``"importance"`` (RRM §5.2.1): all devices compute, the scheduled ones upload;
-            ``"lazy"`` (RRM §5.2.2): only scheduled devices compute.
+        mode: ``"importance"`` (Wen 2019 §5.2.1): by norms of what devices compute, within a budget
+            of time; ``"lazy"`` (Wen 2019 §5.2.2): by model ages, only scheduled devices compute,
+            within a budget of energy.
+        indicators: How the server comes to know norms, for ``mode="importance"``.
+            ``"reported"``: all devices that take part compute and report before it decides.
+            ``"remembered"``: only scheduled devices compute, and it decides by the norms that came
+            with their last uploads that arrived. ``"free"``: an oracle that no server could have;
+            norms and computing times of the round are known before any device has computed.
+        report_bits: Bits of a device's report.
+        participation: Whether the ``"agent"`` says who takes part in the next round, where scores
+            are given and indicators are reported; elsewhere, and with ``"all"``, all devices do.
+        broadcast: Each round begins with the model sent to all devices that need it at the rate of
+            the ``"weakest"`` of them, or ``"free"``, without taking time.
+        downlink_power_dbm: The server's transmit power, dBm.
         update: What is computed: the ``"gradient"`` on all of a device's samples, or a
             ``"model"`` trained for ``local_epochs``.
         local_epochs: Epochs of local training, for ``update="model"``.
@@ -49,7 +62,7 @@ class UpdateSchedulingConfig(FederatedConfig):
             the ``"threshold"`` 0 (the largest one at least).
         uploads_per_round: Devices scheduled in a round, M, for ``selection="top"``.
         bandwidth: How the band is shared among the scheduled: ``"finish"``: so that all finish at
-            the same time (RRM §5.1, opportunity 1), ``"equal"``, or by the ``"agent"``.
+            the same time (Wen 2019 §5.1), ``"equal"``, or by the ``"agent"``.
         budget_s: Simulated seconds of an episode, for ``mode="importance"``.
         budget_j: Energy of all devices in an episode, J, for ``mode="lazy"``.
         max_rounds: Rounds after which an episode is truncated.
@@ -57,14 +70,19 @@ class UpdateSchedulingConfig(FederatedConfig):
         slowdown: How many times longer it then takes.
         packet_error: Largest probability that a device's upload is lost; each device has its own,
             uniform up to this.
-        drop_out: Largest probability that a scheduled device does not answer in a round at all;
-            each device has its own. It then uses no air time, and in ``mode="lazy"`` no energy.
+        drop_out: Largest probability that a scheduled device, having computed, does not answer in
+            a round; each device has its own. It then uses no air time.
         redundancy: Devices that hold the same samples, r: of the K devices, r neighbours share r
             devices' samples, each computes on all of them, and the server counts them once if any
-            of the r updates arrives (MEL, coded redundancy by repetition). r divides K.
+            of the r updates arrives (Sorour 2020, coded redundancy by repetition). r divides K.
     """
 
     mode: str = "importance"
+    indicators: str = "reported"
+    report_bits: int = 32
+    participation: str = "agent"
+    broadcast: str = "weakest"
+    downlink_power_dbm: float = 46.0
     update: str = "model"
     local_epochs: int = 1
     batch_size: int = 16
@@ -84,6 +102,11 @@ class UpdateSchedulingConfig(FederatedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("mode", self.mode, MODES)
+        check_choice("indicators", self.indicators, INDICATORS)
+        check_integer("report_bits", self.report_bits, 0)
+        check_choice("participation", self.participation, ("all", "agent"))
+        check_choice("broadcast", self.broadcast, ("weakest", "free"))
+        check_number("downlink_power_dbm", self.downlink_power_dbm, -50, 60)
         check_choice("update", self.update, ("gradient", "model"))
         check_integer("local_epochs", self.local_epochs, 1)
         check_integer("batch_size", self.batch_size, 1)
@@ -114,6 +137,90 @@ class UpdateSchedulingConfig(FederatedConfig):
         """Budget of an episode, in seconds or joules as the mode has it."""
         return self.budget_s if self.mode == "importance" else self.budget_j
 
+    @property
+    def knowledge(self) -> str:
+        """How the server comes to know indicators: as ``indicators`` says, or ``"lazy"``."""
+        return self.indicators if self.mode == "importance" else "lazy"
+
+    @property
+    def agent_chooses_participants(self) -> bool:
+        """Whether actions say who takes part in the next round."""
+        reported = self.knowledge == "reported" and self.actions == "scores"
+        return reported and self.participation == "agent"
+
+
+class Decision(NamedTuple):
+    """What a continuous action says of devices; arrays of one shape ``(..., K)``.
+
+    Attributes:
+        scores: Who uploads; see ``scheduled_of``.
+        band: Logits ℓ of the shares of the band, exp(4ℓ); None where actions have none.
+        participation: Who takes part in the next round; see ``participants_of``. None where
+            actions do not say.
+    """
+
+    scores: NDArray[Any]
+    band: NDArray[Any] | None = None
+    participation: NDArray[Any] | None = None
+
+
+def action_columns(config: UpdateSchedulingConfig) -> tuple[str, ...]:
+    """Return the names of an action's columns, fields of ``Decision``, in their order."""
+    columns = ["scores"]
+    if config.bandwidth == "agent":
+        columns.append("band")
+    if config.agent_chooses_participants:
+        columns.append("participation")
+    return tuple(columns)
+
+
+def decision_of(actions: NDArray[Any], config: UpdateSchedulingConfig) -> Decision:
+    """Read continuous actions, ``(..., K)`` or, with several columns, ``(..., K, columns)``."""
+    columns = action_columns(config)
+    if len(columns) == 1:
+        return Decision(actions)
+    return Decision(**{name: actions[..., i] for i, name in enumerate(columns)})
+
+
+def action_of(decision: Decision, config: UpdateSchedulingConfig) -> NDArray[np.float32]:
+    """Return the actions that say this; what they have no column for is left out."""
+    parts = [getattr(decision, name) for name in action_columns(config)]
+    if len(parts) == 1:
+        return np.asarray(parts[0], np.float32)
+    return np.stack([np.asarray(part, np.float32) for part in parts], axis=-1)
+
+
+def scheduled_of(
+    scores: NDArray[Any], participates: BoolArray, config: UpdateSchedulingConfig
+) -> BoolArray:
+    """Return who is scheduled, ``(..., K)``, of those that take part in the round.
+
+    With ``selection="threshold"`` these are all whose score is above 0, else those of the largest
+    scores; in any case the one of the largest score, the lower index where scores tie.
+
+    Args:
+        scores: ``(..., K)``.
+        participates: Who takes part, at least one, ``(..., K)``.
+        config: The configuration.
+    """
+    several = config.actions == "scores"
+    fixed = several and config.selection == "top"
+    order = np.argsort(np.where(participates, -scores, np.inf), axis=-1, kind="stable")
+    scheduled = np.zeros(scores.shape, np.bool_)
+    first = order[..., : config.uploads_per_round if fixed else 1]
+    np.put_along_axis(scheduled, first, True, axis=-1)
+    if several and not fixed:
+        scheduled |= scores > 0
+    return scheduled & participates
+
+
+def participants_of(participation: NDArray[Any]) -> BoolArray:
+    """Return who takes part in the next round, ``(..., K)``: above 0, or the largest if none is."""
+    taking_part = participation > 0
+    largest = np.argmax(participation, axis=-1, keepdims=True)
+    np.put_along_axis(taking_part, largest, True, axis=-1)
+    return np.asarray(taking_part)
+
 
 def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationTable]:
     """Return the columns of each part of the observation under ``config``."""
@@ -121,9 +228,15 @@ def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationT
     if not importance:
         meaning = "model age ‖ŵ_k - w‖ from the device's last uploaded model"
     elif config.update == "gradient":
-        meaning = "norm of the device's gradient"
+        meaning = "norm of the device's gradient, the last known"
     else:
-        meaning = "model variation ‖w_k - w‖ of the device's update"
+        meaning = "model variation ‖w_k - w‖ of the device's update, the last known"
+    if config.knowledge == "remembered":
+        meaning += "; before the first the mean of those known, 1 where none is"
+    seconds = {
+        "reported": "time of computing in this round; without a slow-down where left out",
+        "free": "time of computing in this round",
+    }.get(config.knowledge, "time of computing, without a slow-down")
     unit = "s" if importance else "J"
     budget = config.budget
     return {
@@ -146,7 +259,7 @@ def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationT
             Column(
                 "upload_s", "s", 0, 1e6, "time of an upload in the whole band now", 0.004, 0.003
             ),
-            Column("compute_s", "s", 0, 1e6, "time of computing in this round", 0.008, 0.008),
+            Column("compute_s", "s", 0, 1e6, seconds, 0.008, 0.008),
             Column("compute_j", "J", 0, 1e6, "energy of computing", 7e-4, 6e-4),
             Column("upload_j", "J", 0, 1e6, "energy of an upload in the whole band", 8e-4, 6e-4),
             Column(
@@ -188,6 +301,27 @@ def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationT
             ),
             Column("samples", "sample", 0, 1e9, "its samples", 60, 30),
             Column("energy_j", "J", 0, 1e9, "energy that it has used", 0.01, 0.01),
+            Column(
+                "nominal_s", "s", 0, 1e6, "time of computing, without a slow-down", 0.008, 0.008
+            ),
+            Column(
+                "indicator_age",
+                "round",
+                0,
+                1e6,
+                "rounds since its indicator was computed, 0 in this one; if never, all and one",
+                1,
+                2,
+            ),
+            Column(
+                "participates",
+                "1",
+                0,
+                1,
+                "1 if it takes part in this round, and can be scheduled",
+                0.5,
+                0.5,
+            ),
         ),
         "system": ObservationTable(
             Column("devices", "device", 1, 1e6, "devices in all, K", 20, 15),
@@ -213,8 +347,33 @@ def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationT
                 0.1,
                 0.06,
             ),
+            Column(
+                "elapsed_s",
+                "s",
+                0,
+                1e9,
+                "time of this round that has passed when the server decides",
+                0.04,
+                0.04,
+            ),
         ),
     }
+
+
+class _Clock(NamedTuple):
+    """Times of a round, in seconds since it began.
+
+    Attributes:
+        broadcast_s: The model has arrived, ``(m,)``.
+        elapsed_s: The server has decided, ``(m,)``.
+        ready_s: Devices can upload if scheduled, ``(m, K)``.
+        planned_s: The same as far as it is known when the band is shared, ``(m, K)``.
+    """
+
+    broadcast_s: NDArray[np.float64]
+    elapsed_s: NDArray[np.float64]
+    ready_s: NDArray[np.float64]
+    planned_s: NDArray[np.float64]
 
 
 class UpdateScheduling(FederatedLearning):
@@ -225,11 +384,14 @@ class UpdateScheduling(FederatedLearning):
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(
         UpdateSchedulingConfig()
     )
+    action_fill = 1.0
     lane_arrays = (
         *FederatedLearning.lane_arrays,
         "_gain",
         "_compute_s",
+        "_participates",
         "_indicator",
+        "_computed",
         "_error",
         "_absence",
         "_efficiency_sum",
@@ -243,6 +405,7 @@ class UpdateScheduling(FederatedLearning):
         "_last_arrival",
         "_scheduled",
         "_share",
+        "_shown",
     )
 
     def __init__(self, config: UpdateSchedulingConfig, n_lanes: int) -> None:
@@ -260,15 +423,20 @@ class UpdateScheduling(FederatedLearning):
         if config.actions == "device":
             self.action_space = spaces.Discrete(k)
         else:
-            shape = (k, 2) if config.bandwidth == "agent" else (k,)
+            columns = len(action_columns(config))
+            shape = (k, columns) if columns > 1 else (k,)
             self.action_space = spaces.Box(-1, 1, shape, np.float32)
-        values = self.network.n_values
-        # What all devices have computed for this round (importance), or uploaded last (lazy).
+        # What devices have computed for this round before it is decided, or uploaded last (lazy).
+        values = 0 if config.knowledge == "remembered" else self.network.n_values
         memory = (n_lanes, k, values)
         self._vectors = torch.zeros(memory, dtype=torch.float32, device=config.compute_device)
         self._gain = np.zeros((n_lanes, k))
         self._compute_s = np.zeros((n_lanes, k))
+        self._participates = np.ones((n_lanes, k), np.bool_)
+        # The last indicator that the server knows of each device, and the round that it is of; -1
+        # before the first.
         self._indicator = np.zeros((n_lanes, k))
+        self._computed = np.full((n_lanes, k), -1)
         self._error = np.zeros((n_lanes, k))
         self._absence = np.zeros((n_lanes, k))
         self._efficiency_sum = np.zeros((n_lanes, k))
@@ -280,9 +448,11 @@ class UpdateScheduling(FederatedLearning):
         self._uploads = np.zeros((n_lanes, k), np.int64)
         self._arrived = np.zeros((n_lanes, k), np.int64)
         self._last_arrival = np.zeros((n_lanes, k), np.int64)
-        # Whom the last round scheduled, with which part of the band, for pictures.
+        # For pictures: whom the last round scheduled, with which part of the band, and indicator,
+        # spectral efficiency and computing time as the server knew them then.
         self._scheduled = np.zeros((n_lanes, k), np.bool_)
         self._share = np.zeros((n_lanes, k))
+        self._shown = np.zeros((n_lanes, k, 3))
 
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw the system and the model; the first round begins."""
@@ -305,35 +475,48 @@ class UpdateScheduling(FederatedLearning):
             self._share,
         ):
             array[lanes] = 0
+        self._participates[lanes] = True
+        self._computed[lanes] = -1
         info = self._begin_learning(lanes)
-        index = torch.from_numpy(lanes)
-        self._vectors[index] = self.learner.weights[index][:, None]
+        if self.config.mode == "lazy":
+            index = torch.from_numpy(lanes)
+            self._vectors[index] = self.learner.weights[index][:, None]
         self._begin_round(lanes)
+        self._shown[lanes] = self._picture(lanes)
         return info
 
     def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
         """Let the scheduled devices upload, average what arrives, and begin the next round."""
         config = self.config
-        scheduled, shares = self._decide(lanes, actions)
+        self._shown[lanes] = self._picture(lanes)
+        decision = self._decide(actions)
+        participates = self._participates[lanes]
+        scheduled = scheduled_of(decision.scores, participates, config)
         draws = np.stack([self.generators[lane].random((2, config.n_devices)) for lane in lanes])
         answering = scheduled & (draws[:, 0] >= self._absence[lanes])
         lost = draws[:, 1] < self._error[lanes]
-        shares, finish_s = self._share_band(lanes, answering, shares)
-        upload_s = np.where(answering, finish_s - self._compute_s[lanes], 0)
-        computing = answering if config.mode == "lazy" else np.ones_like(answering)
+        clock = self._clock(lanes, scheduled)
+        shares, finish_s = self._share_band(lanes, answering, decision.band, clock)
+        upload_s = np.where(answering, finish_s - clock.ready_s, 0)
+        before = config.knowledge in ("reported", "free")
+        computing = participates if before else scheduled
         # In a part of the band a device transmits with that part of the power.
         energy = np.where(computing, self._compute_j(lanes), 0)
-        energy += self._transmit_w() * shares * upload_s
-        # A round in which nobody answers lasts as long as it takes to notice: the slowest one's
-        # computing.
-        waiting = np.where(scheduled, self._compute_s[lanes], 0).max(axis=1)
-        round_s = np.where(answering.any(axis=1), finish_s.max(axis=1), waiting)
+        energy += self._transmit_w() * shares * upload_s + self._report_j(lanes)
+        # The server waits for those who do not answer until they should be ready. (The oracle
+        # knows who they are, and waits only where nobody answers.)
+        nobody = ~answering.any(axis=1, keepdims=True)
+        awaited = scheduled & ~answering & (nobody | (config.knowledge != "free"))
+        round_s = np.maximum(finish_s.max(axis=1), clock.elapsed_s)
+        round_s = np.maximum(round_s, np.where(awaited, clock.planned_s, 0).max(axis=1))
         took = round_s if config.mode == "importance" else energy.sum(axis=1)
         left = config.budget - self._spent[lanes]
         in_time = took <= left
         sent = answering & in_time[:, None]
         arrived = sent & ~lost
         self._aggregate(lanes, sent, arrived)
+        if decision.participation is not None:
+            self._participates[lanes] = participants_of(decision.participation)
 
         # A round that needs more than is left is broken off where nothing is left.
         part = np.where(in_time, 1.0, left / np.maximum(took, 1e-300))
@@ -363,6 +546,9 @@ class UpdateScheduling(FederatedLearning):
             "joules": self._energy[lanes].sum(axis=1),
             "round_s": round_s,
             "round_j": energy.sum(axis=1),
+            "broadcast_s": np.minimum(clock.broadcast_s, round_s),
+            "elapsed_s": np.minimum(clock.elapsed_s, round_s),
+            "participants": participates.sum(axis=1).astype(np.float64),
             "scheduled": scheduled.sum(axis=1).astype(np.float64),
             "arrived": arrived.sum(axis=1).astype(np.float64),
         }
@@ -372,22 +558,23 @@ class UpdateScheduling(FederatedLearning):
     def observe(self) -> dict[str, NDArray[np.float32]]:
         """Return the observations of all lanes by part."""
         lanes = np.arange(self.n_lanes)
-        mean = np.maximum(self._indicator.mean(axis=1, keepdims=True), 1e-12)
-        indicator_share = self._indicator / mean
-        upload_s = self._upload_s(lanes)
+        indicator = self._known_indicator(lanes)
+        mean = np.maximum(indicator.mean(axis=1, keepdims=True), 1e-12)
+        indicator_share = indicator / mean
+        upload_s, compute_s = self._upload_s(lanes), self._known_compute_s(lanes)
         compute_j, upload_j = self._compute_j(lanes), self._transmit_w() * upload_s
         if self.config.mode == "importance":
-            log_cost = np.log(self._compute_s + upload_s)
+            log_cost = np.log(compute_s + upload_s)
         else:
             log_cost = np.log(compute_j + upload_j)
         devices = {
-            "indicator": self._indicator,
+            "indicator": indicator,
             "indicator_share": indicator_share,
             "efficiency": self._efficiency(lanes),
             "mean_efficiency": self._efficiency_sum / (self._round[:, None] + 1),
             "throughput": self._throughput,
             "upload_s": upload_s,
-            "compute_s": self._compute_s,
+            "compute_s": compute_s,
             "compute_j": compute_j,
             "upload_j": upload_j,
             "log_cost": log_cost - log_cost.mean(axis=1, keepdims=True),
@@ -397,6 +584,9 @@ class UpdateScheduling(FederatedLearning):
             "arrivals": np.where(self._uploads, self._arrived / np.maximum(self._uploads, 1), 1.0),
             "samples": self._sizes,
             "energy_j": self._energy,
+            "nominal_s": self._nominal_s(lanes),
+            "indicator_age": self._round[:, None] - self._computed,
+            "participates": self._participates,
         }
         system = {
             "devices": np.full(self.n_lanes, self.config.n_devices),
@@ -406,6 +596,7 @@ class UpdateScheduling(FederatedLearning):
             "accuracy": self._accuracy,
             "loss": self._loss,
             "loss_slope": self._loss_slope,
+            "elapsed_s": self._elapsed_s(lanes),
         }
         return {
             "devices": self.tables["devices"].fill(devices),
@@ -413,11 +604,12 @@ class UpdateScheduling(FederatedLearning):
         }
 
     def scene(self, lane: int) -> Scene:
-        """Show the indicators, the channels, the shares of the band and the accuracy."""
+        """Show the last round, before the first one what is to be decided on, and the accuracy."""
         config, rounds = self.config, int(self._round[lane])
         labels = self._device_labels()
         shown = len(labels)
         scheduled = self._scheduled[lane, :shown]
+        indicators, efficiency, compute_s = self._shown[lane].T
 
         def bars(title: str, values: NDArray[Any], label: str) -> BarPanel:
             return BarPanel(
@@ -433,7 +625,6 @@ class UpdateScheduling(FederatedLearning):
 
         seconds, energy = self._seconds[lane], self._energy[lane].sum()
         unit = "s" if config.mode == "importance" else "J"
-        only = np.array([lane])
         indicator = {"gradient": "Gradient norm", "model": "Model variation"}[config.update]
         if config.mode == "lazy":
             indicator = "Model age"
@@ -445,9 +636,9 @@ class UpdateScheduling(FederatedLearning):
             ),
             panels=(
                 (
-                    bars(indicator, self._indicator[lane], "norm"),
-                    bars("Channel", self._efficiency(only)[0], "bit/s/Hz"),
-                    bars("Computing", 1e3 * self._compute_s[lane], "ms"),
+                    bars(indicator, indicators, "norm"),
+                    bars("Channel", efficiency, "bit/s/Hz"),
+                    bars("Computing", 1e3 * compute_s, "ms"),
                     bars("Share of the band", 100 * self._share[lane], "%"),
                 ),
                 (
@@ -477,25 +668,62 @@ class UpdateScheduling(FederatedLearning):
         )
 
     def _begin_round(self, lanes: IntArray) -> None:
-        """Broadcast the model; draw channels and slow-downs; let devices report indicators."""
+        """Draw channels and slow-downs; let devices compute what the server decides by."""
         config = self.config
         for lane in lanes:
             rng = self.generators[lane]
             self._gain[lane] = wireless.rayleigh_gain(rng, config.n_devices)
             slow = rng.random(config.n_devices) < config.slowdown_probability
             self._compute_s[lane] = np.where(slow, config.slowdown, 1)
-        self._compute_s[lanes] *= compute.cpu_latency(self._cycles(lanes), self._cpu_hz[lanes])
+        self._compute_s[lanes] *= self._nominal_s(lanes)
         self._efficiency_sum[lanes] += self._efficiency(lanes)
-        if config.mode == "importance":
-            vectors = self._compute(lanes, self._rows[lanes], self._sizes[lanes])
+        if config.knowledge == "lazy":
+            everyone = np.ones_like(self._participates[lanes])
+            self._learn_indicators(lanes, everyone, self._distances(lanes))
+        elif config.knowledge != "remembered":
+            participates = self._participates[lanes]
+            sizes = np.where(participates, self._sizes[lanes], 0)
+            vectors = self._compute(lanes, self._rows[lanes], sizes)
             self._remember(lanes, vectors)
-            norms = self.learner.norms(vectors)
-        else:
-            norms = self.learner.distances(lanes, self._recalled(lanes))
-        if config.mode == "importance" and config.update == "gradient":
-            # What was kept is a step; what devices report is the gradient.
-            norms /= config.learning_rate
-        self._indicator[lanes] = bounded(norms, _MAX_NORM)
+            self._learn_indicators(lanes, participates, self._norms(vectors))
+
+    def _distances(self, lanes: IntArray) -> NDArray[np.float64]:
+        """Return the model ages ‖ŵ_k - w‖, ``(m, K)``."""
+        return self.learner.distances(lanes, self._recalled(lanes))
+
+    def _norms(self, vectors: torch.Tensor) -> NDArray[np.float64]:
+        """Return the norms that devices tell of what they computed, ``(..., S)``."""
+        norms = self.learner.norms(vectors)
+        # What is computed is a step; what devices tell is the gradient.
+        return norms / self.config.learning_rate if self.config.update == "gradient" else norms
+
+    def _learn_indicators(
+        self, lanes: IntArray, told: BoolArray, indicators: NDArray[np.float64]
+    ) -> None:
+        """Keep the indicators, ``(m, K)``, of those who told them in this round."""
+        indicators = bounded(indicators, _MAX_NORM)
+        self._indicator[lanes] = np.where(told, indicators, self._indicator[lanes])
+        self._computed[lanes] = np.where(told, self._round[lanes][:, None], self._computed[lanes])
+
+    def _known_indicator(self, lanes: IntArray) -> NDArray[np.float64]:
+        """Return the indicators as the server knows them, ``(m, K)``."""
+        known, indicator = self._computed[lanes] >= 0, self._indicator[lanes]
+        number = known.sum(axis=1, keepdims=True)
+        total = np.where(known, indicator, 0).sum(axis=1, keepdims=True)
+        return np.where(known, indicator, np.where(number, total / np.maximum(number, 1), 1.0))
+
+    def _known_compute_s(self, lanes: IntArray) -> NDArray[np.float64]:
+        """Return computing times as far as they are known when it is decided, ``(m, K)``."""
+        knowledge, compute_s = self.config.knowledge, self._compute_s[lanes]
+        if knowledge == "free":
+            return compute_s
+        reported = self._participates[lanes] & (knowledge == "reported")
+        return np.where(reported, compute_s, self._nominal_s(lanes))
+
+    def _picture(self, lanes: IntArray) -> NDArray[np.float64]:
+        """Return what pictures show of a round that is about to be decided, ``(m, K, 3)``."""
+        known = self._known_indicator(lanes), self._efficiency(lanes), self._known_compute_s(lanes)
+        return np.stack(known, axis=2)
 
     def _compute(self, lanes: IntArray, rows: IntArray, sizes: IntArray) -> torch.Tensor:
         """Return what devices compute from the current model: descents that are to be added.
@@ -537,11 +765,12 @@ class UpdateScheduling(FederatedLearning):
     def _aggregate(self, lanes: IntArray, sent: BoolArray, arrived: BoolArray) -> None:
         """Average the updates that arrived, weighted by sample counts, each sample once."""
         config = self.config
+        told = arrived
         groups = arrived.reshape(len(lanes), -1, config.redundancy).sum(axis=2)
         copies = np.repeat(np.maximum(groups, 1), config.redundancy, axis=1)
         weights = self._sizes[lanes] / copies
         devices = None
-        if config.mode == "importance":
+        if config.knowledge in ("reported", "free"):
             updates = self._recalled(lanes)
         else:
             # Most devices do nothing: these are the others, as many in every lane.
@@ -551,50 +780,90 @@ class UpdateScheduling(FederatedLearning):
             )
             rows, sizes = (array[lanes[:, None], devices] for array in (self._rows, self._sizes))
             updates = self._compute(lanes, rows, np.where(sent, sizes, 0))
-            lane, place = np.nonzero(sent)
-            models = self.learner.weights[torch.tensor(lanes[lane])] + updates[lane, place]
-            self._vectors[lanes[lane], devices[lane, place]] = models
+            if config.knowledge == "lazy":
+                lane, place = np.nonzero(sent)
+                models = self.learner.weights[torch.tensor(lanes[lane])] + updates[lane, place]
+                self._vectors[lanes[lane], devices[lane, place]] = models
+            else:
+                norms = np.zeros(told.shape)
+                np.put_along_axis(norms, devices, self._norms(updates), axis=1)
+                self._learn_indicators(lanes, told, norms)
         received = updates
         if self.compressor.changes:
             generators = [self.generators[lane] for lane in lanes]
             received = self.compressor.compress(lanes, updates, generators, devices, sent)
         self.learner.add(lanes, average(received, weights, arrived))
 
-    def _decide(
-        self, lanes: IntArray, actions: NDArray[Any]
-    ) -> tuple[BoolArray, NDArray[np.float64] | None]:
-        """Return who is scheduled, ``(m, K)``, and the agent's logits of the band's shares."""
+    def _decide(self, actions: NDArray[Any]) -> Decision:
+        """Return what actions ``(m, ...)`` say, one device's number as scores."""
+        if self.config.actions == "device":
+            return Decision(np.where(np.arange(self.config.n_devices) == actions[:, None], 1, -1))
+        return decision_of(actions, self.config)
+
+    def _clock(self, lanes: IntArray, scheduled: BoolArray) -> _Clock:
+        """Return when devices can upload in this round."""
+        broadcast_s = self._broadcast(lanes, scheduled)
+        elapsed_s = self._elapsed_s(lanes)
+        knowledge, shape = self.config.knowledge, scheduled.shape
+        if knowledge == "reported":
+            # All have computed when it is decided.
+            ready_s = planned_s = np.broadcast_to(elapsed_s[:, None], shape)
+        else:
+            begin_s = (elapsed_s if knowledge == "lazy" else broadcast_s)[:, None]
+            ready_s = begin_s + self._compute_s[lanes]
+            planned_s = begin_s + self._known_compute_s(lanes)
+        return _Clock(broadcast_s, elapsed_s, ready_s, planned_s)
+
+    def _broadcast(self, lanes: IntArray, scheduled: BoolArray) -> NDArray[np.float64]:
+        """Return the seconds that it takes to send the model to all that need it, ``(m,)``."""
         config = self.config
-        scheduled = np.zeros((len(lanes), config.n_devices), np.bool_)
-        if config.actions == "device":
-            scheduled[np.arange(len(lanes)), actions] = True
-            return scheduled, None
-        logits = None
-        scores = actions
-        if config.bandwidth == "agent":
-            scores, logits = actions[..., 0], actions[..., 1].astype(np.float64)
-        order = np.argsort(-scores, axis=1, kind="stable")
-        m = config.uploads_per_round if config.selection == "top" else 1
-        np.put_along_axis(scheduled, order[:, :m], True, axis=1)
-        if config.selection == "threshold":
-            scheduled |= scores > 0
-        return scheduled, logits
+        if config.broadcast == "free":
+            return np.zeros(len(lanes))
+        receiving = self._participates[lanes] if config.knowledge != "remembered" else scheduled
+        return self._broadcast_s(lanes, self._gain[lanes], receiving, config.downlink_power_dbm)
+
+    def _elapsed_s(self, lanes: IntArray) -> NDArray[np.float64]:
+        """Return when in this round the server decides, ``(m,)``: after the last report, if any."""
+        knowledge = self.config.knowledge
+        if knowledge in ("remembered", "free"):
+            return np.zeros(len(lanes))
+        reporting = self._participates[lanes]
+        # All reports share the band equally.
+        rate = self._rate(lanes) / reporting.sum(axis=1, keepdims=True)
+        told_s = self._broadcast(lanes, reporting)[:, None] + self.config.report_bits / rate
+        if knowledge == "reported":
+            told_s = told_s + self._compute_s[lanes]
+        return np.asarray(np.where(reporting, told_s, 0).max(axis=1))
+
+    def _report_j(self, lanes: IntArray) -> NDArray[np.float64]:
+        """Return the energy of the reports of this round, ``(m, K)``."""
+        if self.config.knowledge in ("remembered", "free"):
+            return np.zeros((len(lanes), self.config.n_devices))
+        report_j = self._transmit_w() * self.config.report_bits / self._rate(lanes)
+        return np.where(self._participates[lanes], report_j, 0)
 
     def _share_band(
-        self, lanes: IntArray, answering: BoolArray, logits: NDArray[np.float64] | None
+        self,
+        lanes: IntArray,
+        answering: BoolArray,
+        logits: NDArray[Any] | None,
+        clock: _Clock,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return shares of the band and when each answering device finishes, ``(m, K)``."""
         # In seconds of the whole band, a device needs upload_s; with a share it takes longer.
-        upload_s, ready_s = self._upload_s(lanes), self._compute_s[lanes]
+        upload_s = self._upload_s(lanes)
         if self.config.bandwidth == "finish":
-            finish_s = wireless.common_finish(ready_s, upload_s, answering)[:, None]
-            shares = np.where(answering, upload_s / np.maximum(finish_s - ready_s, 1e-12), 0)
+            finish_s = wireless.common_finish(clock.planned_s, upload_s, answering)[:, None]
+            left_s = np.maximum(finish_s - clock.planned_s, 1e-12)
+            shares = np.where(answering, upload_s / left_s, 0)
         else:
-            weights = np.ones_like(upload_s) if logits is None else np.exp(SHARE_EXPONENT * logits)
+            weights = np.ones_like(upload_s)
+            if logits is not None:
+                weights = np.exp(SHARE_EXPONENT * logits.astype(np.float64))
             weights = np.where(answering, weights, 0)
             shares = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
         takes_s = np.divide(upload_s, shares, out=np.zeros_like(shares), where=shares > 0)
-        return shares, np.where(answering, ready_s + takes_s, 0)
+        return shares, np.where(answering, clock.ready_s + takes_s, 0)
 
     def _efficiency(self, lanes: IntArray) -> NDArray[np.float64]:
         """Return the spectral efficiency log₂(1 + γ) in bit/s/Hz, ``(m, K)``."""
@@ -602,8 +871,16 @@ class UpdateScheduling(FederatedLearning):
 
     def _upload_s(self, lanes: IntArray) -> NDArray[np.float64]:
         """Return the seconds of an upload in the whole band, ``(m, K)``."""
-        rate = self.config.bandwidth_hz * np.maximum(self._efficiency(lanes), 1e-6)
-        return np.asarray(self.compressor.payload_bits / rate)
+        told = self.config.report_bits if self.config.knowledge == "remembered" else 0
+        return np.asarray((self.compressor.payload_bits + told) / self._rate(lanes))
+
+    def _rate(self, lanes: IntArray) -> NDArray[np.float64]:
+        """Return the uplink's rates in the whole band in bit/s, ``(m, K)``."""
+        return self.config.bandwidth_hz * np.maximum(self._efficiency(lanes), 1e-6)
+
+    def _nominal_s(self, lanes: IntArray) -> NDArray[np.float64]:
+        """Return the seconds of computing without a slow-down, ``(m, K)``."""
+        return np.asarray(compute.cpu_latency(self._cycles(lanes), self._cpu_hz[lanes]))
 
     def _cycles(self, lanes: IntArray) -> NDArray[np.float64]:
         """Return the CPU cycles of computing in a round, ``(m, K)``."""
