@@ -12,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from edge_gym.envs.core import EdgeEnv, EdgeVectorEnv
+from edge_gym.messages import shown
 
 OURS = "edge_gym"
 
@@ -57,7 +58,7 @@ class Baseline(ABC):
         for parameter in parameters:
             if parameter not in known:
                 raise TypeError(
-                    f"policy {self.name!r} has no parameter {parameter!r}; "
+                    f"policy {self.name!r} has no parameter {shown(parameter)}; "
                     + (f"it has {', '.join(known)}" if known else "it has none")
                 )
         self.parameters = self.Parameters(**parameters)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edge_gym import seeds as seed_ranges
 from edge_gym.envs.core import EdgeVectorEnv, make_config
+from edge_gym.messages import shown
 from edge_gym.registration import find_environment
 from edge_gym.statistics import few_warning
 
@@ -93,7 +94,7 @@ def as_policy(policy: Policy | ActingFunction) -> Policy:
         return _Function(policy)
     raise TypeError(
         "a policy has begin(lanes, seeds) and act(observations, masks), or is a function from "
-        f"observations to actions; got {policy!r}"
+        f"observations to actions; got {shown(policy)}"
     )
 
 

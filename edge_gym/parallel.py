@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
+from edge_gym.messages import shown
+
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -27,7 +29,7 @@ def thread_count() -> int:
     if value is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     if not value.isdecimal() or int(value) < 1:
-        raise ValueError(f"EDGE_GYM_THREADS must be a positive integer, got {value!r}")
+        raise ValueError(f"EDGE_GYM_THREADS must be a positive integer, got {shown(value)}")
     return int(value)
 
 

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from edge_gym.messages import shown
+
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:
     """Raise a ValueError unless ``value`` is an integer in [low, high]."""
     good = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
     if not good or (high is not None and int(value) > high):
         wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
-        raise ValueError(f"{name} must be an integer {wanted}, got {value!r}")
+        raise ValueError(f"{name} must be an integer {wanted}, got {shown(value)}")
 
 
 def check_number(
@@ -33,21 +35,21 @@ def check_number(
         left = "(" if open_low or math.isinf(low) else "["
         right = ")" if open_high or math.isinf(high) else "]"
         raise ValueError(
-            f"{name} must be a finite number in {left}{low:g}, {high:g}{right}, got {value!r}"
+            f"{name} must be a finite number in {left}{low:g}, {high:g}{right}, got {shown(value)}"
         )
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise a ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")
 
 
 def check_classes(classes: Any) -> None:
     """Raise a ValueError unless ``classes`` are two or more different labels."""
     good = isinstance(classes, (tuple, list)) and len(classes) >= 2
     if not good or len(set(classes)) < len(classes):
-        raise ValueError(f"classes must be two or more different classes, got {classes!r}")
+        raise ValueError(f"classes must be two or more different classes, got {shown(classes)}")
     for label in classes:
         check_integer("classes", label, 0)
 
@@ -55,4 +57,4 @@ def check_classes(classes: Any) -> None:
 def check_flag(name: str, value: Any) -> None:
     """Raise a ValueError unless ``value`` is true or false."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false, got {value!r}")
+        raise ValueError(f"{name} must be true or false, got {shown(value)}")

@@ -23,6 +23,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from edge_gym.envs.observation import ObservationTable
+from edge_gym.messages import shown
 from edge_gym.rendering import Scene, Window, draw
 
 IntArray = NDArray[np.int64]
@@ -195,7 +196,7 @@ def _numbers(given: Any, shape: tuple[int, ...], what: str) -> NDArray[Any]:
     try:
         array = np.asarray(given)
     except ValueError as error:
-        raise ValueError(f"{what} must be an array of shape {shape}, got {given!r}") from error
+        raise ValueError(f"{what} must be an array of shape {shape}, got {shown(given)}") from error
     if array.shape != shape:
         raise ValueError(f"{what} must have shape {shape}, got shape {array.shape}")
     if array.dtype.kind not in "biuf":
@@ -619,7 +620,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
 def _check_render_mode(render_mode: str | None, known: Sequence[str]) -> None:
     if render_mode is not None and render_mode not in known:
         raise ValueError(
-            f"render_mode must be one of {', '.join(known)} or None, got {render_mode!r}"
+            f"render_mode must be one of {', '.join(known)} or None, got {shown(render_mode)}"
         )
 
 
@@ -638,7 +639,7 @@ def _reset_mask(options: dict[str, Any] | None, n_lanes: int) -> BoolArray:
         return np.ones(n_lanes, np.bool_)
     mask = options["reset_mask"]
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-        raise TypeError(f"options['reset_mask'] must be a boolean numpy array, got {mask!r}")
+        raise TypeError(f"options['reset_mask'] must be a boolean numpy array, got {shown(mask)}")
     if mask.shape != (n_lanes,):
         raise ValueError(f"options['reset_mask'] must have shape ({n_lanes},), got {mask.shape}")
     if not mask.any():

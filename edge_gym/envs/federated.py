@@ -29,6 +29,7 @@ from edge_gym.envs.core import IntArray, Problem
 from edge_gym.learning.compression import FULL_BITS, MAX_QUANTISED_BITS, Compressor
 from edge_gym.learning.federated import FederatedLearner
 from edge_gym.learning.models import NETWORKS, make_network
+from edge_gym.messages import shown
 from edge_gym.rendering import LinePanel
 
 MAX_LOSS = 100.0
@@ -128,7 +129,7 @@ class FederatedConfig:
             check_integer("image_size", self.image_size, 1)
         check_choice("network", self.network, NETWORKS)
         if not isinstance(self.hidden_sizes, tuple):
-            raise ValueError(f"hidden_sizes must be a tuple, got {self.hidden_sizes!r}")
+            raise ValueError(f"hidden_sizes must be a tuple, got {shown(self.hidden_sizes)}")
         for units in self.hidden_sizes:
             check_integer("hidden_sizes", units, 1)
         check_integer("n_devices", self.n_devices, 1)

@@ -1,0 +1,25 @@
+"""Values as messages show them: short, however large the value is."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+LONGEST = 200
+"""Characters that a shown value takes at most."""
+
+_short = reprlib.Repr()
+_short.maxlevel = 3
+_short.maxdict = _short.maxlist = _short.maxtuple = _short.maxset = _short.maxfrozenset = 12
+_short.maxdeque = _short.maxarray = 12
+_short.maxstring = _short.maxother = 100
+
+
+def shown(value: Any) -> str:
+    """Return ``repr(value)``, shortened to ``LONGEST`` characters.
+
+    Containers are written out only as far as they are shown, so that one which refers to the same
+    list again and again takes no longer than a small one.
+    """
+    text = _short.repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
