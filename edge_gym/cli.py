@@ -170,7 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
         if error.errno in full and error.filename is None and "disk is full" not in str(error):
             return _complain(f"the disk is full ({error}): make room, what was written is kept")
-        return _complain(str(error))
+        # Without the number that Python puts in front of what has one.
+        own = error.filename is None and error.strerror
+        return _complain(error.strerror if own else str(error))
     except (ValueError, TypeError, ImportError, GymnasiumError) as error:
         return _complain(str(error))
     except MemoryError as error:

@@ -96,6 +96,8 @@ def _parsed(content: memoryview) -> tuple[dict[str, NDArray[Any]], Mapping[str, 
     if not isinstance(header, dict):
         raise ValueError("its header is no mapping")
     metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata are no mapping")
     data, arrays, end = content[8 + size :], {}, 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         kind, shape, (begin, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]

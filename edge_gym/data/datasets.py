@@ -176,6 +176,8 @@ def data_dir() -> Path:
     given = os.environ.get("EDGE_GYM_DATA")
     try:
         folder = Path(given or Path(platformdirs.user_cache_dir("edge_gym")) / "data").expanduser()
+        if not given and not folder.is_absolute():
+            raise RuntimeError("the cache's folder is of no home")
     except RuntimeError as error:
         where = f"EDGE_GYM_DATA is {shown(given)}, and there" if given else "There"
         raise DataError(
