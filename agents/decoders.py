@@ -25,6 +25,7 @@ from edge_gym.baselines.update_scheduling import Seen
 from edge_gym.envs.batch_slot import BatchSlotConfig
 from edge_gym.envs.batch_slot import action_of as batches_and_slots
 from edge_gym.envs.batch_slot import allocation_of as batches_and_slots_of
+from edge_gym.envs.checks import check_number
 from edge_gym.envs.core import IntArray
 from edge_gym.envs.offloading import OffloadingConfig, action_of, offloading_of
 from edge_gym.envs.task_allocation import (
@@ -33,6 +34,7 @@ from edge_gym.envs.task_allocation import (
     direct_columns,
     joint_columns,
 )
+from edge_gym.messages import shown
 from edge_gym.solvers import task_resources
 from edge_gym.solvers.batch_slot import optimal_slots
 from edge_gym.solvers.offloading import optimal_resources
@@ -79,6 +81,7 @@ class Residual(Decoder):
         if not isinstance(space, spaces.Box) or len(space.shape) != 2:
             raise ValueError(f"a residual needs continuous actions of devices, not {space}")
         self.columns = space.shape[1]
+        check_number("scale", scale, 0)
         self._scale = scale
 
     def decode(self, observations: Any, scores: NDArray[Any]) -> NDArray[np.float32]:
@@ -150,6 +153,7 @@ class OptimalResources(Decoder):
 
     def __init__(self, env: Any, *, policy: Mapping[str, Any], scale: float = 0.5) -> None:
         config = env.unwrapped.config
+        check_number("scale", scale, 0)
         if not isinstance(config, OffloadingConfig) or config.actions != "direct":
             raise ValueError("optimal-resources is for offloading with continuous actions")
         self._residual = Residual(env, policy=policy, scale=2 * scale)
@@ -181,6 +185,7 @@ class OptimalSlots(Decoder):
 
     def __init__(self, env: Any, *, policy: Mapping[str, Any], scale: float = 0.5) -> None:
         config = env.unwrapped.config
+        check_number("scale", scale, 0)
         if not isinstance(config, BatchSlotConfig) or config.actions != "direct":
             raise ValueError("optimal-slots is for batches and slots with continuous actions")
         self._baseline = _fixed_baseline(env, policy)
@@ -203,6 +208,8 @@ def _fixed_baseline(env: Any, policy: Mapping[str, Any]) -> Baseline:
     Raises:
         ValueError: If it does not suit the environment, or draws.
     """
+    if not isinstance(policy, Mapping) or not isinstance(policy.get("name"), str):
+        raise ValueError(f"policy must be a mapping with name, got {shown(policy)}")
     parameters = {name: value for name, value in policy.items() if name != "name"}
     baseline = make_baseline(policy["name"], env, **parameters)
     if isinstance(baseline, DrawingBaseline):
@@ -244,7 +251,7 @@ def make_decoder(wanted: Mapping[str, Any], env: Any) -> Decoder:
     parameters = {name: value for name, value in wanted.items() if name != "name"}
     name = wanted.get("name")
     if name not in DECODERS:
-        raise ValueError(f"unknown decoder {name!r}; known are {', '.join(DECODERS)}")
+        raise ValueError(f"unknown decoder {shown(name)}; known are {', '.join(DECODERS)}")
     try:
         decoder: Decoder = DECODERS[name](env, **parameters)
     except TypeError as error:

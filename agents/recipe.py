@@ -10,10 +10,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edge_gym import seeds
 from edge_gym.envs.checks import check_choice, check_integer, check_number
+from edge_gym.messages import shown
 from edge_gym.plain import plain
 from edge_gym.registration import NAMESPACE
 from edge_gym.yaml_values import load_yaml
@@ -39,7 +38,7 @@ Check = Callable[[str, Any], None]
 
 def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{name} must be a list, got {value!r}")
+        raise ValueError(f"{name} must be a list, got {shown(value)}")
     return tuple(value)
 
 
@@ -125,7 +124,9 @@ class Network:
             check_choice("network.kind", self.kind, _KINDS)
         named = isinstance(self.decoder, Mapping) and "name" in self.decoder
         if self.decoder is not None and not named:
-            raise ValueError(f"network.decoder must be a mapping with name, got {self.decoder!r}")
+            raise ValueError(
+                f"network.decoder must be a mapping with name, got {shown(self.decoder)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +177,9 @@ class Imitation:
 
     def __post_init__(self) -> None:
         if not isinstance(self.policy, Mapping) or "name" not in self.policy:
-            raise ValueError(f"imitation.policy must be a mapping with name, got {self.policy!r}")
+            raise ValueError(
+                f"imitation.policy must be a mapping with name, got {shown(self.policy)}"
+            )
         check_integer("imitation.episodes", self.episodes, 1)
         check_number("imitation.noise", self.noise, 0, 0.5)
         check_integer("imitation.epochs", self.epochs, 1)
@@ -234,12 +237,12 @@ class Recipe:
     def __post_init__(self) -> None:
         check_choice("algorithm", self.algorithm, ALGORITHMS)
         if self.environment is not None and not isinstance(self.environment, str):
-            raise ValueError(f"environment must be an id, got {self.environment!r}")
+            raise ValueError(f"environment must be an id, got {shown(self.environment)}")
         check_integer("seed", self.seed, 0, 2**32 - 1)
         if plain(self.seed_ranges) != plain(_SEED_RANGES):
             raise ValueError(
                 f"seed_ranges must be those of edge_gym.seeds, {plain(_SEED_RANGES)}, "
-                f"got {self.seed_ranges!r}"
+                f"got {shown(self.seed_ranges)}"
             )
         object.__setattr__(self, "seed_ranges", _SEED_RANGES.copy())
         check_integer("steps", self.steps, 1)
@@ -260,11 +263,11 @@ class Recipe:
                 "leave out one of them"
             )
         if not isinstance(self.train_config, Mapping):
-            raise ValueError(f"train_config must be a mapping, got {self.train_config!r}")
+            raise ValueError(f"train_config must be a mapping, got {shown(self.train_config)}")
         object.__setattr__(self, "variations", _as_tuple("variations", self.variations))
         for variation in self.variations:
             if not isinstance(variation, Mapping):
-                raise ValueError(f"variations must be a list of mappings, got {variation!r}")
+                raise ValueError(f"variations must be a list of mappings, got {shown(variation)}")
         if self.variations and self.algorithm != "ppo":
             raise ValueError(f"variations are for ppo, not for {self.algorithm}")
         checks = HYPERPARAMETERS[self.algorithm]
@@ -340,8 +343,8 @@ def find_recipe(algorithm: str, env_id: str) -> Recipe:
 def _parse_yaml(content: bytes, where: str) -> Recipe:
     try:
         values = load_yaml(content)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where} is not valid YAML: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     return parse_recipe(values, where)
 
 
@@ -354,7 +357,7 @@ def _check_fields(what: str, values: Any, kind: type[Any]) -> None:
 
 def _check_keys(what: str, values: Any, known: list[str], required: list[str]) -> None:
     if not isinstance(values, Mapping):
-        raise ValueError(f"{what} must be a mapping of {', '.join(known)}, got {values!r}")
+        raise ValueError(f"{what} must be a mapping of {', '.join(known)}, got {shown(values)}")
     unknown = [repr(key) for key in values if key not in known]
     if unknown:
         raise ValueError(f"{what}: unknown {', '.join(unknown)}; known are {', '.join(known)}")

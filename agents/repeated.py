@@ -9,22 +9,21 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edge_gym.agents.recipe import Recipe, parse_recipe
 from edge_gym.agents.training import (
     BEST,
     CHECKPOINT,
     TrainingInterrupted,
+    check_device,
     chosen_recipe,
     train,
 )
 from edge_gym.envs.checks import check_integer
-from edge_gym.evaluation import TaskProgress
-from edge_gym.files import prepare_folder, write_bytes
+from edge_gym.evaluation import TaskProgress, make_lanes
+from edge_gym.files import prepare_folder, working_in, write_bytes
 from edge_gym.registration import find_environment
 from edge_gym.workers import Run
-from edge_gym.yaml_values import load_yaml
+from edge_gym.yaml_values import dump_yaml, load_yaml
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ def train_one(task: Training) -> dict[str, bytes]:
         device=task.device,
         progress=False,
     )
-    files = (path for path in sorted(out.iterdir()) if path.is_file() and path.name != CHECKPOINT)
-    return {path.name: path.read_bytes() for path in files}
+    others = (path for path in sorted(out.iterdir()) if path.is_file() and path.name != CHECKPOINT)
+    return {path.name: path.read_bytes() for path in others if not path.name.startswith(".")}
 
 
 def train_seeds(
@@ -107,36 +106,42 @@ def train_seeds(
     Raises:
         ValueError: If the recipe or a value is bad.
         FileExistsError: If there are runs already and ``resume`` is false.
+        FolderInUseError: If another process trains in ``out``.
         TrainingInterrupted: After Ctrl-C; trainings save a checkpoint as they stop.
     """
     check_integer("seeds", number, 1)
     row = find_environment(env_id)
     first = chosen_recipe(algorithm, row, recipe, steps, seed)
+    check_device(device)
+    make_lanes(row.id, 1, overrides)  # raises what is wrong with them before anything is begun
     folders = {first.seed + i: Path(out) / f"seed-{first.seed + i}" for i in range(number)}
-    begun = [folder for folder in folders.values() if (folder / CHECKPOINT).exists()]
-    if begun and not resume:
-        raise FileExistsError(f"{begun[0]} holds a run already: resume, or choose another folder")
     settings = json.dumps(dict(overrides or {}))
     tasks: dict[Training, int] = {}
     for number_of_seed, folder in folders.items():
-        text = yaml.safe_dump(replace(first, seed=number_of_seed).as_mapping(), sort_keys=False)
+        text = dump_yaml(replace(first, seed=number_of_seed).as_mapping())
         task = Training(row.id, text, str(folder.resolve()), settings, device)
         tasks[task] = number_of_seed
     best: dict[int, Path] = {}
-    try:
-        for task, files in run(list(tasks)):
-            folder = prepare_folder(folders[tasks[task]])
-            _keep(folder, files)
-            best[tasks[task]] = folder / BEST
-            if progress is not None:
-                progress(f"{algorithm} on {row.name}", len(best), number)
-            if report is not None:
-                report(f"seed {tasks[task]} is trained: {folder / BEST}")
-    except KeyboardInterrupt:
-        raise TrainingInterrupted(
-            f"stopped, {len(best)} of {number} agents are trained; to go on, train again with "
-            f"--resume and the same folder {out}"
-        ) from None
+    with working_in(prepare_folder(out)):
+        begun = [folder for folder in folders.values() if (folder / CHECKPOINT).exists()]
+        if begun and not resume:
+            raise FileExistsError(
+                f"{begun[0]} holds a run already: resume, or choose another folder"
+            )
+        try:
+            for task, files in run(list(tasks)):
+                folder = prepare_folder(folders[tasks[task]])
+                _keep(folder, files)
+                best[tasks[task]] = folder / BEST
+                if progress is not None:
+                    progress(f"{algorithm} on {row.name}", len(best), number)
+                if report is not None:
+                    report(f"seed {tasks[task]} is trained: {folder / BEST}")
+        except KeyboardInterrupt:
+            raise TrainingInterrupted(
+                f"stopped, {len(best)} of {number} agents are trained; to go on, train again with "
+                f"--resume and the same folder {out}"
+            ) from None
     return dict(sorted(best.items()))
 
 

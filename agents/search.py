@@ -4,9 +4,10 @@ A search's folder holds ``study.log`` (Optuna's journal: all that a search needs
 ``optuna-dashboard`` shows), ``trials/N/seed-S`` (the recipe and curve of each training run of
 trial N; what else a run leaves is removed as its trial ends) and ``best.yaml``. The same call goes
 on where a search was stopped: trials that ended are kept, and the one that was running counts as
-failed and is done anew. Several processes may work on one study, in a folder that they share and
-that has file locks: each takes the next trial, and what one that is gone was at falls to the
-others.
+failed and is done anew. What is proposed follows from the study's seed, the trial's place among
+those that count and the trials that ended before, so that one process finds the same however often
+it is stopped. Several processes may work on one study, in a folder that they share and that has
+file locks: each takes the next trial, and what one that is gone was at falls to the others.
 
 Episodes are disjoint: a trial learns from ``TRAINING`` with seeds that shipped agents do not use,
 is scored on the first of ``TUNING``, and neither ``SELECTION`` nor ``EVALUATION`` is looked at.
@@ -15,6 +16,7 @@ is scored on the first of ``TUNING``, and neither ``SELECTION`` nor ``EVALUATION
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import shutil
 import textwrap
@@ -25,22 +27,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import gymnasium as gym
-import yaml
+import numpy as np
 from filelock import FileLock, Timeout
 from gymnasium import spaces
 
 from edge_gym import __version__
 from edge_gym.agents.recipe import Evaluation, Recipe, parse_recipe
-from edge_gym.agents.training import chosen_recipe, train
+from edge_gym.agents.training import TrainingInterrupted, chosen_recipe, train
 from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.envs.checks import check_integer
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import TaskProgress
 from edge_gym.extras import missing_extra
 from edge_gym.files import prepare_folder, write_text
+from edge_gym.messages import shown
 from edge_gym.plain import plain
 from edge_gym.registration import EnvironmentId, find_environment
 from edge_gym.seeds import TUNING
+from edge_gym.yaml_values import dump_yaml
 
 try:
     import optuna
@@ -65,6 +69,7 @@ EVALUATIONS = 5
 
 Space = dict[str, BaseDistribution]
 
+_PLACE = "place"  # the name of a trial's attribute, see _Study._begin
 _UNPRUNED, _SPARED = 5, 2  # trials before any is cut off; evaluations before one can be
 _SHOWN = 4  # differences that a message names
 _KEPT = ("recipe.yaml", "progress.csv")
@@ -379,6 +384,7 @@ class _Study:
     space: Space = field(init=False)
     study: optuna.Study = field(init=False)
     lock: FileLock = field(init=False)
+    stopped: bool = False
 
     def __post_init__(self) -> None:
         self.space = search_space(
@@ -392,6 +398,8 @@ class _Study:
         with self.lock:
             self.study = self._open()
         ended = self._ended()
+        for trial in ended:
+            self._tidy(trial.number)  # whoever was killed as it did so
         if ended:
             self.report(f"{len(ended)} of {self.trials} trials had ended before")
         while (begun := self._begin()) is not None:
@@ -413,18 +421,24 @@ class _Study:
                 ),
                 load_if_exists=True,
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            begun = study.user_attrs.get("settings")
+            if begun is not None and not isinstance(begun, dict):
+                raise ValueError("its settings are no mapping")
+            trials = study.get_trials(deepcopy=False)
+        except OSError:
+            raise
+        # Optuna asserts what its journal holds, and fails as it happens where that is otherwise.
+        except Exception as error:
             raise ValueError(
-                f"{path} is damaged or no study of Optuna ({error!r}): choose another folder"
+                f"{path} is damaged or no study of Optuna ({shown(error)}): choose another folder"
             ) from error
         settings = self._settings()
-        begun = study.user_attrs.get("settings")
         if begun is None:
             study.set_user_attr("settings", settings)
         elif begun != settings:
             before, now = dict(_flat(begun)), dict(_flat(settings))
             differences = [
-                f"{name} was {before.get(name)!r}, now it is {now.get(name)!r}"
+                f"{name} was {shown(before.get(name))}, now it is {shown(now.get(name))}"
                 for name in {**before, **now}
                 if before.get(name) != now.get(name)
             ]
@@ -434,8 +448,9 @@ class _Study:
                 f"{'; '.join(differences[:_SHOWN] + more)}. "
                 "Go on with the same, or choose another folder"
             )
-        if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(parameters_of(self.base, self.space), {"base": True})
+        if not trials:
+            base = parameters_of(self.base, self.space)
+            study.enqueue_trial(base, {"base": True, _PLACE: 0})
         return study
 
     def _settings(self) -> dict[str, Any]:
@@ -470,13 +485,25 @@ class _Study:
                 for trial in running:
                     self.report(f"trial {trial.number} is still running elsewhere")
                 return None
-            # By the number of trials, so that a resumed search does not draw the same once more.
-            seed = (self.base.seed + len(self.study.get_trials(deepcopy=False))) % 2**32
+            place = self._next_place()
+            seed = int(np.random.SeedSequence([self.base.seed, place]).generate_state(1)[0])
             self.study.sampler = optuna.samplers.TPESampler(seed=seed)
             begun = self.study.ask(self.space)
+            begun.set_user_attr(_PLACE, place)
             held = FileLock(self._lock_of(begun.number))
             held.acquire()
             return begun, held
+
+    def _next_place(self) -> int:
+        """Return the place of the next trial: that of one to be done anew, else the first free."""
+        states = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+        counted = self.study.get_trials(deepcopy=False, states=states)
+        # Optuna takes those that wait in their order.
+        waiting = [t for t in counted if t.state == TrialState.WAITING]
+        if waiting:
+            return int(waiting[0].user_attrs.get(_PLACE, waiting[0].number))
+        taken = {trial.user_attrs.get(_PLACE, trial.number) for trial in counted}
+        return next(place for place in itertools.count() if place not in taken)
 
     def _make_up(self) -> list[int]:
         """Fail the trials whose process is gone, have them done anew, and return their numbers."""
@@ -487,24 +514,34 @@ class _Study:
                 held.acquire(blocking=False)
             except Timeout:
                 continue
-            # In this order: should this process be killed here too, nothing is lost.
             known = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            self.study.enqueue_trial(known, trial.user_attrs)
+            # In this order: should this process be killed here too, nothing is lost. One that was
+            # killed before its proposal was complete, or had a place, counts as never begun.
+            placed = {_PLACE, "base"} & trial.user_attrs.keys()
+            if placed and known.keys() >= self.space.keys():
+                self._enqueue_again(known, trial.user_attrs)
             self.study.tell(trial.number, state=TrialState.FAIL)
             shutil.rmtree(self._folder_of(trial.number), ignore_errors=True)
             self._let_go(trial.number, held)
             failed.append(trial.number)
         return failed
 
+    def _enqueue_again(self, known: dict[str, Any], attributes: dict[str, Any]) -> None:
+        """Have a trial done anew, unless a process was killed just as it had seen to that."""
+        states = (TrialState.WAITING,)
+        waiting = self.study.get_trials(deepcopy=False, states=states)
+        if all(trial.user_attrs.get(_PLACE) != attributes.get(_PLACE) for trial in waiting):
+            self.study.enqueue_trial(known, attributes)
+
     def _run(self, trial: optuna.Trial, held: FileLock) -> None:
-        shown = f"trial {trial.number}"
+        label = f"trial {trial.number}"
         state, score = TrialState.PRUNED, None
         try:
             score = self._score(trial)
             state = TrialState.COMPLETE
-            self.report(f"{shown}: mean return {score:.4f}")
+            self.report(f"{label}: mean return {score:.4f}")
         except optuna.TrialPruned:
-            self.report(f"{shown}: cut off, it was below the median")
+            self.report(f"{label}: cut off, it was below the median")
         except BaseException as error:
             if not isinstance(error, ValueError) or "base" in trial.user_attrs:
                 held.release()
@@ -513,16 +550,22 @@ class _Study:
                 raise
             # Of proposals some diverge. Cut off, and not failed, tells the sampler to keep away.
             trial.set_user_attr("error", str(error))
-            self.report(f"{shown}: cut off, its training failed ({error})")
+            self.report(f"{label}: cut off, its training failed ({error})")
         with self.lock:
             self.study.tell(trial, score, state)
-            for run in self._folder_of(trial.number).glob("*"):
-                for path in run.iterdir():
-                    if path.is_dir():
-                        shutil.rmtree(path, ignore_errors=True)
-                    elif path.name not in _KEPT:
-                        path.unlink()
+            self._tidy(trial.number)
             self._let_go(trial.number, held)
+        if self.stopped:
+            raise KeyboardInterrupt
+
+    def _tidy(self, number: int) -> None:
+        """Remove what a trial that ended leaves but for its recipes and curves."""
+        for run in self._folder_of(number).glob("*"):
+            for path in run.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name not in _KEPT:
+                    path.unlink()
 
     def _let_go(self, number: int, held: FileLock) -> None:
         held.release()
@@ -546,17 +589,23 @@ class _Study:
         self.progress("evaluations of this trial", 0, EVALUATIONS * len(self.seeds))
         for seed in self.seeds:
             evaluations = _Evaluations(self, trial, recipe, len(last))
-            train(
-                recipe.algorithm,
-                self.row.id,
-                recipe=recipe,
-                seed=seed,
-                out=self._folder_of(trial.number) / f"seed-{seed}",
-                overrides=self.overrides,
-                progress=False,
-                selection=self.tuning,
-                report=evaluations.take,
-            )
+            try:
+                train(
+                    recipe.algorithm,
+                    self.row.id,
+                    recipe=recipe,
+                    seed=seed,
+                    out=self._folder_of(trial.number) / f"seed-{seed}",
+                    overrides=self.overrides,
+                    progress=False,
+                    selection=self.tuning,
+                    report=evaluations.take,
+                )
+            except TrainingInterrupted as stopped:
+                if stopped.best is None or seed != self.seeds[-1]:
+                    raise
+                # It came as the trial was about to end: that is kept, and no other is begun.
+                self.stopped = True
             last.append(evaluations.last)
         return sum(last) / len(last)
 
@@ -584,7 +633,7 @@ class _Study:
             return found
         best = ranked[0]
         recipe, path = with_parameters(self.base, best.parameters), self.out / "best.yaml"
-        content = yaml.safe_dump(recipe.as_mapping(), sort_keys=False)
+        content = dump_yaml(recipe.as_mapping())
         write_text(path, self._origin(found, best) + content)
         return replace(found, best=best, recipe=recipe, written=path)
 

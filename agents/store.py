@@ -14,10 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
-from edge_gym.agents.files import AgentError, read_tensors, write_tensors
+from edge_gym.agents.files import (
+    AgentError,
+    check_agent,
+    check_outputs,
+    read_tensors,
+    write_tensors,
+)
 from edge_gym.agents.interface import interface, reading
 from edge_gym.agents.recipe import ALGORITHMS
 from edge_gym.isolation import in_isolation
+from edge_gym.messages import shown
 from edge_gym.plain import plain
 from edge_gym.registration import NAMESPACE
 
@@ -126,18 +133,28 @@ def load_agent(
     arrays, header = read_tensors(file, "agent")
     try:
         if header["format"] not in (_FORMAT, _DEVICE_FORMAT):
-            raise AgentError(f"{file} is of another kind, {header['format']!r}, not {_FORMAT!r}")
+            kind = shown(header["format"])
+            raise AgentError(f"{file} is of another kind, {kind}, not {_FORMAT!r}")
+        check_agent(file, arrays, header)
         devices = header["format"] == _DEVICE_FORMAT
         with fork_rng(devices=[]):  # Layers draw weights, which are replaced at once.
             network = (_device_network if devices else _flat_network)(arrays, header)
         policy = AgentPolicy(network, header, name)
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
-        raise AgentError(f"{file} is damaged or no agent ({error!r}): copy it again") from error
-    except ValueError as error:
+        raise AgentError(
+            f"{file} is damaged or no agent ({shown(error)}): copy it again"
+        ) from error
+    except AgentError:
+        raise
+    except (ValueError, OverflowError) as error:
         raise AgentError(f"{file} is damaged: {error}") from error
     policy.reading = reading(file, header, env)
     if header.get("decoder") is not None:
         policy.decoder = make_decoder(header["decoder"], env)
+    if devices:
+        scores: Any = network.scores
+        columns = None if policy.decoder is None else policy.decoder.columns
+        check_outputs(file, header, scores.shape.outputs, columns)
     return policy
 
 

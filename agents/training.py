@@ -25,7 +25,6 @@ from typing import Any, cast
 import gymnasium as gym
 import numpy as np
 import torch
-import yaml
 from gymnasium import spaces
 from rich.console import Console
 from rich.progress import (
@@ -72,10 +71,13 @@ from edge_gym.envs.checks import check_choice
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.envs.observation import ObservationTable
 from edge_gym.evaluation import config_changes, even_lanes, make_lanes, own_config, run_episodes
-from edge_gym.files import prepare_folder, write_text
+from edge_gym.files import prepare_folder, working_in, write_text
 from edge_gym.isolation import isolated
+from edge_gym.messages import shown
 from edge_gym.plain import plain
 from edge_gym.registration import EnvironmentId, find_environment
+from edge_gym.workers import is_worker
+from edge_gym.yaml_values import dump_yaml
 
 Model = PPO | DQN
 
@@ -84,7 +86,15 @@ _FORMAT = "edge_gym checkpoint 1"
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C: a checkpoint was saved, and the message says how to go on."""
+    """Ctrl-C: a checkpoint was saved, and the message says how to go on.
+
+    Attributes:
+        best: The best agent's file where the training had come to its end already, else None.
+    """
+
+    def __init__(self, message: str = "", best: Path | None = None) -> None:
+        super().__init__(message)
+        self.best = best
 
 
 @dataclass(frozen=True)
@@ -151,14 +161,17 @@ def train(
         ValueError: If the recipe or a value is bad, the actions do not suit the algorithm, there is
             no such device, or a resumed run was begun with other settings.
         FileExistsError: If ``out`` holds a run already and ``resume`` is false.
+        FolderInUseError: If another process trains in ``out``.
         AgentError: If the checkpoint is damaged.
-        TrainingInterrupted: After Ctrl-C, once a checkpoint is saved.
+        TrainingInterrupted: After Ctrl-C, once a checkpoint is saved; or once the training has
+            come to its end, if it was about to.
     """
     row = find_environment(env_id)
     recipe = chosen_recipe(algorithm, row, recipe, steps, seed)
     with isolated():
         run = _Run(row.id, recipe, Path(out), overrides or {}, progress, selection, report, device)
-        return run.finish(resume)
+        with working_in(prepare_folder(out)):
+            return run.finish(resume)
 
 
 def chosen_recipe(
@@ -241,29 +254,29 @@ class _Run:
             self.console.print(f"Going on from step {self.model.num_timesteps:,} of {self.out}")
         elif resume:
             self.console.print(f"No checkpoint in {self.out} yet: beginning")
-        prepare_folder(self.out)
-        write_text(
-            self.out / "recipe.yaml", yaml.safe_dump(self.recipe.as_mapping(), sort_keys=False)
-        )
+        write_text(self.out / "recipe.yaml", dump_yaml(self.recipe.as_mapping()))
         self._log_to_tensorboard()
         remaining = self.recipe.steps - self.model.num_timesteps
-        try:
-            if remaining > 0:
-                every = self.recipe.evaluation.every
-                self.console.print(f"{remaining:,} steps, an evaluation every {every:,}")
-                self._learn(remaining)
-        finally:
-            self.model.logger.close()
-        self._tell_curve()
+        with _deferred_interrupt() as interrupted:
+            try:
+                if remaining > 0:
+                    every = self.recipe.evaluation.every
+                    self.console.print(f"{remaining:,} steps, an evaluation every {every:,}")
+                    self._learn(remaining, interrupted)
+            finally:
+                self.model.logger.close()
+            self._tell_curve()
         best = self.out / BEST
+        if interrupted.is_set():
+            raise TrainingInterrupted(f"stopped at the end: the agent is trained, {best}", best)
         self.console.print(
             f"Best mean return {max(score.mean_return for score in self.scores):.4f} on the "
             f"selection seeds: {best}"
         )
         return best
 
-    def _learn(self, steps: int) -> None:
-        with self._bar() as advance, _deferred_interrupt() as interrupted:
+    def _learn(self, steps: int, interrupted: threading.Event) -> None:
+        with self._bar() as advance:
             begun = self.model.num_timesteps > 0
             if (first := self.recipe.imitation) is not None and not begun:
                 name = first.policy["name"]
@@ -380,17 +393,18 @@ class _Run:
         try:
             self._check_same_run(header)
             state = unpack(arrays, header["state"])
+            seconds = float(header["seconds"])
             for env, env_state in zip(self.envs, state["envs"], strict=True):
                 env.set_state(env_state)
             set_model_state(self.model, state["model"])
             self.scores = [_Score(**score) for score in state["scores"]]
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise AgentError(
-                f"{self.checkpoint} does not fit this version of edge_gym ({error!r}): "
+                f"{self.checkpoint} does not fit this version of edge_gym ({shown(error)}): "
                 "train anew in another folder"
             ) from error
         self.saved_at = self.model.num_timesteps
-        self.begun = time.monotonic() - header["seconds"]
+        self.begun = time.monotonic() - seconds
 
     def _check_same_run(self, header: Mapping[str, Any]) -> None:
         now = {**self.recipe.as_mapping(), "overrides": self.overrides}
@@ -399,7 +413,7 @@ class _Run:
         begun = {**recipe.as_mapping(), "overrides": header["overrides"]}
         # The number of steps may be another one: to train for longer.
         differences = [
-            f"{name} was {begun.get(name)!r}, now it is {value!r}"
+            f"{name} was {shown(begun.get(name))}, now it is {shown(value)}"
             for name, value in now.items()
             if name != "steps" and begun.get(name) != value
         ]
@@ -593,19 +607,25 @@ def _outputs(env: LaneVecEnv) -> int:
 
 @contextlib.contextmanager
 def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Let the first Ctrl-C set an event, so that a checkpoint can be taken; the second stops."""
+    """Let the first Ctrl-C set an event, so that a checkpoint can be taken; the second stops.
+
+    In a worker it is the signal by which whoever began it ends it, see ``workers.in_processes``.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = signal.getsignal(signal.SIGINT)
+    worker = is_worker()
+    number = signal.SIGTERM if worker else signal.SIGINT
+    before = signal.getsignal(number)
 
     def note(number: int, frame: FrameType | None) -> None:
         event.set()
-        signal.signal(signal.SIGINT, before)
+        if not worker:
+            signal.signal(number, before)
 
-    signal.signal(signal.SIGINT, note)
+    signal.signal(number, note)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)

@@ -13,6 +13,7 @@ from edge_gym.baselines import (
     update_scheduling,
 )
 from edge_gym.baselines.base import Baseline, RandomPolicy
+from edge_gym.messages import shown
 
 __all__ = [
     "BASELINES",
@@ -49,12 +50,12 @@ def find_baseline(name: str, config: Any) -> type[Baseline]:
         ValueError: If the name is unknown, or no rule of this name applies.
     """
     if name not in BASELINES:
-        raise ValueError(f"unknown baseline {name!r}; known are {', '.join(BASELINES)}")
+        raise ValueError(f"unknown baseline {shown(name)}; known are {', '.join(BASELINES)}")
     for baseline in BASELINES[name]:
         if baseline.applies_to(config):
             return baseline
     here = ", ".join(_applicable(config))
-    raise ValueError(f"policy {name!r} does not apply to this environment; here are {here}")
+    raise ValueError(f"policy {shown(name)} does not apply to this environment; here are {here}")
 
 
 def make_baseline(name: str, env: Any, **parameters: Any) -> Baseline:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edge_gym.envs.core import EdgeEnv, EdgeVectorEnv
 from edge_gym.isolation import in_isolation
+from edge_gym.messages import shown
 from edge_gym.plain import plain_scalar
 
 OURS = "edge_gym"
@@ -66,7 +67,7 @@ class Baseline(ABC):
         for parameter in parameters:
             if parameter not in known:
                 raise TypeError(
-                    f"policy {self.name!r} has no parameter {parameter!r}; "
+                    f"policy {self.name!r} has no parameter {shown(parameter)}; "
                     + (f"it has {', '.join(known)}" if known else "it has none")
                 )
         # Written with the results, so in Python's own types.

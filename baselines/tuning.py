@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 import edge_gym
 from edge_gym.baselines import applicable_baselines, find_baseline, make_baseline
+from edge_gym.envs.checks import check_integer
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import (
     TaskProgress,
@@ -29,10 +29,11 @@ from edge_gym.evaluation import (
 from edge_gym.files import write_text
 from edge_gym.seeds import TUNING
 from edge_gym.statistics import mean_intervals
-from edge_gym.yaml_values import load_yaml
+from edge_gym.yaml_values import dump_yaml, load_yaml
 
 SHIPPED_EPISODES = 512
 LIVE_EPISODES = 256
+LEAST_EPISODES = 8
 _SURVIVORS = 4
 _FIRST_SHARE = 4
 _HEADER = "# Written by `edge-gym tune ID --write`; searched on tuning seeds alone.\n"
@@ -110,8 +111,7 @@ def tune(
         ValueError: If the rule does not apply or has nothing to tune, or ``episodes`` is out of
             range.
     """
-    if not 8 <= episodes <= len(TUNING):
-        raise ValueError(f"episodes must be in [8, {len(TUNING)}] for tuning, got {episodes}")
+    check_integer("episodes", episodes, LEAST_EPISODES, len(TUNING))
     points = grid_points(policy, env)
     first = episodes // _FIRST_SHARE
     total = len(points) * first + min(_SURVIVORS, len(points)) * (episodes - first)
@@ -155,7 +155,10 @@ def shipped_tunings() -> dict[str, Any]:
     ``config`` has the fields of the id's configuration that differ from the problem's defaults.
     """
     path = tuned_path()
-    return _parsed(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        return _parsed(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, {error}: install edge_gym again") from error
 
 
 @functools.lru_cache(maxsize=1)
@@ -265,7 +268,7 @@ def write_tunings(env_id: str, config: Any, tunings: Sequence[Tuning]) -> Path:
         }
     content[_name(env_id)] = {"config": own, "policies": policies}
     path = tuned_path()
-    write_text(path, _HEADER + yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    write_text(path, _HEADER + dump_yaml(content, default_flow_style=None))
     return path
 
 

@@ -7,11 +7,13 @@ standard output; progress and remarks go to standard error.
 from __future__ import annotations
 
 import _thread
+import errno
 import functools
 import json
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from edge_gym.messages import shown
 from edge_gym.registration import ENVIRONMENTS, find_environment
 from edge_gym.seeds import EVALUATION, TUNING
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 _PIPE_WIDTH = 160
+_LONGEST_LINE = 2000  # of a complaint
 _LEAVING_S = 0.05  # within which a callback from compiled code is left
 _BEST_TRIALS = 4  # shown of a search, beside the base recipe
 
@@ -115,7 +119,26 @@ def interrupts_kept() -> Iterator[None]:
         sys.unraisablehook = before
 
 
+@contextmanager
+def warnings_as_remarks() -> Iterator[None]:
+    """Show this package's own warnings as remarks, in one line."""
+    before = warnings.showwarning
+
+    def show(message: Any, category: Any, *place: Any) -> None:
+        if category.__module__.split(".")[0] == "edge_gym":
+            _remark(str(message))
+        else:
+            before(message, category, *place)
+
+    warnings.showwarning = cast(Any, show)
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
 @interrupts_kept()
+@warnings_as_remarks()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code.
 
@@ -141,14 +164,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("stopped", INTERRUPTED)
     except click_error as error:
         return _complain(error.format_message())  # type: ignore[attr-defined]
-    except (ValueError, TypeError, OSError, ImportError, GymnasiumError) as error:
+    except KeyboardInterrupt:
+        return _complain("stopped", INTERRUPTED)
+    except OSError as error:
+        full = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+        if error.errno in full and error.filename is None and "disk is full" not in str(error):
+            return _complain(f"the disk is full ({error}): make room, what was written is kept")
+        # Without the number that Python puts in front of what has one.
+        own = error.filename is None and error.strerror
+        return _complain(error.strerror if own else str(error))
+    except (ValueError, TypeError, ImportError, GymnasiumError) as error:
         return _complain(str(error))
+    except MemoryError as error:
+        return _complain(_too_large(error))
+    except RecursionError:
+        return _complain("a value is nested too deeply")
     except RuntimeError as error:
         from edge_gym.data import DataError
 
         if isinstance(error, DataError):
             return _complain(str(error))
+        # As torch says it.
+        if "allocate memory" in str(error) or "out of memory" in str(error):
+            return _complain(_too_large(error))
         raise
+
+
+def _too_large(error: Exception) -> str:
+    return (
+        f"there is not enough memory ({error}): choose a smaller configuration, or fewer --lanes"
+        if str(error)
+        else "there is not enough memory: choose a smaller configuration, or fewer --lanes"
+    )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from edge_gym import __version__
+
+        print(f"edge-gym {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Gymnasium environments for wireless edge learning."""
 
 
 @app.command("list")
@@ -302,6 +367,9 @@ def evaluate(
                 "--stated takes episodes, seeds and configuration from the agent's file, and "
                 "writes nothing: leave out --episodes, --seed, --set and --out"
             )
+        from edge_gym.envs.checks import check_integer
+
+        check_integer("lanes", lanes, 1)
         _evaluate_again(model, env_id, lanes, as_json)
         return
     _compare(env_id, [model], episodes, seed, lanes, settings, out, as_json)
@@ -345,6 +413,10 @@ def train(
     }
     if seeds is None and (workers is not None or ray is not None):
         raise ValueError("--workers and --ray are for several --seeds")
+    if seeds is not None:
+        from edge_gym.envs.checks import check_integer
+
+        check_integer("seeds", seeds, 1)
     try:
         if seeds is None:
             print(train_agent(algorithm, row.id, **given))
@@ -406,10 +478,20 @@ def tune(
     """Search the parameters of baselines, on tuning seeds."""
 
     from edge_gym.baselines import applicable_baselines
-    from edge_gym.baselines.tuning import grid_points, tunable_baselines, write_tunings
+    from edge_gym.baselines.tuning import (
+        LEAST_EPISODES,
+        grid_points,
+        tunable_baselines,
+        tuned_path,
+        write_tunings,
+    )
     from edge_gym.baselines.tuning import tune as search
+    from edge_gym.envs.checks import check_integer
     from edge_gym.evaluation import make_lanes, own_config, plain_config
+    from edge_gym.files import prepare_folder
 
+    check_integer("lanes", lanes, 1)
+    check_integer("episodes", episodes, LEAST_EPISODES, len(TUNING))
     env = make_lanes(env_id, lanes, _overrides(settings))
     if write and plain_config(env.config) != plain_config(own_config(env_id)):
         raise ValueError("--write ships searches of the id's own configuration: leave out --set")
@@ -417,8 +499,10 @@ def tune(
     names = policy or tunable_baselines(env)
     for name in names:
         if name not in applicable:
-            raise ValueError(f"no baseline {name!r} here; there are {', '.join(applicable)}")
+            raise ValueError(f"no baseline {shown(name)} here; there are {', '.join(applicable)}")
         grid_points(name, env)
+    if write:
+        prepare_folder(tuned_path().parent)
     with _progress() as progress:
         tunings = [search(env, name, episodes, progress) for name in names]
     if as_json:
@@ -625,11 +709,15 @@ def _runner(
     work: Callable[[Task], Result], workers: int | None, ray: str | None
 ) -> Run[Task, Result]:
     """Return what does ``work`` where the options say."""
+    from edge_gym.envs.checks import check_integer
     from edge_gym.parallel import thread_count
-    from edge_gym.workers import in_processes, on_ray
+    from edge_gym.workers import MOST_WORKERS, in_processes, on_ray
 
     if ray is None:
-        return in_processes(workers or thread_count(), work)
+        if workers is None:
+            workers = thread_count()
+        check_integer("workers", workers, 1, MOST_WORKERS)
+        return in_processes(workers, work)
     if workers is not None:
         raise ValueError("--workers and --ray exclude each other")
     return on_ray(None if ray == "local" else ray, work)
@@ -815,8 +903,8 @@ def _overrides(settings: Sequence[str] | None) -> dict[str, Any]:
     for setting in settings or ():
         name, equals, value = setting.partition("=")
         if not equals or not name:
-            raise ValueError(f"--set takes field=value, got {setting!r}")
-        overrides[name] = parse_value(value, f"--set {setting}")
+            raise ValueError(f"--set takes field=value, got {shown(setting)}")
+        overrides[name] = parse_value(value, f"--set {name}")
     return overrides
 
 
@@ -861,7 +949,10 @@ def _remark(text: str) -> None:
 
 def _complain(message: str, code: int = USAGE_ERROR) -> int:
     # One line whatever the message holds, so that scripts can rely on it.
-    print(f"edge-gym: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
+    print(f"edge-gym: {line}", file=sys.stderr)
     return code
 
 

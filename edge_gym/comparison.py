@@ -10,7 +10,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from edge_gym.evaluation import (
     run_episodes,
 )
 from edge_gym.files import prepare_folder, replacing, write_text
-from edge_gym.policies import Contender, custom, default_specs, resolve
+from edge_gym.messages import shown
+from edge_gym.policies import Contender, custom, default_specs, resolve_all
 from edge_gym.registration import find_environment
 from edge_gym.seeds import EVALUATION
 from edge_gym.statistics import interquartile_mean, mean_intervals
@@ -238,12 +239,11 @@ def compare(
     for note in notes:
         say(note)
     env = make_lanes(row.id, even_lanes(episodes, lanes), overrides)
-    contenders = [
-        replace(resolve(spec, env, lanes=lanes, progress=progress), name=name)
-        if isinstance(spec, str)
-        else custom(name, spec)
-        for name, spec in _named(policies, row.id, env).items()
-    ]
+    named = _named(policies, row.id, env)
+    specs = {name: spec for name, spec in named.items() if isinstance(spec, str)}
+    own = {name: custom(name, spec) for name, spec in named.items() if not isinstance(spec, str)}
+    made = {**own, **resolve_all(specs, env, lanes=lanes, progress=progress)}
+    contenders = [made[name] for name in named]
     if folder is not None and (folder / RESULTS).exists():
         say(f"replacing the results in {folder}")
     names = [contender.name for contender in contenders]
@@ -286,7 +286,7 @@ def _named(
         raise ValueError("there is no policy to run: name one at least")
     for name in policies:
         if not isinstance(name, str):
-            raise TypeError(f"policies need names, as in {{'mine': policy}}, got {name!r}")
+            raise TypeError(f"policies need names, as in {{'mine': policy}}, got {shown(name)}")
     return policies
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge_gym import seeds as seed_ranges
 from edge_gym.envs.config import make_config
 from edge_gym.envs.core import EdgeVectorEnv
+from edge_gym.messages import shown
 from edge_gym.plain import plain
 from edge_gym.registration import find_environment
 from edge_gym.statistics import few_warning
@@ -95,7 +96,7 @@ def as_policy(policy: Policy | ActingFunction) -> Policy:
         return _Function(policy)
     raise TypeError(
         "a policy has begin(lanes, seeds) and act(observations, masks), or is a function from "
-        f"observations to actions; got {policy!r}"
+        f"observations to actions; got {shown(policy)}"
     )
 
 

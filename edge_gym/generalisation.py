@@ -23,6 +23,7 @@ from edge_gym.standings import (
     first_that,
     gap_cell,
     joined,
+    mean_text,
     stand,
     standings_csv,
 )
@@ -107,7 +108,7 @@ class Generalisation:
             ]
             for setting in settings:
                 rows = self.standings[name][setting.name]
-                means = {row.policy: f"{row.mean:.4g}" for row in rows}
+                means = {row.policy: mean_text(row.mean) for row in rows}
                 learned = first_that(rows, lambda row: row.kind == "learned")
                 cells = [setting.name, *(means[policy] for policy in policies), gap_cell(learned)]
                 lines.append(f"| {' | '.join(cells)} |")

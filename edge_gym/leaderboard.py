@@ -25,6 +25,7 @@ from edge_gym.standings import (
     first_that,
     gap_cell,
     joined,
+    mean_text,
     stand,
     standings_csv,
 )
@@ -344,8 +345,8 @@ def _cell(row: Standing | None) -> str:
     if row is None:
         return ""
     if row.kind == "learned":
-        return f"{row.mean:#.4g} ({row.training_seeds})"
-    return f"`{row.policy}` {row.mean:#.4g}"
+        return f"{mean_text(row.mean, '#.4g')} ({row.training_seeds})"
+    return f"`{row.policy}` {mean_text(row.mean, '#.4g')}"
 
 
 def _ends(interval: Interval) -> str:

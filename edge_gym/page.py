@@ -13,7 +13,7 @@ from edge_gym.charts import KINDS
 from edge_gym.extras import missing_extra
 from edge_gym.files import write_text
 from edge_gym.registration import find_environment
-from edge_gym.standings import Standing, gap_texts
+from edge_gym.standings import Standing, gap_texts, mean_text
 from edge_gym.sweep import zero_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def number(value: float | None, sign: bool = False) -> str:
     """Write a number with four digits that count, or three with its sign."""
     if value is None:
         return ""
-    text = f"{value:+#.3g}" if sign else f"{value:#.4g}"
+    text = mean_text(value, "+#.3g" if sign else "#.4g")
     return _with_minus(text)
 
 

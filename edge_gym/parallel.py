@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from edge_gym.isolation import isolated
+from edge_gym.messages import shown
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -31,7 +32,7 @@ def thread_count() -> int:
         # macOS and Windows cannot say which cores this process may use; Python 3.13 asks for us.
         return getattr(os, "process_cpu_count", os.cpu_count)() or 1
     if not value.isdecimal() or int(value) < 1:
-        raise ValueError(f"EDGE_GYM_THREADS must be a positive integer, got {value!r}")
+        raise ValueError(f"EDGE_GYM_THREADS must be a positive integer, got {shown(value)}")
     return int(value)
 
 

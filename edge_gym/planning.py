@@ -24,7 +24,7 @@ from edge_gym.comparison import Interval
 from edge_gym.envs.checks import check_integer
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import TaskProgress, make_lanes, run_episodes
-from edge_gym.policies import make_policy
+from edge_gym.policies import make_policy, resolve_all
 from edge_gym.registration import find_environment
 from edge_gym.seeds import TUNING
 from edge_gym.statistics import mean_intervals
@@ -138,8 +138,9 @@ class _Planner:
         if not candidates:
             discrete = cast(spaces.Discrete, space)
             self.first, self.every = int(discrete.start), int(discrete.n)
-        self.base = make_policy(base, env)
-        self.others = [make_policy(candidate, env) for candidate in candidates]
+        made = resolve_all({spec: spec for spec in (base, *candidates)}, env)
+        self.base = made[base].policy
+        self.others = [made[candidate].policy for candidate in candidates]
         self.tried = 1 + len(self.others) + self.every
         self.copies = make_lanes(env_id, env.num_envs * self.tried * max(futures, 1), overrides)
         self.going_on = make_policy(base, self.copies)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from edge_gym.baselines import BASELINES, applicable_baselines, make_baseline
-from edge_gym.baselines.tuning import shipped_parameters, tunable_baselines, tuned_parameters
+from edge_gym.baselines.tuning import (
+    grid_points,
+    shipped_parameters,
+    tunable_baselines,
+    tuned_parameters,
+)
 from edge_gym.evaluation import ActingFunction, Policy, TaskProgress, as_policy, make_lanes
+from edge_gym.messages import shown
 from edge_gym.registration import find_environment
 from edge_gym.yaml_values import load_yaml
 
 AGENTS = ("ppo", "dqn")
 TUNED = "tuned-"
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ def parse_parameters(text: str, spec: str) -> dict[str, Any]:
         name, equals, value = part.partition("=")
         if not equals or not name.strip():
             raise ValueError(
-                f"policy {spec!r}: parameters are given as name:param=value,param=value"
+                f"policy {shown(spec)}: parameters are given as name:param=value,param=value"
             )
         parameters[name.strip()] = parse_value(value, spec)
     return parameters
@@ -71,8 +79,10 @@ def parse_value(text: str, where: str) -> Any:
     """
     try:
         return load_yaml(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: cannot read the value {text!r}") from error
+    except ValueError as error:
+        # The parser's own words take several lines, and name a file that there is not.
+        reason = "" if isinstance(error.__cause__, yaml.YAMLError) else f": {error}"
+        raise ValueError(f"{where}: cannot read the value {shown(text)}{reason}") from error
 
 
 def resolve(
@@ -99,7 +109,9 @@ def resolve(
     name = name.removeprefix(TUNED)
     if name in BASELINES:
         if tuned and colon:
-            raise ValueError(f"policy {spec!r}: a tuned policy's parameters are found, not given")
+            raise ValueError(
+                f"policy {shown(spec)}: a tuned policy's parameters are found, not given"
+            )
         if tuned:
             # Whether the rule applies is said before anything is searched.
             make_baseline(name, env)
@@ -118,31 +130,60 @@ def resolve(
             asdict(baseline.parameters),
             baseline.note(baseline.config),
         )
-    if name in AGENTS or Path(spec).exists():
+    if name in AGENTS or _is_file(spec):
         from edge_gym.agents import load_agent
 
         shipped = name in AGENTS
         parameters = parse_parameters(text, spec) if shipped and colon else {}
         unknown = [parameter for parameter in parameters if parameter != "seed"]
         if unknown:
-            raise ValueError(f"policy {spec!r}: a shipped agent has a seed, no {unknown[0]}")
+            raise ValueError(f"policy {shown(spec)}: a shipped agent has a seed, no {unknown[0]}")
         agent = load_agent(name if shipped else spec, env, **parameters)
         if shipped:
             parameters = {"seed": agent.metadata["recipe"]["seed"]}
         return Contender(spec, agent, "learned", "trained agent", parameters)
     here = applicable_baselines(env)
     known = [*here, *AGENTS]
-    close = difflib.get_close_matches(name, here, 2) if len(name) > 2 else []
+    close = difflib.get_close_matches(name, here, 2) if 2 < len(name) < _LONGEST_NAME else []
     raise ValueError(
-        f"unknown policy {spec!r}"
+        f"unknown policy {shown(spec)}"
         + (f", did you mean {' or '.join(close)}?" if close else "")
         + f"; here are {', '.join(known)}, {TUNED}NAME, or the path of a trained agent"
     )
 
 
+def resolve_all(
+    specs: Mapping[str, str], env: Any, *, lanes: int = 64, progress: TaskProgress | None = None
+) -> dict[str, Contender]:
+    """Make the policies that specifications name, by the names given to them.
+
+    Every specification is checked before the parameters of one are searched. Arguments and errors
+    are those of ``resolve``.
+    """
+    ready = {}
+    for name, spec in specs.items():
+        if spec.startswith(TUNED):
+            rule = spec.removeprefix(TUNED).partition(":")[0]
+            if rule in BASELINES and spec == TUNED + rule:
+                grid_points(rule, env)
+                continue
+        ready[name] = resolve(spec, env)
+    for name, spec in specs.items():
+        if name not in ready:
+            ready[name] = resolve(spec, env, lanes=lanes, progress=progress)
+    return {name: replace(ready[name], name=name) for name in specs}
+
+
 def make_policy(spec: str, env: Any) -> Policy:
     """Make the policy that ``spec`` names; see ``resolve``."""
     return resolve(spec, env).policy
+
+
+def _is_file(spec: str) -> bool:
+    try:
+        return Path(spec).is_file()
+    except (OSError, ValueError):
+        return False  # no name of a file at all
 
 
 def custom(name: str, policy: Policy | ActingFunction) -> Contender:

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from edge_gym.messages import shown
+
 NAMESPACE = "edge_gym"
+_LONGEST_ID = 100  # comparing takes longer, the longer a name is
 
 
 class EnvironmentId(NamedTuple):
@@ -385,16 +388,19 @@ def find_environment(name: str) -> EnvironmentId:
     """Return the row of an id, given with or without ``edge_gym/`` or ``edge_gym:edge_gym/``.
 
     Raises:
-        ValueError: If there is none; the message says which are like it, or lists the ids.
+        ValueError: If there is none; the message says which are like it.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"an environment's id is a text, got {shown(name)}")
     for row in ENVIRONMENTS:
         # Gymnasium's own way to import before it makes stands in front of the colon.
         if name in (row.id, row.name, f"{NAMESPACE}:{row.id}"):
             return row
     known = {row.name.lower(): row.name for row in ENVIRONMENTS}
-    wanted = name.rpartition("/")[2].lower().removesuffix("-v0") + "-v0"
+    wanted = name[:_LONGEST_ID].rpartition("/")[2].lower().removesuffix("-v0") + "-v0"
     if like := difflib.get_close_matches(wanted, known, cutoff=0.8):
         hint = f"did you mean {' or '.join(known[one] for one in like)}?"
     else:
-        hint = f"known are {', '.join(known.values())}"
-    raise ValueError(f"unknown environment {name!r}; {hint}")
+        nearest = difflib.get_close_matches(wanted, known, cutoff=0.0)
+        hint = f"nearest are {', '.join(known[one] for one in nearest)}"
+    raise ValueError(f"unknown environment {shown(name)}; {hint} (edge-gym list shows all)")

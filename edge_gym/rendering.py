@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edge_gym.envs.checks import check_number
 from edge_gym.extras import missing_extra
+from edge_gym.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -228,7 +229,7 @@ def save_gif(frames: Sequence[NDArray[np.uint8]], path: str | os.PathLike[str], 
     Args:
         frames: Each ``(height, width, 3)``, of one size.
         path: The file.
-        fps: Pictures per second, up to 50; the format rounds their duration to 0.01 s.
+        fps: Pictures per second, .01 to 50; the format rounds their duration to 0.01 s.
 
     Raises:
         ImportError: If Pillow is missing.
@@ -241,12 +242,8 @@ def save_gif(frames: Sequence[NDArray[np.uint8]], path: str | os.PathLike[str], 
         raise ValueError(
             f"frames must be pictures of one shape (height, width, 3), got {sorted(shapes)}"
         )
-    if not 0 < fps <= 50:
-        raise ValueError(f"fps must be in (0, 50], got {fps}")
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    _require("PIL")
+    check_gif(path, fps)
     from PIL import Image
 
     # One palette for all keeps still parts still, and so the file small.
@@ -257,15 +254,32 @@ def save_gif(frames: Sequence[NDArray[np.uint8]], path: str | os.PathLike[str], 
         for frame in frames
     ]
     duration_ms = 10 * max(2, round(100 / fps))
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".gif-") as scratch:
-            complete = Path(scratch) / "complete.gif"
-            pictures[0].save(
-                complete, save_all=True, append_images=pictures[1:], duration=duration_ms, loop=0
-            )
-            os.replace(complete, path)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path} ({error.strerror or error})") from error
+    with replacing(path) as scratch:
+        pictures[0].save(
+            scratch,
+            "GIF",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=duration_ms,
+            loop=0,
+        )
+
+
+def check_gif(path: Path, fps: float) -> None:
+    """Check what ``save_gif`` is told, before pictures are drawn for it.
+
+    Raises:
+        ValueError: If ``fps`` is out of range.
+        OSError: If the file cannot be written.
+        ImportError: If Pillow is missing.
+    """
+    # A GIF holds the hundredths of a second between two pictures in 16 bits.
+    check_number("fps", fps, 0.01, 50)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: there is a folder of this name")
+    _require("PIL")
 
 
 def _require(module: str) -> None:

@@ -22,6 +22,7 @@ from edge_gym.statistics import (
 from edge_gym.sweep import contender, zero_of
 
 _SAME = 1e-9
+_NOISE_PLACES = 12  # sums of returns differ by less than the next place
 """Half an interval of returns that is not wider is rounding."""
 ANALYTICAL = ("document", "ours")
 
@@ -170,6 +171,11 @@ def first_that(rows: Iterable[Standing], suits: Callable[[Standing], bool]) -> S
     return next((row for row in rows if suits(row)), None)
 
 
+def mean_text(value: float, form: str = ".4g") -> str:
+    """Return a mean return as a table shows it; what rounding leaves of zero is zero."""
+    return format(round(value, _NOISE_PLACES) + 0.0, form)
+
+
 def gap_texts(row: Standing) -> tuple[str, str, str] | None:
     """Return a standing's difference to the best analytical policy and its interval's ends.
 
@@ -181,7 +187,9 @@ def gap_texts(row: Standing) -> tuple[str, str, str] | None:
     low, high = row.difference_ci95
     half = (high - low) / 2
     places = max(1 - math.floor(math.log10(half)), 0) if half > _SAME else 4
-    mean, low_end, high_end = (f"{value:+.{places}f}" for value in (row.difference, low, high))
+    mean, low_end, high_end = (
+        f"{round(value, places) + 0.0:+.{places}f}" for value in (row.difference, low, high)
+    )
     return mean, low_end, high_end
 
 

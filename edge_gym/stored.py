@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,13 @@ from numpy.typing import NDArray
 from edge_gym import __version__
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import Episodes, Policy, plain_config, run_episodes
-from edge_gym.files import replacing
+from edge_gym.tensors import DamagedFileError, read_tensors, write_tensors
+
+SUFFIX = ".safetensors"
+
+
+class StoredWarning(UserWarning):
+    """A stored file is damaged, and what it held is run again."""
 
 
 def run_or_load(
@@ -72,35 +77,56 @@ def save_episodes(path: Path, key: str, episodes: Episodes) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    arrays: dict[str, Any] = {
-        "key": np.array(key),
+    arrays: dict[str, NDArray[Any]] = {
         "seeds": episodes.seeds,
         "returns": episodes.returns,
         "lengths": episodes.lengths,
         **{f"infos/{name}": values for name, values in episodes.infos.items()},
         **{f"curves/{name}": values for name, values in episodes.curves.items()},
     }
-    with replacing(path) as scratch, scratch.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    write_tensors(path, arrays, {"key": key})
 
 
 def part_name(task: str) -> str:
     """Return the name of the file that keeps a task's episodes."""
-    return task.replace(", ", "_").replace(" = ", "").replace(" ", "-") + ".npz"
+    return task.replace(", ", "_").replace(" = ", "").replace(" ", "-") + SUFFIX
 
 
 def load_episodes(path: Path, key: str) -> Episodes | None:
-    """Return the episodes in a file if they have this key, else None."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["key"]) != key:
-                return None
-            parts: dict[str, dict[str, NDArray[np.float64]]] = {"infos": {}, "curves": {}}
-            for name in file.files:
-                part, _, value = name.partition("/")
-                if value:
-                    parts[part][value] = file[name]
-            return Episodes(file["seeds"], file["returns"], file["lengths"], **parts)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-        # Nothing there, or half a file of another program: run it anew.
+    """Return the episodes in a file if they have this key, else None.
+
+    A file with a bit that was not written so counts as none; a ``StoredWarning`` says so.
+    """
+    found = load_stored(path, key, "episodes")
+    if found is None:
         return None
+    stored, _ = found
+    parts: dict[str, dict[str, NDArray[np.float64]]] = {"infos": {}, "curves": {}}
+    try:
+        for name, values in stored.items():
+            part, _, value = name.partition("/")
+            if value:
+                parts[part][value] = values
+        return Episodes(stored["seeds"], stored["returns"], stored["lengths"], **parts)
+    except KeyError:
+        return None  # of another version
+
+
+def load_stored(
+    path: Path, key: str, what: str
+) -> tuple[dict[str, NDArray[Any]], Mapping[str, Any]] | None:
+    """Return the arrays and the header of a file, if ``key`` is in its header, else None.
+
+    Args:
+        path: The file; that there is none is nothing to warn of.
+        key: What tells its content from others.
+        what: What it holds, for the warning.
+    """
+    try:
+        arrays, header = read_tensors(path, what)
+    except FileNotFoundError:
+        return None
+    except (DamagedFileError, OSError) as error:
+        warnings.warn(StoredWarning(f"{error}. It is run again"), stacklevel=2)
+        return None
+    return (arrays, header) if isinstance(header, dict) and header.get("key") == key else None

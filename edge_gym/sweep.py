@@ -22,7 +22,7 @@ from edge_gym.evaluation import (
 )
 from edge_gym.files import file_stem, prepare_folder
 from edge_gym.policies import Contender, resolve
-from edge_gym.stored import episodes_key, load_episodes, save_episodes
+from edge_gym.stored import SUFFIX, episodes_key, load_episodes, save_episodes
 from edge_gym.workers import Run, here
 
 if TYPE_CHECKING:
@@ -190,4 +190,4 @@ def identity(chunk: Chunk) -> str:
 
 def _file_of(chunk: Chunk) -> Path:
     name = file_stem(f"{chunk.policy}-{chunk.first}", (chunk.policy, chunk.overrides))
-    return Path(chunk.environment.rpartition("/")[2]) / f"{name}.npz"
+    return Path(chunk.environment.rpartition("/")[2]) / f"{name}{SUFFIX}"

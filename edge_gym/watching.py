@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from edge_gym.envs.checks import check_integer
+from edge_gym.envs.checks import check_integer, check_number
 from edge_gym.evaluation import TaskProgress, make_lanes
 from edge_gym.files import prepare_folder
+from edge_gym.messages import shown
 from edge_gym.policies import resolve
-from edge_gym.rendering import save_gif
+from edge_gym.registration import find_environment
+from edge_gym.rendering import check_gif, save_gif
 from edge_gym.seeds import EVALUATION
 from edge_gym.workers import Run, here
 
@@ -90,8 +92,11 @@ def film(
     check_integer("every", every, 1)
     path = Path(path)
     if path.suffix.lower() != ".gif":
-        raise ValueError(f"the file must end in .gif, got {path.name!r}")
+        raise ValueError(f"the file must end in .gif, got {shown(path.name)}")
+    find_environment(env_id)
+    check_number("fps", fps, 0.01, 50)
     prepare_folder(path.parent)
+    check_gif(path, fps)
     env = make_lanes(env_id, 1, overrides, render_mode="rgb_array")
     policy = resolve(spec, env, progress=progress).policy
     observations, _ = env.reset(seed=seed)

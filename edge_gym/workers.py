@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,6 +18,11 @@ from edge_gym.extras import missing_extra
 
 MOST_RETRIES = 5
 """How often a task is done again whose worker was lost."""
+
+MOST_WORKERS = 60 if sys.platform == "win32" else 1024
+"""How many processes there can be."""
+
+_worker = False  # whether this process is one that ``in_processes`` began
 
 Task = TypeVar("Task", bound=Hashable)
 Result = TypeVar("Result")
@@ -34,7 +42,9 @@ def here(work: Callable[[Task], Result]) -> Run[Task, Result]:
 def in_processes(workers: int, work: Callable[[Task], Result]) -> Run[Task, Result]:
     """Return what runs tasks in so many processes of one thread each.
 
-    A process that is killed takes those of its pool along; what they were at is run again.
+    A process that is killed takes those of its pool along; what they were at is run again. Ctrl-C
+    is this process's alone: it ends the others by SIGTERM, and waits for those that put it off to
+    save what they have done, as trainings do; a second Ctrl-C does not wait.
 
     Args:
         workers: Number of processes.
@@ -46,25 +56,74 @@ def in_processes(workers: int, work: Callable[[Task], Result]) -> Run[Task, Resu
         for attempt in range(MOST_RETRIES + 1):
             with _one_thread_each():
                 context = multiprocessing.get_context("spawn")
-                pool = ProcessPoolExecutor(workers, context, _end_with_parent)
+                pool = ProcessPoolExecutor(workers, context, _begin_worker)
                 try:
-                    futures = {pool.submit(work, task): task for task in left}
+                    with _deaf_to_interrupts():
+                        futures = {
+                            pool.submit(functools.partial(_do, work), task): task for task in left
+                        }
                     for future in as_completed(futures):
                         task, result = futures[future], future.result()
                         del left[task]
                         yield task, result
+                    pool.shutdown(wait=False)
                     return
                 except BrokenProcessPool:
+                    _end(pool)
                     if attempt == MOST_RETRIES:
                         raise
-                finally:
-                    pool.shutdown(wait=False, cancel_futures=True)
+                except BaseException:
+                    _end(pool)
+                    raise
 
     return run
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it has ended, however that came about."""
+def is_worker() -> bool:
+    """Return whether this process is one of ``in_processes``, which SIGTERM ends."""
+    return _worker
+
+
+def _do(work: Callable[[Task], Result], task: Task) -> Result:
+    """Do a task in a worker, which ends if it is told to meanwhile."""
+    try:
+        return work(task)
+    except KeyboardInterrupt:
+        os._exit(1)  # with nothing printed: whoever told it knows
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let processes that begin meanwhile hear no Ctrl-C; one to this process comes afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # as on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End a pool's processes: at once, or as soon as they have saved what they have done."""
+    # The executor's own method for it is newer than the oldest Python that is supported.
+    processes = list((getattr(pool, "_processes", None) or {}).values())
+    for process in processes:
+        process.terminate()
+    try:
+        pool.shutdown(wait=True, cancel_futures=True)
+    except BaseException:
+        for process in processes:
+            process.kill()
+        raise
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the process that began this one, and end when that has ended."""
+    global _worker
+    _worker = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         parent = multiprocessing.parent_process()

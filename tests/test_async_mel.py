@@ -32,6 +32,7 @@ from edge_gym.reproduce.async_mel import (
     saving_claim,
 )
 from edge_gym.reproduce.findings import Findings
+from edge_gym.stored import StoredWarning
 
 # Four learners with twenty samples each, which cost so much that a cycle allows few updates.
 TINY = {
@@ -329,8 +330,9 @@ def test_reproductions_share_what_was_run(tmp_path: Path, steps: list[tuple[floa
     assert not steps
     assert again.data.keys() == {"T = 10, E = 10", "T = 20, E = 10"}
     # Half a file is run anew, and nothing else.
-    (tmp_path / "parts" / "HA-Asyn_c1_T10_E10.npz").write_bytes(b"half a file")
-    assert run("async-mel-fig5", tmp_path).to_json() == again.to_json()
+    (tmp_path / "parts" / "HA-Asyn_c1_T10_E10.safetensors").write_bytes(b"half a file")
+    with pytest.warns(StoredWarning, match="HA-Asyn_c1_T10_E10"):
+        assert run("async-mel-fig5", tmp_path).to_json() == again.to_json()
     assert steps == [(10, 10)] * 2
 
 

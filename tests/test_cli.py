@@ -24,6 +24,7 @@ from edge_gym.cli import interrupts_kept, main
 from edge_gym.describing import describe
 from edge_gym.policies import parse_value
 from edge_gym.registration import ENVIRONMENTS
+from edge_gym.tensors import read_tensors, write_tensors
 
 ID = "Retransmission-v0"
 SMALL = {"budget": 24, "image_size": 7, "validation_size": 60, "test_size": 40}
@@ -254,7 +255,7 @@ def test_ctrl_c_in_a_callback_is_not_lost() -> None:
         (["watch", ID, "--out", "/proc/x/episode.gif"], "cannot write to the folder"),
         (["tune", ID, "--policy", "random"], "nothing to tune"),
         (["tune", ID, "--policy", "nothing"], "no baseline 'nothing'"),
-        (["tune", ID, "--episodes", "2"], "episodes must be in [8"),
+        (["tune", ID, "--episodes", "2"], "episodes must be an integer in [8"),
         (["tune", ID, "--set", "budget=24", "--write"], "leave out --set"),
         (
             ["reproduce", "figure-99"],
@@ -411,8 +412,13 @@ def test_reproduce_fig9_and_go_on_where_it_stopped(
         return original(*given)
 
     monkeypatch.setattr(stored, "run_episodes", counted)
-    (tmp_path / "parts" / "svm-15-data-aware.npz").write_bytes(b"half a file")
-    assert json.loads(succeed(capsys, *arguments, "--json")) == content
+    (tmp_path / "parts" / "svm-15-data-aware.safetensors").write_bytes(b"half a file")
+    assert main([*arguments, "--json"]) == 0
+    streams = capsys.readouterr()
+    assert json.loads(streams.out) == content
+    (line,) = streams.err.splitlines()[:-1]
+    assert line.startswith("edge-gym: ")
+    assert "svm-15-data-aware.safetensors is damaged" in line
     assert run == [4]
     run.clear()
     succeed(capsys, *arguments, "--set", "C=2.0", "--json")
@@ -441,10 +447,9 @@ def test_reproduce_section5(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert sum("coded redundancy" in claim for claim in text) == 1
 
     # What was finished is loaded: a part that says something else is believed.
-    part = tmp_path / "parts" / "everyone_UpdateScheduling_K10.npz"
-    with np.load(part) as file:
-        arrays = dict(file)
-    np.savez_compressed(part, **{**arrays, "returns": arrays["returns"] + 5})
+    part = tmp_path / "parts" / "everyone_UpdateScheduling_K10.safetensors"
+    arrays, header = read_tensors(part, "part")
+    write_tensors(part, {**arrays, "returns": arrays["returns"] + 5}, header)
     again = json.loads(succeed(capsys, *arguments, "--json"))
     both = [found["data"]["UpdateScheduling, K = 10"] for found in (content, again)]
     means = [found["everyone"]["metrics"]["return"]["mean"] for found in both]

@@ -176,7 +176,7 @@ def test_ids_are_found_with_and_without_namespace(name: str) -> None:
 
 
 def test_unknown_id_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown environment 'Nothing-v0'; known are Retr"):
+    with pytest.raises(ValueError, match=r"unknown environment 'Nothing-v0'; nearest are"):
         find_environment("Nothing-v0")
 
 

@@ -436,7 +436,7 @@ def test_few_episodes_are_called_few() -> None:
         ({"policies": {}}, "no policy to run"),
         ({"policies": [max]}, "policies need names, as in {'mine': policy}, got <built-in"),
         ({"policies": "chanel-aware"}, "did you mean channel-aware"),
-        ({"env_id": "Nothing-v0"}, "unknown environment 'Nothing-v0'; known are Retransmission-v0"),
+        ({"env_id": "Nothing-v0"}, "unknown environment 'Nothing-v0'; nearest are"),
         ({"policies": ["chanel-aware"]}, "did you mean channel-aware"),
         ({"policies": ["importance-aware-entropy"]}, "does not apply"),
         ({"policies": ["tuned-random"]}, "nothing to tune"),

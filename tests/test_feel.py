@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 from pathlib import Path
@@ -17,6 +18,8 @@ from edge_gym.compute import gpu_latency
 from edge_gym.evaluation import Episodes
 from edge_gym.reproduce import Options, feel, find_reproduction, findings
 from edge_gym.reproduce.feel import Cell, Curve, along, converged_epochs, convergence_time, ratio
+from edge_gym.stored import StoredWarning
+from edge_gym.tensors import read_tensors, write_tensors
 
 # The package has the function of this name.
 feel_fig2 = importlib.import_module("edge_gym.reproduce.feel_fig2")
@@ -228,10 +231,13 @@ def test_reproductions_run_and_go_on(
     assert total
     # What is there is not run again; half a file is, and nothing else.
     if full:
-        path = min((tmp_path / "parts").glob("*.npz"))
+        path = min((tmp_path / "parts").glob("*.safetensors"))
         path.write_bytes(b"half a file")
     steps.clear()
-    assert run(name, tmp_path, **fields).to_json() == first.to_json()
+    warned = pytest.warns(StoredWarning) if full else contextlib.nullcontext()
+    with warned:
+        again = run(name, tmp_path, **fields)
+    assert again.to_json() == first.to_json()
     assert bool(steps) == full
     assert len(steps) < total / 3
     assert not list((tmp_path / "parts").glob("*.running"))
@@ -301,17 +307,23 @@ def test_schemes_begin_with_the_same_good_model(tmp_path: Path) -> None:
         == problem._accuracy[0]
         == pytest.approx(problem._history[0, 0])
     )
-    (path,) = tmp_path.glob("start-*.npy")
+    (path,) = tmp_path.glob("start-*.safetensors")
     weights = problem.learner.weights.clone()
-    assert (np.load(path) == weights.numpy()).all()
+    arrays, header = read_tensors(path, "model")
+    assert (arrays["weights"] == weights.numpy()).all()
     # A scheme that draws less from the lane's generator begins with it too.
     path.unlink()
     other = pretrained(tmp_path, **usual, hidden_sizes=(16,), update="model", max_batch=None)
     assert (other.learner.weights == weights).all()
     # What is stored is used.
-    np.save(path, np.zeros_like(weights.numpy()))
+    write_tensors(path, {"weights": np.zeros_like(weights.numpy())}, header)
     again = pretrained(tmp_path, **usual, hidden_sizes=(16,))
     assert not again.learner.weights.any()
+    # What is damaged is trained again.
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(StoredWarning, match="is damaged .* run again"):
+        again = pretrained(tmp_path, **usual, hidden_sizes=(16,))
+    assert (again.learner.weights == weights).all()
 
 
 @pytest.mark.parametrize("policy", ["optimal-batch-slot", "random-batches"])

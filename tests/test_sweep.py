@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from edge_gym.evaluation import Episodes, make_lanes, run_episodes
 from edge_gym.policies import resolve
+from edge_gym.stored import StoredWarning
 from edge_gym.sweep import RUN_HERE, Chunk, cut, run_chunk, sweep
 from edge_gym.workers import in_processes
 from tests.rollouts import SMALL
@@ -95,16 +97,17 @@ def test_what_was_stored_is_not_run_again(tmp_path: Path) -> None:
 
 def test_only_the_same_is_taken_from_the_disk(tmp_path: Path) -> None:
     found = sweep(chunks(n=2), tmp_path)
-    (path,) = tmp_path.rglob("*.npz")
+    (path,) = tmp_path.rglob("*.safetensors")
     for others in (chunks("channel-aware:max_snr_db=7", 2), chunks(n=2, mean_snr_db=4.0)):
         run = Counting()
         sweep(others, tmp_path, run)
         assert run.ran == others
-    assert len(list(tmp_path.rglob("*.npz"))) == 3
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
     # Half a file is run again.
     path.write_bytes(path.read_bytes()[:100])
     run = Counting()
-    again = sweep(chunks(n=2), tmp_path, run)
+    with pytest.warns(StoredWarning, match=f"{re.escape(str(path))} is damaged .* It is run again"):
+        again = sweep(chunks(n=2), tmp_path, run)
     assert run.ran == chunks(n=2)
     assert_same(*(part[chunks(n=2)[0]] for part in (again, found)))
 
@@ -116,7 +119,7 @@ def test_mistakes_are_found_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="budget"):
         sweep([*chunks(), *chunks(budget=-1)], tmp_path, run)
     assert not run.ran
-    assert not list(tmp_path.rglob("*.npz"))
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def die_once(chunk: Chunk) -> Episodes:

@@ -16,7 +16,6 @@ import math
 import os
 import pickle
 import struct
-import tempfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -27,6 +26,9 @@ from typing import Any, ClassVar
 import numpy as np
 import platformdirs
 from numpy.typing import ArrayLike, NDArray
+
+from edge_gym.files import scratch_folder
+from edge_gym.messages import shown
 
 DATASETS = ("mnist-subset", "mnist", "fashion-mnist", "cifar-10")
 
@@ -72,6 +74,8 @@ FILES = {
         "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
     },
 }
+_LONGEST_FILE = 2**26  # Bytes; MNIST's largest has 47 million.
+_MOST_AXES = 8
 _TORCHVISION_CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar-10": "CIFAR10"}
 
 
@@ -164,11 +168,22 @@ class Features:
 
 
 def data_dir() -> Path:
-    """Return the folder of the full data sets: ``EDGE_GYM_DATA``, else one in the user's cache."""
-    folder = os.environ.get("EDGE_GYM_DATA")
-    if folder:
-        return Path(folder).expanduser()
-    return Path(platformdirs.user_cache_dir("edge_gym")) / "data"
+    """Return the folder of the full data sets: ``EDGE_GYM_DATA``, else one in the user's cache.
+
+    Raises:
+        DataError: If that is in a home folder and there is none.
+    """
+    given = os.environ.get("EDGE_GYM_DATA")
+    try:
+        folder = Path(given or Path(platformdirs.user_cache_dir("edge_gym")) / "data").expanduser()
+        if not given and not folder.is_absolute():
+            raise RuntimeError("the cache's folder is of no home")
+    except RuntimeError as error:
+        where = f"EDGE_GYM_DATA is {shown(given)}, and there" if given else "There"
+        raise DataError(
+            f"{where} is no such home folder: set EDGE_GYM_DATA to the folder of the data sets"
+        ) from error
+    return folder
 
 
 def load_dataset(name: str) -> Dataset:
@@ -182,7 +197,7 @@ def load_dataset(name: str) -> Dataset:
         DataError: If files are damaged, or missing and cannot be downloaded.
     """
     if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
+        raise ValueError(f"unknown data set {shown(name)}; known are {', '.join(DATASETS)}")
     return _load_dataset(name)
 
 
@@ -346,11 +361,18 @@ def parse_idx(content: bytes) -> NDArray[np.uint8]:
     Raises:
         ValueError: If the header is not one of unsigned bytes, or the length does not fit.
     """
-    if content[:3] != b"\x00\x00\x08":
+    if content[:3] != b"\x00\x00\x08" or len(content) < 4:
         raise ValueError(f"not an IDX file of unsigned bytes: it starts with {content[:4]!r}")
     rank = content[3]
     start = 4 + 4 * rank
+    if rank > _MOST_AXES or len(content) < start:
+        raise ValueError(f"not an IDX file: its header tells of {rank} axes")
     shape = struct.unpack(f">{rank}I", content[4:start])
+    # In integers without end: what a header claims is never allocated.
+    if math.prod(shape) != len(content) - start:
+        raise ValueError(
+            f"not an IDX file: {len(content) - start} bytes follow a header of shape {shape}"
+        )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
@@ -367,14 +389,17 @@ def read_verified(path: Path, md5: str) -> bytes:
         DataError: If the file cannot be read, or its uncompressed content has another MD5.
     """
     stored = _stored(path)
+    opened: Any = gzip.open if stored.suffix == ".gz" else open
     try:
-        content = stored.read_bytes()
-        if stored.suffix == ".gz":
-            content = gzip.decompress(content)
+        # A small file can be compressed gigabytes.
+        with opened(stored, "rb") as file:
+            content: bytes = file.read(_LONGEST_FILE + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _damaged(stored, f"it cannot be decompressed ({error})") from error
     except OSError as error:
         raise DataError(f"{stored} cannot be read ({error}): check its permissions") from error
+    if len(content) > _LONGEST_FILE:
+        raise _damaged(stored, f"it holds more than {_LONGEST_FILE:,} bytes")
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise _damaged(stored, f"its {len(content)} bytes have MD5 {found}, not {md5}")
@@ -392,11 +417,11 @@ def _download(name: str, root: Path, missing: list[str]) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         # Elsewhere first: other processes never see, nor an interruption leaves, half a file.
-        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as scratch:
+        with scratch_folder(root, "download") as scratch:
             getattr(datasets, _TORCHVISION_CLASSES[name])(scratch, download=True)
             for file in missing:
                 (root / file).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(Path(scratch) / file, root / file)
+                os.replace(scratch / file, root / file)
     # torchvision lets through whatever the network, the archive or the disk raised.
     except Exception as error:
         cause = " ".join(str(error).split()) or type(error).__name__

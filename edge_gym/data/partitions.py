@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.data.datasets import SampleError
+from edge_gym.messages import shown
 
 SCHEMES = ("iid", "shards", "dirichlet")
 
@@ -59,7 +60,7 @@ def partition(
         return partition_dirichlet(
             rng, labels, n_devices, concentration=concentration, min_samples=min_samples
         )
-    raise ValueError(f"unknown partition scheme {scheme!r}; known are {', '.join(SCHEMES)}")
+    raise ValueError(f"unknown partition scheme {shown(scheme)}; known are {', '.join(SCHEMES)}")
 
 
 def partition_iid(

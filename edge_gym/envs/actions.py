@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from edge_gym.envs.checks import shown
+from edge_gym.messages import shown
 
 
 def validate_actions(

@@ -35,6 +35,7 @@ from edge_gym.envs.checks import (
 from edge_gym.envs.config import Config
 from edge_gym.envs.core import BoolArray, IntArray, Problem
 from edge_gym.learning import LEARNERS, make_learner
+from edge_gym.messages import shown
 from edge_gym.rendering import LinePanel
 
 SNR_DB_BOUNDS = (-30.0, 60.0)
@@ -99,7 +100,7 @@ class CentralizedConfig(Config):
         check_choice("learner", self.learner, LEARNERS)
         if self.learner == "svm" and (self.classes is None or len(self.classes) != 2):
             raise ValueError(
-                f"learner 'svm' tells two classes apart, got classes = {self.classes!r}; "
+                f"learner 'svm' tells two classes apart, got classes = {shown(self.classes)}; "
                 "use 'svm-ovo' for more"
             )
         check_number("mean_snr_db", self.mean_snr_db, *SNR_DB_BOUNDS)

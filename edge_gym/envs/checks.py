@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-_MOST_SHOWN = 160
-_short = reprlib.Repr()
-_short.maxlevel = 3
-_short.maxtuple = _short.maxlist = 12
-_short.maxstring = _short.maxother = _short.maxlong = 60
-
-
-def shown(value: Any) -> str:
-    """Return what stands for ``value`` in a message: its ``repr`` in one short line."""
-    try:
-        text = " ".join(_short.repr(value).split())
-    except Exception:
-        # Integers of thousands of digits have no repr, nor need objects of users have one.
-        return f"one {type(value).__name__}"
-    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
+from edge_gym.messages import shown
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:

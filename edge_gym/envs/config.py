@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_gym.envs.checks import shown
+from edge_gym.messages import shown
 
 _PLURALS = {int: "integers", float: "finite numbers", bool: "true or false", str: "names"}
 

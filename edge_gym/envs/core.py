@@ -23,11 +23,12 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from edge_gym.envs.actions import validate_action, validate_actions
-from edge_gym.envs.checks import check_integer, check_seed, shown
+from edge_gym.envs.checks import check_integer, check_seed
 from edge_gym.envs.config import make_config
 from edge_gym.envs.observation import ObservationTable
 from edge_gym.envs.states import check_form, check_parts
 from edge_gym.isolation import in_isolation
+from edge_gym.messages import shown
 from edge_gym.rendering import Scene, Window, draw
 
 IntArray = NDArray[np.int64]

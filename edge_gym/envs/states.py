@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_gym.envs.checks import shown
+from edge_gym.messages import shown
 
 
 def check_parts(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from edge_gym.envs.federated import (
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.compression import FULL_BITS
 from edge_gym.learning.federated import average, pad_rows
+from edge_gym.messages import shown
 from edge_gym.rendering import BarPanel, GaugePanel, Scene
 from edge_gym.solvers import task_resources
 from edge_gym.solvers.task_allocation import (
@@ -176,7 +177,7 @@ class TaskAllocationConfig(FederatedConfig):
                 f"redundancy must divide n_devices = {self.n_devices}, got {self.redundancy}"
             )
         if self.redundancy > 1 and self.actions != "direct":
-            raise ValueError(f'redundancy needs actions="direct", got {self.actions!r}')
+            raise ValueError(f'redundancy needs actions="direct", got {shown(self.actions)}')
         for name in ("model_bits", "sample_bits", "cycles_per_sample"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0, open_low=True)

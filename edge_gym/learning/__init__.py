@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge_gym.learning.base import Assessment, Learner, Score
+from edge_gym.messages import shown
 
 LEARNERS = ("svm", "svm-ovo", "mlp", "cnn")
 
@@ -46,4 +47,4 @@ def make_learner(
             batch_size=batch_size,
             train_steps=train_steps,
         )
-    raise ValueError(f"unknown learner {name!r}; known are {', '.join(LEARNERS)}")
+    raise ValueError(f"unknown learner {shown(name)}; known are {', '.join(LEARNERS)}")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edge_gym.learning.base import IntArray
 from edge_gym.learning.models import STATISTICS_BITS
+from edge_gym.messages import shown
 from edge_gym.parallel import for_ranges
 
 ROUNDINGS = ("stochastic", "nearest")
@@ -174,7 +175,9 @@ class Compressor:
         if bits != FULL_BITS and not 2 <= bits <= MAX_QUANTISED_BITS:
             raise ValueError(f"bits must be in 2..{MAX_QUANTISED_BITS} or {FULL_BITS}, got {bits}")
         if rounding not in ROUNDINGS:
-            raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}")
+            raise ValueError(
+                f"rounding must be one of {', '.join(ROUNDINGS)}, got {shown(rounding)}"
+            )
         if n_exact < 0:
             raise ValueError(f"n_exact must be at least 0, got {n_exact}")
         self.n_devices = n_devices

@@ -46,6 +46,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from edge_gym.messages import shown
+
 NETWORKS = ("mlp", "cnn", "lenet", "resnet-18", "mobilenet-v2", "densenet-121")
 STATISTICS_BITS = 32
 """Bits of one batch-normalisation statistic, which is never compressed."""
@@ -604,4 +606,4 @@ def make_network(
         return TorchvisionNetwork(name, image_shape, n_classes)
     if name in ("cnn", "lenet"):
         return _convolutional(name, image_shape, n_classes)
-    raise ValueError(f"unknown network {name!r}; known are {', '.join(NETWORKS)}")
+    raise ValueError(f"unknown network {shown(name)}; known are {', '.join(NETWORKS)}")

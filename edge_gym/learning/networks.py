@@ -47,6 +47,7 @@ from edge_gym.learning.base import (
     Score,
     score_of,
 )
+from edge_gym.messages import shown
 from edge_gym.parallel import for_ranges
 
 MAX_MARGIN = 30.0
@@ -222,7 +223,7 @@ class NetworkLearner(Learner):
         elif architecture == "cnn":
             self._network = _Cnn(image_shape, n_classes)
         else:
-            raise ValueError(f"architecture must be 'mlp' or 'cnn', got {architecture!r}")
+            raise ValueError(f"architecture must be 'mlp' or 'cnn', got {shown(architecture)}")
         self._bounds = np.concatenate(
             [np.full(math.prod(x.shape), 1 / math.sqrt(x.fan_in)) for x in self._network.layers]
         )

@@ -19,7 +19,6 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
 from edge_gym import __version__
-from edge_gym.agents.files import read_tensors, write_tensors
 from edge_gym.agents.packing import pack, unpack
 from edge_gym.baselines import make_baseline
 from edge_gym.charts import INK, new_figure, save, tidy
@@ -27,7 +26,7 @@ from edge_gym.envs.batch_slot import BatchSlot, BatchSlotConfig, BatchSlotVector
 from edge_gym.envs.config import make_config
 from edge_gym.envs.core import Info, IntArray, Step
 from edge_gym.evaluation import Episodes, even_lanes, plain_config
-from edge_gym.files import prepare_folder, replacing
+from edge_gym.files import prepare_folder
 from edge_gym.registration import find_environment
 from edge_gym.reproduce.findings import (
     NO,
@@ -46,7 +45,8 @@ from edge_gym.reproduce.findings import (
     write_findings,
 )
 from edge_gym.statistics import mean_intervals
-from edge_gym.stored import part_name, run_or_load
+from edge_gym.stored import SUFFIX, load_stored, part_name, run_or_load
+from edge_gym.tensors import write_tensors
 
 Float64Array = NDArray[np.float64]
 
@@ -101,12 +101,13 @@ class _Pretrained(BatchSlot):
         network = (config.dataset, config.classes, config.image_size, config.network)
         digest = hashlib.sha256(repr((network, config.hidden_sizes, training)).encode())
         digest.update(samples.tobytes() + self._validation[lane].tobytes())
-        path = self.folder / f"start-{digest.hexdigest()[:16]}.npy"
-        if path.exists():
-            learner.set_state(one, {"weights": np.load(path)})
+        key = digest.hexdigest()
+        path = self.folder / f"start-{key[:16]}{SUFFIX}"
+        if (stored := load_stored(path, key, "pretrained model")) is not None:
+            learner.set_state(one, stored[0])
             return
         # Schemes whose generators are elsewhere begin with the same model.
-        rng = np.random.default_rng(int(digest.hexdigest(), 16))
+        rng = np.random.default_rng(int(key, 16))
         learner.reset(one, [rng])
         parts = [
             part
@@ -126,8 +127,7 @@ class _Pretrained(BatchSlot):
             learner.add(one, updates[:, 0])
             if learner.score(one, self._validation[one]).accuracy[0] >= _START_ACCURACY:
                 break
-        with replacing(path) as scratch, scratch.open("wb") as file:
-            np.save(file, learner.get_state(one)["weights"])
+        write_tensors(path, {"weights": learner.get_state(one)["weights"]}, {"key": key})
 
 
 class _LongVectorEnv(BatchSlotVectorEnv):
@@ -153,10 +153,10 @@ class _LongVectorEnv(BatchSlotVectorEnv):
         """Begin the episode, and go to where it was left."""
         begun = super().reset(seed=seed, options=options)
         self._past, self._told, self._saved_at = [], 0, time.monotonic()
-        if self.kept is not None and self.kept.exists():
-            arrays, stored = read_tensors(self.kept, "running episode")
-            if stored["key"] == self.key:
-                content = unpack(arrays, stored["content"])
+        if self.kept is not None:
+            stored = load_stored(self.kept, self.key, "running episode")
+            if stored is not None:
+                content = unpack(stored[0], stored[1]["content"])
                 self._past = content["past"]
                 self.set_state(content["state"])
         return begun

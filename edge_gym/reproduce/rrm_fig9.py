@@ -27,7 +27,7 @@ from edge_gym.reproduce.findings import (
     with_interval,
     write_findings,
 )
-from edge_gym.stored import run_or_load
+from edge_gym.stored import SUFFIX, run_or_load
 
 _SNRS_DB = (5, 10, 15, 20, 25)
 _DOCUMENT_SNR_DB = 15
@@ -90,7 +90,7 @@ def rrm_fig9(folder: Path, options: Options) -> Findings:
                     if options.progress is not None:
                         options.progress(task, done, total)
 
-                path = parts / f"{learner}-{snr_db}-{policy}.npz"
+                path = parts / f"{learner}-{snr_db}-{policy}{SUFFIX}"
                 episodes = run_or_load(
                     path,
                     env,
