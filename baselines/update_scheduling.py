@@ -28,6 +28,7 @@ from edge_gym.envs.checks import check_integer, check_number
 from edge_gym.envs.core import BoolArray
 from edge_gym.envs.observation import ObservationTable
 from edge_gym.envs.update_scheduling import (
+    MEMORY_ROUNDS,
     SHARE_EXPONENT,
     Decision,
     UpdateSchedulingConfig,
@@ -38,6 +39,7 @@ from edge_gym.envs.update_scheduling import (
 Float64Array = NDArray[np.float64]
 
 _DEVICES = (1, 2, 3, 4, 6, 8)
+_PARTICIPANTS = (4, 6)
 _LEAST = 1e-12
 
 
@@ -66,6 +68,38 @@ class Seen:
         return np.asarray(values, np.float64)[..., None]
 
 
+class _NextRound(Seen):
+    """What is expected to be observed in the next round, before devices have computed in it.
+
+    Args:
+        seen: What is observed now.
+        scheduled: Who is scheduled now, ``(..., K)``.
+    """
+
+    def __init__(self, seen: Seen, scheduled: BoolArray) -> None:
+        self._now = seen
+        efficiency = seen.device("efficiency")
+        mean = np.maximum(seen.device("mean_efficiency"), _LEAST)
+        throughput = seen.device("throughput")
+        served = np.where(scheduled, efficiency, 0)
+        self._devices = {
+            "efficiency": mean,
+            "upload_s": seen.device("upload_s") * efficiency / mean,
+            "compute_s": seen.device("nominal_s"),
+            "throughput": throughput + (served - throughput) / MEMORY_ROUNDS,
+            "staleness": np.where(scheduled, 0, seen.device("staleness") + 1),
+            "uploads": seen.device("uploads") + scheduled,
+        }
+
+    def device(self, name: str) -> Float64Array:
+        """Return a column of the devices, ``(..., K)``."""
+        return self._devices[name] if name in self._devices else self._now.device(name)
+
+    def system(self, name: str) -> Float64Array:
+        """Return a column of the system, ``(..., 1)``."""
+        return self._now.system(name) + (name == "rounds")
+
+
 @dataclass(frozen=True, kw_only=True)
 class NumberParameters:
     """Parameters of rules that schedule a fixed number of devices.
@@ -73,12 +107,17 @@ class NumberParameters:
     Attributes:
         devices: M, how many are scheduled in a round, at most all; without effect where the
             environment fixes the number.
+        participants: How many take part in the next round where the action says who does: those of
+            the largest index as it is expected to be then; None for all.
     """
 
     devices: int = 3
+    participants: int | None = None
 
     def __post_init__(self) -> None:
         check_integer("devices", self.devices, 1)
+        if self.participants is not None:
+            check_integer("participants", self.participants, 1)
 
 
 class _Rule(Baseline):
@@ -105,9 +144,9 @@ class _Rule(Baseline):
     def chosen(self, seen: Seen, index: Float64Array) -> BoolArray:
         """Return who shall be scheduled, ``(..., K)``."""
 
-    def participants(self, seen: Seen, chosen: BoolArray) -> BoolArray:
+    def participants(self, seen: Seen, scheduled: BoolArray) -> BoolArray:
         """Return who shall take part in the next round, ``(..., K)``: by default all."""
-        return np.ones_like(chosen)
+        return np.ones_like(scheduled)
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Schedule the chosen ones, or the first of them."""
@@ -158,13 +197,16 @@ class _TopRule(_Rule):
 
     @classmethod
     def grid_for(cls, config: Any) -> Mapping[str, Sequence[Any]]:
-        """Leave the number out where the environment fixes it."""
-        free = _is_number_open(config)
-        return {
-            name: tuple(n for n in values if n <= config.n_devices) if name == "devices" else values
-            for name, values in cls.grid.items()
-            if free or name != "devices"
-        }
+        """Leave numbers out where the environment fixes them; try who takes part where it asks."""
+        grid = dict(cls.grid)
+        if not _is_number_open(config):
+            grid.pop("devices", None)
+        elif "devices" in grid:
+            grid["devices"] = tuple(n for n in grid["devices"] if n <= config.n_devices)
+        if config.agent_chooses_participants:
+            few = tuple(n for n in _PARTICIPANTS if n < config.n_devices)
+            grid |= {"participants": (None, *few)} if few else {}
+        return grid
 
     def chosen(self, seen: Seen, index: Float64Array) -> BoolArray:
         """Choose the M first, the lower ones where the index ties."""
@@ -172,6 +214,17 @@ class _TopRule(_Rule):
         chosen = np.zeros(index.shape, np.bool_)
         np.put_along_axis(chosen, first, True, axis=-1)
         return chosen
+
+    def participants(self, seen: Seen, scheduled: BoolArray) -> BoolArray:
+        """Let those of the largest index take part in the next round."""
+        number = self.parameters.participants
+        if number is None or not self.config.agent_chooses_participants:
+            return super().participants(seen, scheduled)
+        index = self.index(_NextRound(seen, scheduled))
+        first = np.argsort(-index, axis=-1, kind="stable")[..., :number]
+        taking_part = np.zeros(index.shape, np.bool_)
+        np.put_along_axis(taking_part, first, True, axis=-1)
+        return taking_part
 
 
 class _AnyNumberRule(_Rule):
@@ -358,7 +411,7 @@ class StragglerExclusion(_Rule):
             chosen &= _within(seen.device("compute_s"), self.parameters.max_compute)
         return chosen
 
-    def participants(self, seen: Seen, chosen: BoolArray) -> BoolArray:
+    def participants(self, seen: Seen, scheduled: BoolArray) -> BoolArray:
         """Leave out those that compute too slowly; the fastest one is left."""
         seconds = seen.device("nominal_s")
         fast = _within(seconds, self.parameters.max_compute)
@@ -373,7 +426,8 @@ def _within(seconds: Float64Array, limit: float) -> BoolArray:
 def _remaining_s(seen: Seen, config: UpdateSchedulingConfig) -> Float64Array:
     """Return the seconds that a device alone in the band takes from the decision on."""
     upload_s = seen.device("upload_s")
-    return upload_s if config.knowledge == "reported" else seen.device("compute_s") + upload_s
+    computed = config.knowledge == "reported" and not isinstance(seen, _NextRound)
+    return upload_s if computed else seen.device("compute_s") + upload_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,7 +461,7 @@ class Lazy(_AnyNumberRule):
         """Choose those whose turn it is."""
         return np.asarray(index == 0)
 
-    def participants(self, seen: Seen, chosen: BoolArray) -> BoolArray:
+    def participants(self, seen: Seen, scheduled: BoolArray) -> BoolArray:
         """Those whose turn it will be; where there are fewer devices than rounds, all may wait."""
         k = np.arange(self.config.n_devices)
         turn = (k - seen.system("rounds") - 1) % self.parameters.period == 0

@@ -717,6 +717,11 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
     UpdateSchedulingConfig: {
         **BAD_FEDERATED,
         "mode": ("eager", "", None),
+        "indicators": ("guessed", "", None),
+        "report_bits": (-1, 2.5, "3", None),
+        "participation": ("none", "", None),
+        "broadcast": ("strongest", "", None),
+        "downlink_power_dbm": (-51, 61, np.nan, None, "2"),
         "update": ("weights", "", None),
         "local_epochs": NOT_COUNTS,
         "batch_size": NOT_COUNTS,

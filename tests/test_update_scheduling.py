@@ -23,13 +23,22 @@ from stable_baselines3 import PPO
 
 from edge_gym.benchmark import measure
 from edge_gym.data import SampleError
-from edge_gym.envs.update_scheduling import UpdateSchedulingConfig
+from edge_gym.envs.update_scheduling import (
+    Decision,
+    UpdateSchedulingConfig,
+    _Clock,
+    action_columns,
+    action_of,
+    decision_of,
+)
 
 PLAIN, GRADIENT = "UpdateScheduling-v0", "UpdateSchedulingGradient-v0"
 DEVICE, LAZY = "UpdateSchedulingDiscrete-v0", "UpdateSchedulingLazy-v0"
 LAZY_DEVICE = "UpdateSchedulingLazyDiscrete-v0"
 # A batch holds all samples of a device, so that their order means nothing.
+# Who takes part is in the action where a test is about it.
 SMALL = {
+    "participation": "all",
     "n_devices": 4,
     "samples_per_device": 10,
     "image_size": 7,
@@ -81,6 +90,10 @@ class Plain:
         self.rows = [problem._rows[0, k, : sizes[k]] for k in range(self.k)]
         self.initial = global_model(env)
         self.uploaded = [self.initial] * self.k
+        self.participating = list(range(self.k))
+        self.indicator, self.computed_in = np.zeros(self.k), np.full(self.k, -1)
+        lazy = self.config.mode == "lazy"
+        self.knowledge = "lazy" if lazy else self.config.indicators
         self.kept_back = np.zeros((self.k, len(self.initial)))
         self.rounds, self.spent, self.seconds = 0, 0.0, 0.0
         self.energy = np.zeros(self.k)
@@ -124,54 +137,97 @@ class Plain:
         n = len(self.initial)
         kept = max(1, round(config.density * n))
         places = min(kept * math.ceil(math.log2(n)), n) if kept < n else 0
-        self.upload_s = (32 * kept + places) / (config.bandwidth_hz * self.efficiency)
+        report = config.report_bits if self.knowledge == "remembered" else 0
+        self.rate = config.bandwidth_hz * self.efficiency
+        self.upload_s = (32 * kept + places + report) / self.rate
         samples = np.array([len(rows) for rows in self.rows])
         d, (h,) = problem.features.train.shape[1], config.hidden_sizes
         epochs = config.local_epochs if config.update == "model" else 1
         cycles = config.cycles_per_flop * 6 * (d * h + h * 10) * samples * epochs
-        self.compute_s = cycles / problem._cpu_hz[0]
-        slow = problem._compute_s[0] / self.compute_s
+        self.nominal_s = cycles / problem._cpu_hz[0]
+        slow = problem._compute_s[0] / self.nominal_s
         assert all(min(abs(s - 1), abs(s - config.slowdown)) < 1e-9 for s in slow)
-        self.compute_s = self.compute_s * np.where(slow > 1 + 1e-9, config.slowdown, 1)
+        self.compute_s = self.nominal_s * np.where(slow > 1 + 1e-9, config.slowdown, 1)
         self.compute_j = config.capacitance * cycles * problem._cpu_hz[0] ** 2
         self.watt = 10 ** (config.transmit_power_dbm / 10) / 1e3
         w = global_model(self.env)
-        if config.mode == "lazy":
-            told = [w - uploaded for uploaded in self.uploaded]
-        elif config.update == "gradient":
-            told = [self.loss_and_gradient(w, rows)[1] for rows in self.rows]
-        else:
-            told = [self.computed(w, k) for k in range(self.k)]
-        self.indicator = np.linalg.norm(told, axis=1)
+        for k in self.participating if self.knowledge != "remembered" else []:
+            if config.mode == "lazy":
+                told = w - self.uploaded[k]
+            elif config.update == "gradient":
+                told = self.loss_and_gradient(w, self.rows[k])[1]
+            else:
+                told = self.computed(w, k)
+            self.indicator[k], self.computed_in[k] = np.linalg.norm(told), self.rounds
+
+    def broadcast_s(self, receivers: list[int]) -> float:
+        """Return how long the model takes to the last of them."""
+        if self.config.broadcast == "free":
+            return 0.0
+        up = 10 ** ((46 - self.config.transmit_power_dbm) / 10)
+        snr = up * self.problem._mean_snr[0] * self.problem._gain[0]
+        slowest = min(self.config.bandwidth_hz * math.log2(1 + snr[k]) for k in receivers)
+        return 32 * len(self.initial) / slowest
+
+    def elapsed_s(self) -> float:
+        """Return when the last report of the round has come."""
+        if self.knowledge in ("remembered", "free"):
+            return 0.0
+        n = len(self.participating)
+        begin = self.broadcast_s(self.participating)
+        reports = {k: self.config.report_bits / (self.rate[k] / n) for k in self.participating}
+        computing = self.compute_s if self.knowledge == "reported" else np.zeros(self.k)
+        return max(begin + computing[k] + report for k, report in reports.items())
+
+    def columns(self, action: Any) -> dict[str, Vector]:
+        """Return what an action says, by name."""
+        names = ["scores"]
+        names += ["band"] if self.config.bandwidth == "agent" else []
+        agent = self.config.participation == "agent" and self.config.actions == "scores"
+        names += ["participation"] if agent and self.knowledge == "reported" else []
+        return dict(zip(names, np.reshape(action, (self.k, len(names))).T, strict=True))
 
     def chosen(self, action: Any) -> list[int]:
         config = self.config
         if config.actions == "device":
             return [int(action)]
-        scores = action[:, 0] if config.bandwidth == "agent" else action
-        ranking = sorted(range(self.k), key=lambda k: -scores[k])
+        scores = self.columns(action)["scores"]
+        ranking = sorted(self.participating, key=lambda k: -scores[k])
         if config.selection == "top":
             return sorted(ranking[: config.uploads_per_round])
-        return [k for k in range(self.k) if scores[k] > 0] or ranking[:1]
+        return sorted(k for k in ranking if scores[k] > 0) or ranking[:1]
 
-    def finish(self, answering: list[int], action: Any) -> dict[int, float]:
+    def ready(self, scheduled: list[int]) -> tuple[Vector, Vector]:
+        """Return when devices can upload, and when they are expected to."""
+        if self.knowledge == "reported":
+            return (np.full(self.k, self.elapsed_s()),) * 2
+        begin = self.elapsed_s()
+        if self.knowledge == "remembered":
+            begin = self.broadcast_s(scheduled)
+        elif self.knowledge == "free":
+            begin = self.broadcast_s(self.participating)
+        expected = self.compute_s if self.knowledge == "free" else self.nominal_s
+        return begin + self.compute_s, begin + expected
+
+    def finish(self, scheduled: list[int], answering: list[int], action: Any) -> dict[int, float]:
         """Return when each device is done."""
         if not answering:
             return {}
-        ready, needs = self.compute_s, self.upload_s
+        (ready, expected), needs = self.ready(scheduled), self.upload_s
         if self.config.bandwidth == "finish":
-            low = max(ready[k] for k in answering)
+            low = max(expected[k] for k in answering)
             high = low + sum(needs[k] for k in answering)
             for _ in range(200):
                 middle = (low + high) / 2
-                enough = sum(needs[k] / max(middle - ready[k], 1e-300) for k in answering) <= 1
+                enough = sum(needs[k] / max(middle - expected[k], 1e-300) for k in answering) <= 1
                 low, high = (low, middle) if enough else (middle, high)
-            shares = {k: needs[k] / (high - ready[k]) for k in answering}
+            shares = {k: needs[k] / (high - expected[k]) for k in answering}
         elif self.config.bandwidth == "equal":
             shares = {k: 1 / len(answering) for k in answering}
         else:
-            total = sum(math.exp(4 * action[k, 1]) for k in answering)
-            shares = {k: math.exp(4 * action[k, 1]) / total for k in answering}
+            band = self.columns(action)["band"]
+            total = sum(math.exp(4 * band[k]) for k in answering)
+            shares = {k: math.exp(4 * band[k]) / total for k in answering}
         return {k: ready[k] + needs[k] / shares[k] for k in answering}
 
     def step(self, action: Any, absent: list[int], lost: list[int]) -> dict[str, Any]:
@@ -179,14 +235,20 @@ class Plain:
         config = self.config
         scheduled = self.chosen(action)
         answering = [k for k in scheduled if k not in absent]
-        finish = self.finish(answering, action)
-        round_s = max(finish.values(), default=max(self.compute_s[k] for k in scheduled))
+        finish = self.finish(scheduled, answering, action)
+        waits = {k: self.ready(scheduled)[1][k] for k in scheduled if k not in answering}
+        if self.knowledge == "free" and answering:
+            waits = {}
+        round_s = max(self.elapsed_s(), *finish.values(), *waits.values())
         energy = np.zeros(self.k)
+        computing = scheduled
+        if self.knowledge in ("reported", "free"):
+            computing = self.participating
+        reporting = self.participating if self.knowledge in ("reported", "lazy") else []
         for k in range(self.k):
-            if config.mode == "importance" or k in answering:
-                energy[k] += self.compute_j[k]
-            if k in answering:
-                energy[k] += self.watt * self.upload_s[k]
+            energy[k] += self.compute_j[k] * (k in computing)
+            energy[k] += self.watt * config.report_bits / self.rate[k] * (k in reporting)
+            energy[k] += self.watt * self.upload_s[k] * (k in answering)
         lazy = config.mode == "lazy"
         budget = config.budget_j if lazy else config.budget_s
         took = energy.sum() if lazy else round_s
@@ -204,6 +266,10 @@ class Plain:
             update = self.computed(w, k)
             received[k] = self.sent(k, update)
             self.uploaded[k] = w + update
+            if self.knowledge == "remembered" and k in arrived:
+                told = self.loss_and_gradient(w, self.rows[k])[1]
+                told = told if config.update == "gradient" else update
+                self.indicator[k], self.computed_in[k] = np.linalg.norm(told), self.rounds
         total, weight = np.zeros_like(w), 0.0
         r = config.redundancy
         for first in range(0, self.k, r):
@@ -214,6 +280,11 @@ class Plain:
                 weight += n
         model = w + total / weight if arrived else w
 
+        participating = self.participating
+        if "participation" in (columns := self.columns(action) if np.ndim(action) else {}):
+            wanted = columns["participation"]
+            self.participating = [k for k in range(self.k) if wanted[k] > 0]
+            self.participating = self.participating or [int(np.argmax(wanted))]
         self.rounds += 1
         for k in range(self.k):
             self.uploads[k] += k in scheduled
@@ -233,6 +304,7 @@ class Plain:
                 "joules": self.energy.sum(),
                 "round_s": share * round_s,
                 "round_j": share * energy.sum(),
+                "participants": len(participating),
                 "scheduled": len(scheduled),
                 "arrived": len(arrived),
             },
@@ -270,12 +342,17 @@ def compare_past(plain: Plain, observation: dict[str, Any], took: float, info: A
 def compare_present(plain: Plain, observation: dict[str, Any]) -> None:
     """Compare what is observed of the round that begins."""
     env = plain.env
-    indicator = plain.indicator
+    known = plain.computed_in >= 0
+    unknown = plain.indicator[known].mean() if known.any() else 1
+    indicator = np.where(known, plain.indicator, unknown)
     upload_j = plain.watt * plain.upload_s
-    if env.config.mode == "lazy":
-        cost = plain.compute_j + upload_j
-    else:
-        cost = plain.compute_s + plain.upload_s
+    taking_part = np.isin(np.arange(plain.k), plain.participating)
+    told = {"free": np.ones(plain.k), "reported": taking_part}.get(
+        plain.knowledge, np.zeros(plain.k)
+    )
+    compute_s = np.where(told, plain.compute_s, plain.nominal_s)
+    cost_s, cost_j = compute_s + plain.upload_s, plain.compute_j + upload_j
+    cost = cost_j if env.config.mode == "lazy" else cost_s
     share = indicator / max(indicator.mean(), 1e-12)
     devices = {
         "indicator": indicator,
@@ -285,10 +362,15 @@ def compare_present(plain: Plain, observation: dict[str, Any]) -> None:
         "efficiency": plain.efficiency,
         "mean_efficiency": np.mean(plain.efficiencies, axis=0),
         "upload_s": plain.upload_s,
-        "compute_s": plain.compute_s,
+        "compute_s": compute_s,
         "compute_j": plain.compute_j,
         "upload_j": upload_j,
+        "nominal_s": plain.nominal_s,
+        "indicator_age": plain.rounds - plain.computed_in,
+        "participates": taking_part,
     }
+    elapsed_s = column(env, observation, "system", "elapsed_s")
+    assert elapsed_s == pytest.approx(plain.elapsed_s(), rel=1e-5)
     for name, wanted in devices.items():
         found = column(env, observation, "devices", name)
         np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-5, err_msg=name)
@@ -333,14 +415,25 @@ def half_a_round(name: str, fields: dict[str, Any], outcomes: list[Outcome]) -> 
     ("name", "fields"),
     [
         (PLAIN, {}),
+        (PLAIN, {"participation": "agent", "slowdown_probability": 0.5}),
+        (PLAIN, {"participation": "agent", "bandwidth": "agent", "report_bits": 5000}),
+        (PLAIN, {"participation": "agent", "selection": "top", "uploads_per_round": 3}),
+        (PLAIN, {"participation": "agent", "redundancy": 2, "density": 0.2}),
+        (PLAIN, {"indicators": "remembered", "slowdown_probability": 0.5, "report_bits": 800}),
+        (PLAIN, {"indicators": "remembered", "bandwidth": "equal", "density": 0.3}),
+        (PLAIN, {"indicators": "free", "slowdown_probability": 0.5}),
+        (PLAIN, {"indicators": "free", "broadcast": "free", "bandwidth": "agent"}),
         (PLAIN, {"bandwidth": "equal", "local_epochs": 3, "slowdown_probability": 0.5}),
         (PLAIN, {"bandwidth": "agent", "selection": "top", "uploads_per_round": 2}),
         (PLAIN, {"redundancy": 2, "partition": "dirichlet"}),
         (PLAIN, {"density": 0.1, "slowdown": 9.0}),
         (GRADIENT, {"bandwidth": "agent", "learning_rate": 1.0}),
+        (GRADIENT, {"participation": "agent", "learning_rate": 1.0}),
+        (GRADIENT, {"indicators": "remembered", "learning_rate": 1.0, "redundancy": 2}),
         (GRADIENT, {"density": 0.3, "redundancy": 4, "learning_rate": 1.0}),
         (DEVICE, {"local_epochs": 2}),
         (LAZY, {}),
+        (LAZY, {"broadcast": "free", "report_bits": 4000, "slowdown_probability": 0.5}),
         (LAZY, {"bandwidth": "equal", "local_epochs": 2, "redundancy": 2}),
         (LAZY, {"bandwidth": "agent", "selection": "top", "uploads_per_round": 3}),
         (LAZY, {"update": "gradient", "density": 0.2}),
@@ -551,10 +644,11 @@ def test_shares_of_the_band(
         efficiency = problem.compressor.payload_bits / problem.config.bandwidth_hz / np.array(needs)
         efficiency = np.maximum(efficiency, 1e-6)
         problem._mean_snr[0], problem._gain[0] = 1, np.expm1(efficiency * math.log(2))
-        problem._compute_s[0] = ready
         upload_s = problem._upload_s(LANE)[0]
         given_logits = np.array([logits]) if bandwidth == "agent" else None
-        shares, finish_s = problem._share_band(LANE, who, given_logits)
+        ready_s = np.array([ready])
+        clock = _Clock(np.zeros(1), np.zeros(1), ready_s, ready_s)
+        shares, finish_s = problem._share_band(LANE, who, given_logits, clock)
         assert not shares[~who].any()
         assert not finish_s[~who].any()
         if not who.any():
@@ -579,24 +673,274 @@ def test_shares_of_the_band(
         assert finishes["agent"].max() >= best
 
 
-@pytest.mark.parametrize("name", [PLAIN, LAZY])
-def test_a_round_in_which_nobody_answers(name: str) -> None:
-    env = make(name, drop_out=0.5, max_rounds=4, budget_s=1e3)
+KNOWLEDGE: list[tuple[str, dict[str, Any]]] = [
+    (PLAIN, {}),
+    (PLAIN, {"indicators": "remembered"}),
+    (PLAIN, {"indicators": "free"}),
+    (LAZY, {}),
+]
+
+
+@pytest.mark.parametrize(("name", "fields"), KNOWLEDGE)
+def test_a_round_in_which_nobody_answers_takes_time_and_energy(
+    name: str, fields: dict[str, Any]
+) -> None:
+    env = make(name, **fields, drop_out=0.5, max_rounds=4, budget_s=1e3)
     env.reset(seed=0)
     env.problem._absence[0] = 1
     before = env.problem.learner.weights.clone()
-    seconds = 0.0
+    seconds = joules = 0.0
     for step in range(4):
-        compute_s = env.problem._compute_s[0].copy()
+        plain = Plain(env)
+        expected = plain.ready([0, 2])[1][[0, 2]].max()
+        computing = [0, 2] if plain.knowledge in ("lazy", "remembered") else [0, 1, 2, 3]
+        reporting = [0, 1, 2, 3] if plain.knowledge in ("lazy", "reported") else []
         observation, reward, terminated, truncated, info = env.step(scores_of(0, 2))
-        # It takes as long as waiting for the slower one.
-        seconds += compute_s[[0, 2]].max()
+        # As long as waiting for the slower one, or for the reports.
+        seconds += expected
+        joules += plain.compute_j[computing].sum()
+        joules += (plain.watt * 32 / plain.rate[reporting]).sum()
         assert info["seconds"] == pytest.approx(seconds)
+        assert info["joules"] == pytest.approx(joules)
+        assert info["round_s"] >= plain.compute_s[[0, 2]].min()
         assert (info["scheduled"], info["arrived"], reward) == (2, 0, 0)
         assert (terminated, truncated) == (False, step == 3)
         assert column(env, observation, "devices", "arrivals").tolist() == [0, 1, 0, 1]
     assert torch.equal(env.problem.learner.weights, before)
-    assert (info["joules"] == 0) == (name == LAZY)
+
+
+@pytest.mark.parametrize(("name", "fields"), KNOWLEDGE)
+def test_failures_spend_the_budget(name: str, fields: dict[str, Any]) -> None:
+    """Where nothing ever arrives, the budget ends all the same."""
+    for risk in ({"drop_out": 1.0}, {"packet_error": 1.0}):
+        env = make(name, **fields, **risk, budget_s=2e-3, budget_j=5e-5, max_rounds=10_000)
+        env.reset(seed=0)
+        env.problem._absence[0] = env.config.drop_out
+        env.problem._error[0] = env.config.packet_error
+        over = False
+        while not over:
+            *_, over, truncated, info = env.step(scores_of(0, 2))
+            assert not truncated
+        assert info["arrived"] == 0
+        assert info["rounds"] < 100
+
+
+def test_one_who_does_not_answer_is_waited_for() -> None:
+    for name, fields in KNOWLEDGE[1::2]:
+        env = make(name, **fields, slowdown_probability=0, **ENDLESS)
+        env.reset(seed=0)
+        slow = int(np.argmax(env.problem._compute_s[0]))
+        # So that the others have finished long before.
+        env.problem._cpu_hz[0, slow] /= 1e3
+        env.problem._compute_s[0, slow] *= 1e3
+        env.problem._absence[0, slow] = 1
+        wanted = Plain(env).ready([0, 1, 2, 3])[1][slow]
+        *_, info = env.step(scores_of(0, 1, 2, 3))
+        assert info["round_s"] == pytest.approx(wanted)
+        assert info["arrived"] == 3
+
+
+# ---------------------------------------------------------------- who takes part, and what is known
+
+
+def agent(scores: Any, participation: Any) -> NDArray[np.float32]:
+    """Return an action with a column that says who takes part next."""
+    return np.stack([scores, participation], axis=-1).astype(np.float32)
+
+
+@pytest.mark.parametrize("bandwidth", ["finish", "agent"])
+@pytest.mark.parametrize("participation", ["all", "agent"])
+@pytest.mark.parametrize("indicators", ["reported", "remembered", "free"])
+def test_actions_say_what_was_put_into_them(
+    indicators: str, participation: str, bandwidth: str
+) -> None:
+    config = UpdateSchedulingConfig(
+        indicators=indicators, participation=participation, bandwidth=bandwidth
+    )
+    names = ["scores"]
+    names += ["band"] if bandwidth == "agent" else []
+    names += ["participation"] if participation == "agent" and indicators == "reported" else []
+    assert list(action_columns(config)) == names
+    rng = np.random.default_rng(0)
+    said = Decision(*rng.uniform(-1, 1, (3, 2, 10)).astype(np.float32))
+    action = action_of(said, config)
+    assert action.shape == ((2, 10, len(names)) if len(names) > 1 else (2, 10))
+    found = decision_of(action, config)
+    for name in Decision._fields:
+        wanted = getattr(said, name) if name in names else None
+        assert wanted is None or np.array_equal(getattr(found, name), wanted)
+        assert (getattr(found, name) is None) == (wanted is None)
+    space = gym.make(
+        f"edge_gym/{PLAIN}",
+        indicators=indicators,
+        participation=participation,
+        bandwidth=bandwidth,
+    ).action_space
+    assert space.shape == action.shape[1:]
+
+
+@pytest.mark.parametrize(
+    ("participation", "scores", "participants", "scheduled"),
+    [
+        ([1, 1, 1, 1], [1, -1, 1, -1], [0, 1, 2, 3], [0, 2]),
+        ([1, -1, 1, -1], [1, 1, -1, 1], [0, 2], [0]),
+        ([1, -1, 1, 0], [-0.5, 1, -0.2, 1], [0, 2], [2]),
+        ([-1, -0.3, -0.1, -0.1], [1, 1, -1, 1], [2], [2]),
+        ([0, 0, 0, 0], [1, 1, 1, 1], [0], [0]),
+    ],
+)
+def test_who_is_left_out_of_the_next_round(
+    participation: list[float],
+    scores: list[float],
+    participants: list[int],
+    scheduled: list[int],
+) -> None:
+    env = make(participation="agent", slowdown_probability=0.5, **ENDLESS)
+    observation, _ = env.reset(seed=0)
+    assert column(env, observation, "devices", "participates").all()
+    observation, *_, info = env.step(agent([1, 1, 1, 1], participation))
+    assert info["participants"] == info["scheduled"] == 4
+    found = column(env, observation, "devices", "participates")
+    assert np.flatnonzero(found).tolist() == participants
+    age = column(env, observation, "devices", "indicator_age")
+    assert age.tolist() == [float(k not in participants) for k in range(4)]
+    # Those left out tell nothing, and use nothing.
+    energy = env.problem._energy[0].copy()
+    before = column(env, observation, "devices", "uploads")
+    observation, *_, info = env.step(agent(scores, [1, 1, 1, 1]))
+    assert info["participants"] == len(participants)
+    uploads = column(env, observation, "devices", "uploads") - before
+    assert np.flatnonzero(uploads).tolist() == scheduled
+    used = env.problem._energy[0] - energy
+    assert np.flatnonzero(used).tolist() == participants
+    assert column(env, observation, "devices", "participates").all()
+
+
+def test_leaving_the_slowest_out_makes_the_next_round_shorter() -> None:
+    env, twin = (make(participation="agent", slowdown_probability=0.0, **ENDLESS) for _ in "ab")
+    for each in (env, twin):
+        each.reset(seed=0)
+    slowest = int(np.argmax(env.problem._nominal_s(LANE)))
+    scores = scores_of(*np.argsort(env.problem._nominal_s(LANE)[0])[:1])
+    wanted = np.where(np.arange(4) == slowest, -1, 1)
+    observations = [e.step(agent(scores, p))[0] for e, p in ((env, wanted), (twin, np.ones(4)))]
+    nominal_s = column(env, observations[0], "devices", "nominal_s")
+    without, with_all = (
+        float(column(e, o, "system", "elapsed_s"))
+        for e, o in zip((env, twin), observations, strict=True)
+    )
+    saved = nominal_s[slowest] - np.delete(nominal_s, slowest).max()
+    assert saved > 0
+    # Reports and the broadcast are shorter too, by less.
+    assert saved <= (with_all - without) * (1 + 1e-5)
+    infos = [e.step(agent(scores, np.ones(4)))[4] for e in (env, twin)]
+    assert infos[0]["round_s"] < infos[1]["round_s"] - 0.99 * saved
+    assert infos[0]["round_j"] < infos[1]["round_j"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        (PLAIN, {"participation": "agent"}),
+        (GRADIENT, {"participation": "agent"}),
+        (PLAIN, {"indicators": "remembered"}),
+        (GRADIENT, {"indicators": "remembered"}),
+        (LAZY, {}),
+        (PLAIN, {"indicators": "free"}),
+    ],
+)
+def test_what_is_observed_has_happened(name: str, fields: dict[str, Any]) -> None:
+    """Neither slow-downs nor data of devices that have not computed yet change what is seen.
+
+    The oracle, ``indicators="free"``, is the only one that sees them.
+    """
+    oracle = fields.get("indicators") == "free"
+
+    def seen(slow: bool, swapped: bool) -> list[dict[str, Any]]:
+        env = make(name, **fields, slowdown_probability=0.0, **ENDLESS)
+        env.reset(seed=5)
+        action = scores_of(0, 1)
+        if "participation" in action_columns(env.config):
+            action = agent(action, action)
+        # Where devices report, all have computed in the first round; from now on two do.
+        env.step(action)
+        problem, observations = env.problem, []
+        for _ in range(3):
+            if slow:
+                problem._compute_s[0, 2:] *= problem.config.slowdown
+            if swapped:
+                problem._rows[0, 2:] = problem._rows[0, :2]
+            observations.append(problem.observe())
+            env.step(action)
+        return observations
+
+    plain, slow, swapped = seen(False, False), seen(True, False), seen(False, True)
+    for other in (slow, swapped):
+        same = all(
+            np.array_equal(a[part], b[part])
+            for a, b in zip(plain, other, strict=True)
+            for part in a
+        )
+        assert same != oracle
+
+
+def test_remembered_indicators_are_those_of_the_last_arrival() -> None:
+    env = make(indicators="remembered", **ENDLESS)
+    observation, _ = env.reset(seed=0)
+
+    def columns(observation: Any) -> tuple[list[float], list[float]]:
+        return tuple(  # type: ignore[return-value]
+            column(env, observation, "devices", name).tolist()
+            for name in ("indicator", "indicator_age")
+        )
+
+    assert columns(observation) == ([1, 1, 1, 1], [1, 1, 1, 1])
+    env.problem._error[0] = [0, 1, 0, 0]
+    plain = Plain(env)
+    told = np.linalg.norm(plain.computed(plain.initial, 0))
+    indicator, age = columns(env.step(scores_of(0, 1))[0])
+    # Device 1's was lost with its update; of the others the mean is expected.
+    np.testing.assert_allclose(indicator, told, rtol=1e-4)
+    assert age == [1, 2, 2, 2]
+    second, age = columns(env.step(scores_of(2))[0])
+    assert second[0] == indicator[0]
+    assert second[1] == pytest.approx((second[0] + second[2]) / 2)
+    assert age == [2, 3, 1, 3]
+
+
+@pytest.mark.parametrize(("name", "fields"), KNOWLEDGE)
+def test_the_broadcast_takes_its_time(name: str, fields: dict[str, Any]) -> None:
+    """At 46 dBm and 32 bits a value, whatever updates are compressed to."""
+    rounds = {}
+    for setting in ({}, {"broadcast": "free"}, {"downlink_power_dbm": 0.0}, {"bits": 8}):
+        env = make(name, **fields, **setting, slowdown_probability=0.0, **ENDLESS)
+        env.reset(seed=0)
+        efficiency = np.log2(1 + 10**2.3 * env.problem._mean_snr[0] * env.problem._gain[0])
+        rounds[next(iter(setting), "")] = env.step(scores_of(1, 2))[4]
+    bits = 32 * (49 * 8 + 8 + 8 * 10 + 10)
+    wanted = rounds[""]["broadcast_s"]
+    receiving = efficiency[[1, 2]] if "remembered" in fields.values() else efficiency
+    assert wanted == pytest.approx(bits / (5e6 * receiving.min()))
+    assert rounds["bits"]["broadcast_s"] == wanted
+    assert rounds["broadcast"]["broadcast_s"] == 0
+    difference = rounds[""]["round_s"] - rounds["broadcast"]["round_s"]
+    assert difference == pytest.approx(wanted)
+    assert rounds["downlink_power_dbm"]["broadcast_s"] > wanted
+    # Devices' energy alone is counted, and receiving costs none.
+    assert rounds[""]["round_j"] == pytest.approx(rounds["broadcast"]["round_j"])
+
+
+@pytest.mark.parametrize(("name", "fields"), [*KNOWLEDGE, (PLAIN, {"participation": "agent"})])
+def test_a_restored_episode_goes_on_alike(name: str, fields: dict[str, Any]) -> None:
+    env, twin = (make(name, **fields, packet_error=0.5, **ENDLESS) for _ in range(2))
+    env.reset(seed=1)
+    twin.reset(seed=2)
+    actions = random_actions(env.action_space)
+    for action in itertools.islice(actions, 3):
+        env.step(action)
+    twin.set_state(env.get_state())
+    for action in itertools.islice(actions, 4):
+        assert_same(env.step(action), twin.step(action))
 
 
 @pytest.mark.parametrize("name", [PLAIN, LAZY])
@@ -880,7 +1224,9 @@ def test_pictures_from_start_to_end(name: str, fields: dict[str, Any]) -> None:
 def test_the_picture_tells_who_was_scheduled() -> None:
     env = make(bandwidth="equal", **ENDLESS)
     observation, _ = env.reset(seed=0)
-    indicator = column(env, observation, "devices", "indicator")
+    names = ("indicator", "efficiency", "compute_s")
+    seen = [column(env, observation, "devices", name) for name in names]
+    indicator = seen[0]
     before = env.problem.scene(0)
     assert before.title.startswith("Round 0: ")
     np.testing.assert_allclose(before.panels[0][0].series["others"], indicator, rtol=1e-6)
@@ -890,6 +1236,12 @@ def test_the_picture_tells_who_was_scheduled() -> None:
     assert scene.title == f"Round 1: {accuracy:.1f} % validation accuracy"
     assert f"{info['seconds']:.2f} s" in scene.text
     assert "2 of 4 devices scheduled last" in scene.text
+    # Bars are of the round that was decided, not of the one that follows.
+    for panel, values, scale in zip(scene.panels[0], seen, (1, 1, 1e3), strict=False):
+        for series, devices in (("scheduled last", [1, 3]), ("others", [0, 2])):
+            shown = panel.series[series]
+            assert np.flatnonzero(np.isfinite(shown)).tolist() == devices
+            np.testing.assert_allclose(shown[devices], scale * values[devices], rtol=1e-6)
     share = scene.panels[0][3].series
     np.testing.assert_allclose(share["scheduled last"], [np.nan, 50, np.nan, 50])
     np.testing.assert_allclose(share["others"], [0, np.nan, 0, np.nan])

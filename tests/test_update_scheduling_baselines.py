@@ -14,12 +14,19 @@ from numpy.typing import NDArray
 from rollouts import NAMES, SMALL, lane_of
 
 from edge_gym.baselines import applicable_baselines, find_baseline, make_baseline, tuning
-from edge_gym.envs.update_scheduling import UpdateSchedulingConfig, observation_tables
+from edge_gym.envs.update_scheduling import (
+    UpdateSchedulingConfig,
+    action_columns,
+    observation_tables,
+)
 from edge_gym.evaluation import make_lanes, run_episodes
 
 K = 6
 SCHEDULING = [name for name in NAMES if name.startswith("UpdateScheduling")]
 GRADIENT, LAZY = {"update": "gradient"}, {"mode": "lazy"}
+# Devices compute after the server has decided; otherwise that time has passed by then.
+LATER = {"indicators": "remembered"}
+CHOOSING = {"participation": "agent"}
 RISK = {"packet_error": 0.5}
 TOP = {"selection": "top", "uploads_per_round": 2}
 ACTIONS: dict[str, dict[str, Any]] = {
@@ -35,19 +42,20 @@ class Made:
     spec = None
 
     def __init__(self, lanes: int = 1, **fields: Any) -> None:
-        self.config = UpdateSchedulingConfig(**{"n_devices": K, **fields})
+        self.config = UpdateSchedulingConfig(**{"n_devices": K, "participation": "all", **fields})
         self.tables = observation_tables(self.config)
-        self.action_space: Any = spaces.Box(-1, 1, (self.config.n_devices,), np.float32)
+        columns = len(action_columns(self.config))
+        shape = (self.config.n_devices, columns) if columns > 1 else (self.config.n_devices,)
+        self.action_space: Any = spaces.Box(-1, 1, shape, np.float32)
         if self.config.actions == "device":
             self.action_space = spaces.Discrete(self.config.n_devices)
-        if self.config.bandwidth == "agent":
-            self.action_space = spaces.Box(-1, 1, (self.config.n_devices, 2), np.float32)
         self.num_envs = lanes
         self.unwrapped = self
 
 
 def observe(env: Made, leading: tuple[int, ...] = (), **columns: Any) -> dict[str, Any]:
-    """Fill columns by name, the rest with zeros."""
+    """Fill columns by name, the rest with zeros; all take part unless it is said."""
+    columns = {"participates": 1, **columns}
     shapes = {"devices": (*leading, env.config.n_devices), "system": leading}
     parts = {
         part: np.zeros((*shape, len(env.tables[part])), np.float32)
@@ -59,7 +67,7 @@ def observe(env: Made, leading: tuple[int, ...] = (), **columns: Any) -> dict[st
     return parts
 
 
-def draw(env: Made, lanes: int, seed: int = 0) -> dict[str, Any]:
+def draw(env: Made, lanes: int, seed: int = 0, **columns: Any) -> dict[str, Any]:
     """Return random observations; uploads often tie."""
     rng = np.random.default_rng(seed)
     shape = (lanes, env.config.n_devices)
@@ -80,6 +88,9 @@ def draw(env: Made, lanes: int, seed: int = 0) -> dict[str, Any]:
             uploads > 0, rng.integers(0, 4, shape).clip(max=uploads) / np.maximum(uploads, 1), 1
         ),
         rounds=rng.integers(0, 30, lanes),
+        nominal_s=rng.exponential(0.02, shape) + 1e-4,
+        mean_efficiency=rng.uniform(0.5, 12, shape),
+        **columns,
     )
 
 
@@ -103,12 +114,15 @@ def cells(env: Made, seen: dict[str, Any], lane: int) -> list[Cell]:
     ]
 
 
-def scheduled_by(env: Made, action: NDArray[Any]) -> list[int]:
-    """Return whom the environment schedules by an action."""
+def scheduled_by(
+    env: Made, action: NDArray[Any], participating: list[int] | None = None
+) -> list[int]:
+    """Return whom the environment schedules by an action, of all or of these."""
     if env.config.actions == "device":
         return [int(action)]
-    scores = action[:, 0] if env.config.bandwidth == "agent" else action
-    ranking = sorted(range(len(scores)), key=lambda k: -scores[k])
+    scores = action if action.ndim == 1 else action[:, 0]
+    taking_part = range(len(scores)) if participating is None else participating
+    ranking = sorted(taking_part, key=lambda k: -scores[k])
     if env.config.selection == "top":
         return ranking[: env.config.uploads_per_round]
     return [k for k in ranking if scores[k] > 0] or ranking[:1]
@@ -146,9 +160,17 @@ FORMULAS: list[tuple[str, dict[str, Any], dict[str, Any], Formula]] = [
         LAZY,
         lambda c: c["indicator"] * c["efficiency"] ** 2,
     ),
-    ("importance-per-cost", {}, {}, lambda c: c["indicator"] / seconds(c)),
+    ("importance-per-cost", {}, {}, lambda c: c["indicator"] / c["upload_s"]),
+    ("importance-per-cost", {}, LATER, lambda c: c["indicator"] / seconds(c)),
+    (
+        "importance-per-cost",
+        {"devices": 4},
+        {"indicators": "free"},
+        lambda c: c["indicator"] / seconds(c),
+    ),
     ("importance-per-cost", {"exponent": 0.5}, LAZY, lambda c: c["indicator"] / joules(c) ** 0.5),
-    ("staleness-per-cost", {}, {}, lambda c: (1 + c["staleness"]) / seconds(c)),
+    ("staleness-per-cost", {}, {}, lambda c: (1 + c["staleness"]) / c["upload_s"]),
+    ("staleness-per-cost", {}, LATER, lambda c: (1 + c["staleness"]) / seconds(c)),
     (
         "staleness-per-cost",
         {"exponent": 0.25},
@@ -206,7 +228,8 @@ def reliable(c: list[Cell], most: float) -> list[int]:
 Choice = Callable[[list[Cell]], list[int]]
 CHOICES: list[tuple[str, dict[str, Any], dict[str, Any], Choice]] = [
     ("everyone", {}, {}, lambda c: list(range(K))),
-    ("straggler-exclusion", {}, {}, lambda c: stragglers(c, 2, 2)),
+    ("straggler-exclusion", {}, LATER, lambda c: stragglers(c, 2, 2)),
+    ("straggler-exclusion", {"max_upload": 1.0}, {}, lambda c: stragglers(c, math.inf, 1)),
     (
         "straggler-exclusion",
         {"max_compute": 0.5, "max_upload": 0.75},
@@ -255,7 +278,9 @@ def test_who_is_chosen(
         observed = cells(env, seen, lane)
         wanted = choice(observed)
         if not wanted:
-            wanted = [min(range(K), key=lambda k: seconds(observed[k]))]
+            passed = env.config.knowledge == "reported"
+            cost = [c["upload_s"] if passed else seconds(c) for c in observed]
+            wanted = [min(range(K), key=cost.__getitem__)]
         assert sorted(scheduled_by(env, found[lane])) == sorted(wanted)
         assert set(found[lane].tolist()) <= {-1.0, 1.0}
         met.add(tuple(sorted(wanted)))
@@ -280,16 +305,20 @@ def test_the_chosen_come_first_where_their_number_is_fixed(
             assert set(wanted) <= set(scheduled)
 
 
+@pytest.mark.parametrize("fields", [{}, LATER, LAZY])
 @pytest.mark.parametrize("selection", ["threshold", "top"])
-def test_bandwidth_is_shared_so_that_all_finish_at_the_same_time(selection: str) -> None:
-    env = Made(bandwidth="agent", **ACTIONS[selection])
+def test_bandwidth_is_shared_so_that_all_finish_at_the_same_time(
+    selection: str, fields: dict[str, Any]
+) -> None:
+    env = Made(bandwidth="agent", **ACTIONS[selection], **fields)
     seen = draw(env, 60)
     rule = make_baseline("channel-aware", env)
     found = rule.act(seen)
-    plain = make_baseline("channel-aware", Made(**ACTIONS[selection])).act(seen)
+    plain = make_baseline("channel-aware", Made(**ACTIONS[selection], **fields)).act(seen)
     assert np.array_equal(found[..., 0], plain)
     assert found.dtype == np.float32
     reached = 0
+    ready = 0.0 if env.config.knowledge == "reported" else 1.0
     for lane in range(60):
         assert env.action_space.contains(found[lane])
         observed = cells(env, seen, lane)
@@ -297,7 +326,7 @@ def test_bandwidth_is_shared_so_that_all_finish_at_the_same_time(selection: str)
         weights = np.exp(4 * found[lane, scheduled, 1].astype(np.float64))
         share = weights / weights.sum()
         finish = [
-            observed[k]["compute_s"] + observed[k]["upload_s"] / part
+            ready * observed[k]["compute_s"] + observed[k]["upload_s"] / part
             for k, part in zip(scheduled, share, strict=True)
         ]
         # Shares reach from 1 to exp(-8) of the largest.
@@ -324,7 +353,7 @@ def test_random_devices_are_drawn_evenly() -> None:
 
 
 @pytest.mark.parametrize("actions", ACTIONS)
-@pytest.mark.parametrize("fields", [{}, GRADIENT, LAZY, {**RISK, "redundancy": 2}])
+@pytest.mark.parametrize("fields", [{}, CHOOSING, LATER, GRADIENT, LAZY, {**RISK, "redundancy": 2}])
 def test_single_observations_need_no_lane_axis(fields: dict[str, Any], actions: str) -> None:
     fields = {**fields, **ACTIONS[actions]}
     for bandwidth in ("finish", "agent") if actions != "device" else ("finish",):
@@ -345,6 +374,134 @@ def test_single_observations_need_no_lane_axis(fields: dict[str, Any], actions: 
                 assert found.shape == batch[lane].shape == one.action_space.shape
                 assert np.array_equal(found, batch[lane]), name
                 assert one.action_space.contains(found if found.shape else int(found))
+
+
+# ------------------------------------------------------------------------------- who takes part
+
+
+def some(lanes: int, seed: int) -> NDArray[np.bool_]:
+    """Draw who takes part, at least one in each lane."""
+    rng = np.random.default_rng(seed)
+    taking_part = rng.random((lanes, K)) < 0.5
+    taking_part[np.arange(lanes), rng.integers(K, size=lanes)] = True
+    return taking_part
+
+
+@pytest.mark.parametrize("selection", ["threshold", "top"])
+@pytest.mark.parametrize("fields", [{}, GRADIENT, {**RISK, "redundancy": 2}])
+def test_those_who_take_part_are_scheduled_as_if_there_were_no_others(
+    fields: dict[str, Any], selection: str
+) -> None:
+    env = Made(60, **fields, **CHOOSING, **ACTIONS[selection])
+    taking_part = some(60, 3)
+    seen = draw(env, 60, participates=taking_part)
+    for name in set(applicable_baselines(env)) - {"random"}:
+        rule = make_baseline(name, env)
+        rule.begin(np.arange(60), range(60))
+        found = rule.act(seen)
+        assert found.shape == (60, K, 2)
+        for lane in range(60):
+            assert env.action_space.contains(found[lane])
+            participating = np.flatnonzero(taking_part[lane]).tolist()
+            scheduled = scheduled_by(env, found[lane], participating)
+            assert scheduled
+            # The rule itself asks for nobody else.
+            if selection == "threshold":
+                assert set(np.flatnonzero(found[lane, :, 0] > 0)) <= set(participating), name
+            if name in ("channel-aware", "norm-times-rate"):
+                c = cells(env, seen, lane)
+                rank = [
+                    d["efficiency"] * (d["indicator"] if name == "norm-times-rate" else 1)
+                    for d in c
+                ]
+                ranking = sorted(participating, key=lambda k, rank=rank: -rank[k])
+                assert sorted(scheduled) == sorted(ranking[: 3 if selection == "threshold" else 2])
+
+
+def next_ones(found: NDArray[Any], lane: int) -> list[int]:
+    return np.flatnonzero(found[lane, :, -1] > 0).tolist()
+
+
+def test_all_take_part_unless_a_rule_says_otherwise() -> None:
+    env = Made(20, **CHOOSING)
+    seen = draw(env, 20, participates=some(20, 1))
+    choosing = {"random", "straggler-exclusion", "lazy"}
+    for name in set(applicable_baselines(env)) - choosing:
+        rule = make_baseline(name, env)
+        rule.begin(np.arange(20), range(20))
+        assert (rule.act(seen)[..., -1] == 1).all(), name
+
+
+@pytest.mark.parametrize("limit", [0.01, 1.0, 2.0])
+def test_stragglers_are_left_out_beforehand(limit: float) -> None:
+    env = Made(60, **CHOOSING)
+    seen = draw(env, 60)
+    found = make_baseline("straggler-exclusion", env, max_compute=limit).act(seen)
+    left_out = 0
+    for lane in range(60):
+        nominal_s = [c["nominal_s"] for c in cells(env, seen, lane)]
+        wanted = [k for k in range(K) if nominal_s[k] <= limit * np.median(nominal_s)]
+        assert next_ones(found, lane) == (wanted or [int(np.argmin(nominal_s))])
+        left_out += K - len(wanted)
+    assert left_out
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 9])
+def test_lazy_devices_wait_for_their_turn(period: int) -> None:
+    env = Made(60, **CHOOSING)
+    seen = draw(env, 60)
+    found = make_baseline("lazy", env, period=period).act(seen)
+    for lane in range(60):
+        rounds = int(cells(env, seen, lane)[0]["rounds"])
+        turn = [k for k in range(K) if (k - rounds - 1) % period == 0]
+        assert next_ones(found, lane) == (turn or list(range(K)))
+
+
+EXPECTED: list[tuple[str, dict[str, Any], Formula]] = [
+    ("round-robin", {}, lambda c: -c["uploads"] - c["scheduled"]),
+    (
+        "proportional-fair",
+        {},
+        lambda c: (
+            c["mean_efficiency"]
+            / max(0.9 * c["throughput"] + 0.1 * c["scheduled"] * c["efficiency"], 1e-3)
+        ),
+    ),
+    ("channel-aware", {}, lambda c: c["mean_efficiency"]),
+    ("model-variation", {}, lambda c: c["indicator"]),
+    ("norm-times-rate", {}, lambda c: c["indicator"] * c["mean_efficiency"]),
+    (
+        "staleness-per-cost",
+        {"exponent": 0.5},
+        lambda c: (1 if c["scheduled"] else 2 + c["staleness"]) / expected_s(c) ** 0.5,
+    ),
+    ("importance-per-cost", {}, lambda c: c["indicator"] / expected_s(c)),
+]
+
+
+def expected_s(c: Cell) -> float:
+    return c["nominal_s"] + c["upload_s"] * c["efficiency"] / c["mean_efficiency"]
+
+
+@pytest.mark.parametrize(("name", "parameters", "formula"), EXPECTED)
+def test_those_of_the_largest_expected_index_take_part(
+    name: str, parameters: dict[str, Any], formula: Formula
+) -> None:
+    env = Made(**CHOOSING)
+    rule = make_baseline(name, env, devices=2, participants=3, **parameters)
+    seen = draw(env, 60)
+    found = rule.act(seen)
+    met = set()
+    for lane in range(60):
+        scheduled = scheduled_by(env, found[lane])
+        index = [
+            formula({**c, "scheduled": float(k in scheduled)})
+            for k, c in enumerate(cells(env, seen, lane))
+        ]
+        wanted = sorted(sorted(range(K), key=lambda k, index=index: -index[k])[:3])
+        assert next_ones(found, lane) == wanted
+        met.add(tuple(wanted))
+    assert len(met) >= K
 
 
 # ------------------------------------------------------------------------- where rules apply, grids
@@ -386,6 +543,8 @@ def test_rules_know_where_they_apply(fields: dict[str, Any], names: list[str]) -
         ("round-robin", {"devices": 0}, {}, "devices must be an integer at least 1, got 0"),
         ("round-robin", {"devices": 2.5}, {}, "devices must be"),
         ("round-robin", {"exponent": 1}, {}, "it has devices"),
+        ("round-robin", {"participants": 0}, {}, "participants must be an integer at least 1"),
+        ("model-variation", {"participants": 1.5}, {}, "participants must be"),
         ("norm-times-rate", {"exponent": -1}, {}, "exponent must be"),
         ("norm-times-rate", {"exponent": math.nan}, {}, "exponent must be"),
         ("importance-per-cost", {"devices": True}, {}, "devices must be"),
@@ -416,7 +575,7 @@ def test_bad_parameters_are_explained(
 @pytest.mark.parametrize("n_devices", [2, 4, 10, 50])
 def test_grids_fit_the_environment(n_devices: int, actions: str) -> None:
     fields = {"packet_error": 0.5, "redundancy": 2, "n_devices": n_devices}
-    fields |= {"uploads_per_round": 2}
+    fields |= {"uploads_per_round": 2, **CHOOSING}
     for mode, update in itertools.product(("importance", "lazy"), ("gradient", "model")):
         env = Made(mode=mode, update=update, **{**ACTIONS[actions], **fields})
         tunable = tuning.tunable_baselines(env)
@@ -424,6 +583,7 @@ def test_grids_fit_the_environment(n_devices: int, actions: str) -> None:
             grid = find_baseline(name, env.config).grid_for(env.config)
             assert (name in tunable) == bool(grid)
             assert all(len(set(values)) == len(values) > 1 for values in grid.values())
+            assert ("participants" in grid) <= env.config.agent_chooses_participants
             # Where the environment fixes the number, no other is worth a try.
             assert ("devices" in grid) <= (actions == "threshold")
             assert max(grid.get("devices", [0])) <= n_devices

@@ -27,11 +27,12 @@ MODES = ("importance", "lazy")
 INDICATORS = ("reported", "remembered", "free")
 SHARE_EXPONENT = 4.0
 """An agent that shares the band gives shares in proportion to exp(4ℓ), ℓ in [-1, 1]."""
+MEMORY_ROUNDS = 10
+"""Rounds over which the observed throughput is smoothed."""
 _MAX_NORM = 1e6
 _MAX_LOG = 30.0
 # What is smaller is nothing but rounding.
 _LEAST_LOG = -10.0
-_MEMORY_ROUNDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +253,7 @@ def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationT
                 "bit/s/Hz",
                 0,
                 40,
-                f"efficiency when scheduled, else 0, smoothed over {_MEMORY_ROUNDS} rounds",
+                f"efficiency when scheduled, else 0, smoothed over {MEMORY_ROUNDS} rounds",
                 2,
                 2,
             ),
@@ -527,7 +528,7 @@ class UpdateScheduling(FederatedLearning):
         self._seconds[lanes] += round_s
         self._energy[lanes] += energy
         served = np.where(scheduled, self._efficiency(lanes), 0)
-        self._throughput[lanes] += (served - self._throughput[lanes]) / _MEMORY_ROUNDS
+        self._throughput[lanes] += (served - self._throughput[lanes]) / MEMORY_ROUNDS
         self._uploads[lanes] += scheduled
         self._arrived[lanes] += arrived
         self._scheduled[lanes], self._share[lanes] = scheduled, shares
