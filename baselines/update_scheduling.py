@@ -9,7 +9,7 @@ Where all have computed before the server decides (``indicators="reported"``), t
 a device then costs no more than its upload, and one that computes slowly can only be left out of
 the next round.
 
-Source: Wen 2019 §5; Sorour 2020 on risk mitigation.
+Source: Wen et al. 2019 §5; Sorour et al. 2020 on risk mitigation.
 """
 
 from __future__ import annotations
@@ -415,7 +415,7 @@ class StragglerExclusion(_Rule):
         """Leave out those that compute too slowly; the fastest one is left."""
         seconds = seen.device("nominal_s")
         fast = _within(seconds, self.parameters.max_compute)
-        return fast | (seconds == seconds.min(axis=-1, keepdims=True))
+        return np.asarray(fast | (seconds == seconds.min(axis=-1, keepdims=True)))
 
 
 def _within(seconds: Float64Array, limit: float) -> BoolArray:

@@ -41,7 +41,7 @@ def test_settings_lie_on_both_sides() -> None:
     assert of("UpdateScheduling-v0")["budget: 1.2"] == {"budget_s": 1.2}
     assert lazy["budget: 0.05"] == {"budget_j": 0.05}
     assert lazy["devices: 20"] == {"n_devices": 20}
-    assert lazy["SNR: -10 dB"] == {"transmit_power_dbm": 13.0}
+    assert lazy["SNR: -10 dB"] == {"transmit_power_dbm": 13.0, "downlink_power_dbm": 36.0}
     assert {"partition: iid", "partition: dirichlet"} < set(lazy)
     assert of("BatchSlot-v0")["SNR: +10 dB"] == {
         "transmit_power_dbm": 38.0,

@@ -1,6 +1,6 @@
 """Scheduling for federated edge learning: whose update is worth its air time?
 
-Source: Wen 2019 §5; Sorour 2020 on risk mitigation.
+Source: Wen et al. 2019 §5; Sorour et al. 2020 on risk mitigation.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class UpdateSchedulingConfig(FederatedConfig):
     """Settings of the update scheduling problem; further fields are ``FederatedConfig``'s.
 
     Attributes:
-        mode: ``"importance"`` (Wen 2019 §5.2.1): by norms of what devices compute, within a budget
-            of time; ``"lazy"`` (Wen 2019 §5.2.2): by model ages, only scheduled devices compute,
-            within a budget of energy.
+        mode: ``"importance"`` (Wen et al. 2019 §5.2.1): by norms of what devices compute, within a
+            budget of time; ``"lazy"`` (Wen et al. 2019 §5.2.2): by model ages, only scheduled
+            devices compute, within a budget of energy.
         indicators: How the server comes to know norms, for ``mode="importance"``.
             ``"reported"``: all devices that take part compute and report before it decides.
             ``"remembered"``: only scheduled devices compute, and it decides by the norms that came
@@ -63,7 +63,7 @@ class UpdateSchedulingConfig(FederatedConfig):
             the ``"threshold"`` 0 (the largest one at least).
         uploads_per_round: Devices scheduled in a round, M, for ``selection="top"``.
         bandwidth: How the band is shared among the scheduled: ``"finish"``: so that all finish at
-            the same time (Wen 2019 §5.1), ``"equal"``, or by the ``"agent"``.
+            the same time (Wen et al. 2019 §5.1), ``"equal"``, or by the ``"agent"``.
         budget_s: Simulated seconds of an episode, for ``mode="importance"``.
         budget_j: Energy of all devices in an episode, J, for ``mode="lazy"``.
         max_rounds: Rounds after which an episode is truncated.
@@ -75,7 +75,8 @@ class UpdateSchedulingConfig(FederatedConfig):
             a round; each device has its own. It then uses no air time.
         redundancy: Devices that hold the same samples, r: of the K devices, r neighbours share r
             devices' samples, each computes on all of them, and the server counts them once if any
-            of the r updates arrives (Sorour 2020, coded redundancy by repetition). r divides K.
+            of the r updates arrives (Sorour et al. 2020, coded redundancy by repetition). r divides
+            K.
     """
 
     mode: str = "importance"
@@ -905,31 +906,61 @@ class UpdateSchedulingEnv(EdgeEnv):
     """Which devices shall upload their updates in this round, over a band that they share?
 
     ## Description
-    In every communication round the server broadcasts the model, sees one importance indicator
-    per device, and schedules a subset, which shares the uplink's band. What arrives is averaged
-    with weights by sample counts. The round lasts until the slowest scheduled device has computed
-    and uploaded. Devices differ in CPU speed, distance, data and luck: channels fade from round
-    to round, some compute slowly now and then, uploads may be lost. Every update is really
-    computed on the device's own images.
+    Devices train a model together. In every round the server sends them the model, schedules some
+    of them by what it knows, and averages what arrives with weights by sample counts. Devices
+    differ in CPU speed, distance, data and luck: channels fade from round to round, some compute
+    slowly now and then, updates may be lost. Every update is really computed on the device's own
+    images.
 
-    - ``mode="importance"`` (RRM §5.2.1): all devices compute; the indicator is the norm of the
-      gradient or of the model's variation; the budget is in simulated seconds.
-    - ``mode="lazy"`` (RRM §5.2.2): only scheduled devices compute; the indicator is the model age
-      ‖ŵ_k - w‖ from the model that the device uploaded last; the budget is the devices' energy.
+    What the server knows, and what a round takes:
+
+    - ``mode="importance"``, ``indicators="reported"`` (Wen et al. 2019 §5.2.1, steps 1 to 5): the
+      model is broadcast to the devices that take part; each computes an update and reports its
+      importance (the norm of its gradient, or of its model's variation) in ``report_bits``, over
+      equal parts of the band. After the last report the server decides; the scheduled ones then
+      upload. All who take part spend energy on computing and reporting. Whoever is left out of a
+      round does neither; of such a device the last indicator is observed, with its age.
+    - ``indicators="remembered"``: the server decides first, by the indicators that came with the
+      last uploads that arrived (each upload carries ``report_bits`` more). Then the model is
+      sent to the scheduled devices, which compute and upload.
+    - ``indicators="free"``: an oracle that no server could have, to bound what knowledge is worth:
+      all devices compute, and this round's indicators and computing times are known before. The
+      round lasts until the slowest *scheduled* device has computed and uploaded.
+    - ``mode="lazy"`` (Wen et al. 2019 §5.2.2): the model is broadcast to all devices, which report
+      the model age ‖ŵ_k - w‖ from the model that they uploaded last. Only scheduled devices
+      compute. The budget is the devices' energy; elsewhere it is simulated seconds.
+
+    Channels of the round are known when it is decided, and whether a device computes slowly is
+    not before it has computed. The band is shared by what is known then: with
+    ``bandwidth="finish"`` devices finish at the same time unless one computes slowly.
 
     Computing takes ``cycles_per_flop``·FLOPs/f_k seconds and κ·cycles·f_k² joules, with the FLOPs
     of the network that is really trained. An upload carries its parameters at ``bits`` each, or the
-    largest of them (``density``), with error feedback. Where updates are lost (``packet_error``,
-    ``drop_out``), ``redundancy`` lets several devices hold and compute the same samples.
+    largest of them (``density``), with error feedback. The broadcast carries all of the model at 32
+    bits each, which is what devices train from, in the whole band at the rate of the weakest
+    receiver (``downlink_power_dbm``, the uplink's fading).
+
+    A scheduled device that drops out (``drop_out``) has computed, does not answer, and leaves its
+    part of the band to the others; the server waits for it until it should have been ready. An
+    upload that is lost (``packet_error``) has taken its time and energy. ``redundancy`` lets
+    several devices hold and compute the same samples.
+
+    Free of time and energy are: estimating channels, telling devices the schedule, computing model
+    ages, receiving, and all that the server does but the time of its broadcast.
 
     ## Action Space
-    - ``actions="scores"`` (``UpdateScheduling-v0``): ``Box(-1, 1, (K,))``; all devices whose score
-      is above 0 are scheduled, the one of the largest score where none is. With
-      ``selection="top"`` it is the ``uploads_per_round`` devices of the largest scores.
-      The band is shared so that all finish at the same time, or equally; with
-      ``bandwidth="agent"`` the space is ``Box(-1, 1, (K, 2))``, whose second column ℓ shares it in
-      proportion to exp(4ℓ).
-    - ``actions="device"`` (``UpdateSchedulingDiscrete-v0``): ``Discrete(K)``, one device a round.
+    - ``actions="scores"`` (``UpdateScheduling-v0``): all devices whose score is above 0 are
+      scheduled, the one of the largest score where none is. With ``selection="top"`` it is the
+      ``uploads_per_round`` devices of the largest scores. Devices that do not take part in the
+      round have nothing to upload: their scores do not count. The space is ``Box(-1, 1, (K,))``,
+      or ``Box(-1, 1, (K, columns))`` where each device has more than its score, in this order:
+      with ``bandwidth="agent"`` ℓ, by which the band is shared in proportion to exp(4ℓ) (else so
+      that all finish at the same time, or equally); with reported indicators and
+      ``participation="agent"`` (the default) who takes part in the *next* round: devices above 0,
+      the one of the largest value where none is. All take part in the first. A policy that
+      gives fewer columns says 1 in the others (``action_fill``): all take part.
+    - ``actions="device"`` (``UpdateSchedulingDiscrete-v0``): ``Discrete(K)``, one device a round;
+      all take part.
 
     Every action is possible.
 
@@ -961,18 +992,28 @@ class UpdateSchedulingEnv(EdgeEnv):
 
     ## Information
     ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``,
-    ``rounds``, ``seconds`` and ``joules`` so far, ``round_s`` and ``round_j`` of this round,
-    ``scheduled``, ``arrived``; with ``track_test`` also ``test_accuracy``.
+    ``rounds``, ``seconds`` and ``joules`` (of the devices) so far; of this round ``round_s`` and
+    ``round_j``, all in all, of which ``broadcast_s`` for the broadcast and ``elapsed_s`` until the
+    server decided, and how many devices were ``participants``, ``scheduled``, ``arrived``; with
+    ``track_test`` also ``test_accuracy``.
 
     ## Arguments
     The fields of ``UpdateSchedulingConfig``, by name or as ``config=``.
 
     ## References
-    RRM §5.2; FEEL Table I for the path loss 128.1 + 37.6·log₁₀(d in km) and the noise density;
-    MEL on risk mitigation (losses, drop-outs, redundancy).
+    - D. Wen, X. Li, Q. Zeng, J. Ren, K. Huang, "An Overview of Data-Importance Aware Radio Resource
+      Management for Edge Machine Learning", 2019, arXiv:1911.03878, §5: indicators, scheduling,
+      lazy updating, exclusion of stragglers.
+    - J. Ren, G. Yu, G. Ding, "Accelerating DNN Training in Wireless Federated Edge Learning
+      Systems", 2021, arXiv:1905.09712, Table I: the path loss 128.1 + 37.6·log₁₀(d in km) and the
+      noise density.
+    - S. Sorour, U. Mohammad, A. Abutuleb, H. Hassanein, "Returning the Favor: What Wireless
+      Networking Can Offer to AI and Edge Learning", 2020, arXiv:2007.07453, on risk mitigation:
+      losses, drop-outs, redundancy.
 
     ## Version History
-    - v0: first version.
+    - v0: first version. After 0.1.0: indicators are reported before the server decides, the model
+      is broadcast, actions say who takes part next, and a round that nobody answers is never free.
     """
 
     problem_type = UpdateScheduling

@@ -196,12 +196,20 @@ def _tuned(name: str, setting: _Setting, env: EdgeVectorEnv, parts: Path) -> dic
     seeds = TUNING[:_SEARCH_EPISODES]
     returns = []
     for trial in trials:
-        tried = {**values, parameter: trial}
+        tried = _scaled(values, parameter, trial)
         path = parts / part_name(f"search, {name}, {setting.cell(k)}, {trial}")
         rule = make_baseline(name, env, **tried)
         found = run_or_load(path, env, rule, {"name": name, **tried}, seeds, [], _nothing)
         returns.append(found.returns.mean())
-    return {**values, parameter: trials[int(np.argmax(returns))]}
+    return _scaled(values, parameter, trials[int(np.argmax(returns))])
+
+
+def _scaled(values: Mapping[str, Any], parameter: str, value: int) -> dict[str, Any]:
+    """Return parameters with another value of one, and as many more or fewer participants."""
+    scaled = {**values, parameter: value}
+    if values.get("participants") is not None:
+        scaled["participants"] = max(1, round(values["participants"] * value / values[parameter]))
+    return scaled
 
 
 def _nothing(done: int, total: int) -> None:
