@@ -718,7 +718,7 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         **BAD_FEDERATED,
         "mode": ("eager", "", None),
         "indicators": ("guessed", "", None),
-        "report_bits": (-1, 2.5, "3", None),
+        "report_bits": (-1, 2.5, "3", None, 2 * 10**9),
         "participation": ("none", "", None),
         "broadcast": ("strongest", "", None),
         "downlink_power_dbm": (-51, 61, np.nan, None, "2"),
