@@ -45,12 +45,16 @@ class SignDistribution(Distribution):
     distribution: Any
     scores: Tensor
 
+    def __init__(self, columns: int = 1) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.columns = columns
+
     def proba_distribution_net(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Return nothing to learn: the network gives the scores themselves."""
         return nn.Identity()
 
     def proba_distribution(self, scores: Tensor) -> SignDistribution:
-        """Take the network's scores, ``(n, K)``."""
+        """Take the network's scores, ``(n, K)`` or ``(n, K·columns)``."""
         self.scores = scores
         self.distribution = torch.distributions.Bernoulli(logits=SIGN_SHARPNESS * scores)
         return self
@@ -72,7 +76,10 @@ class SignDistribution(Distribution):
 
     def mode(self) -> Tensor:
         """Return scores as an agent acts by them."""
-        return as_many_positive(self.scores)
+        if self.columns == 1:
+            return as_many_positive(self.scores)
+        scores = self.scores.unflatten(1, (-1, self.columns))
+        return as_many_positive(scores, self.columns).flatten(1)
 
     def actions_from_params(self, scores: Tensor, deterministic: bool = False) -> Tensor:
         """Return actions for the network's scores."""
@@ -114,7 +121,7 @@ class DeviceActorCriticPolicy(ActorCriticPolicy):
         self.init_weights(self.value_net, gain=1)
         self.action_net = nn.Identity()
         if self.signs:
-            self.action_dist = SignDistribution()  # type: ignore[no-untyped-call]
+            self.action_dist = SignDistribution(self.shape.outputs)
         elif isinstance(self.action_space, spaces.Box):
             self.log_std = nn.Parameter(torch.full((self.shape.outputs,), self.log_std_init))
         optimizer: Any = self.optimizer_class

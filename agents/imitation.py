@@ -124,7 +124,7 @@ def _fit_policy(model: PPO, steps: Sequence[_Lesson], lesson: Imitation) -> None
             n_devices = batch.wanted.shape[1]
             unsure = lesson.noise / n_devices
             wanted = torch.where(batch.wanted > 0, 1 - unsure, unsure)
-            imitation = binary_cross_entropy_with_logits(distribution.logits, wanted)
+            imitation = binary_cross_entropy_with_logits(distribution.logits, wanted.flatten(1))
         else:
             imitation = mse_loss(distribution.mean, batch.wanted.flatten(1))
         value = model.policy.predict_values(batch.observations)[:, 0]

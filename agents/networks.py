@@ -417,13 +417,17 @@ class DeviceNetwork(nn.Module):
         return scores
 
 
-def as_many_positive(scores: Tensor) -> Tensor:
+def as_many_positive(scores: Tensor, columns: int = 1) -> Tensor:
     """Shift scores, ``(..., K)``, so that as many are positive as in exploration on average.
+
+    Where devices have several ``columns``, ``(..., K, columns)``, each column is shifted by itself.
 
     An agent that explores signs may hesitate between many devices, none of which is likely to be
     chosen, and yet choose some of them every time. What it does best without chance is to choose
     as many, those of the largest scores: the expected number rounded, one at least.
     """
+    if columns > 1:
+        return as_many_positive(scores.mT).mT
     chances = torch.sigmoid(SIGN_SHARPNESS * scores)
     number = chances.sum(dim=-1, keepdim=True).round().clamp(min=1)
     ordered = torch.sort(scores, dim=-1, descending=True).values
@@ -462,6 +466,9 @@ class AgentPolicy:
         self._signs = bool(self.metadata.get("signs", False))
         self._start = int(self.metadata["action_space"].get("start", 0))
 
+    def _without_chance(self, scores: Tensor) -> Tensor:
+        return as_many_positive(scores, self.network.columns) if self._signs else scores
+
     @property
     def fingerprint(self) -> str:
         """What tells its weights from others."""
@@ -487,7 +494,7 @@ class AgentPolicy:
         own = observations if self.reading is None else self.reading.read(observations)
         with torch.no_grad():
             found = self.network(_tensors(own))
-            scores = (as_many_positive(found) if self._signs else found).numpy()
+            scores = self._without_chance(found).numpy()
         if self._continuous:
             actions = np.asarray(scores.clip(-1, 1), np.float32)
             if self.decoder is not None:

@@ -585,7 +585,8 @@ def _device_policy(recipe: Recipe, env: LaneVecEnv) -> tuple[type[Any], dict[str
     if recipe.algorithm == "dqn":
         return DeviceDQNPolicy, arguments
     signs = network.exploration == "signs"
-    if signs and not (isinstance(env.action_space, spaces.Box) and shape.outputs == 1):
+    enough = shape.outputs == 1 or env.lanes.problem.signs_suffice
+    if signs and not (isinstance(env.action_space, spaces.Box) and enough):
         raise ValueError(
             "network.exploration is signs, which is for one score per device, not for "
             f"{env.action_space}"

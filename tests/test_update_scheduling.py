@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -21,6 +23,12 @@ from rollouts import assert_same, random_actions
 from scipy.stats import gmean, kstest
 from stable_baselines3 import PPO
 
+from edge_gym.agents import load_agent, save_agent
+from edge_gym.agents.imitation import imitate
+from edge_gym.agents.recipe import find_recipe
+from edge_gym.agents.training import make_model
+from edge_gym.agents.vec_env import LaneVecEnv
+from edge_gym.baselines import make_baseline
 from edge_gym.benchmark import measure
 from edge_gym.data import SampleError
 from edge_gym.envs.update_scheduling import (
@@ -1197,6 +1205,39 @@ def test_ppo_learns_a_rollout(name: str, fields: dict[str, Any]) -> None:
     assert all(bool(p.isfinite().all()) for p in after)
     action, _ = agent.predict(env.reset(seed=0)[0], deterministic=True)
     assert env.action_space.contains(int(action) if name == LAZY_DEVICE else action)
+
+
+def test_agents_learn_the_signs_of_both_columns(tmp_path: Path) -> None:
+    """The shipped recipe trains where actions say who takes part, too."""
+    fields = {**SMALL, "participation": "agent", "max_rounds": 8, "budget_s": 1e3}
+    lanes = gym.make_vec(f"edge_gym/{PLAIN}", 8, autoreset_mode="SameStep", **fields)
+    env = LaneVecEnv(lanes)
+    teacher = {"name": "staleness-per-cost", "devices": 2, "participants": 3}
+    recipe = find_recipe("ppo", PLAIN)
+    assert recipe.network.exploration == "signs"
+    assert recipe.imitation is not None
+    lesson = replace(recipe.imitation, policy=teacher, episodes=64, epochs=30, noise=0.05)
+    sizes = {"n_steps": 8, "batch_size": 32, "n_epochs": 1}
+    recipe = replace(recipe, lanes=8, hyperparameters={**recipe.hyperparameters, **sizes})
+    model = make_model(recipe, env)
+    imitate(model, [env], lesson)
+    rule = make_baseline(teacher.pop("name"), lanes, **teacher)
+    observation, same = env.reset(), []
+    agent = load_agent(save_agent(model, tmp_path / "agent"), lanes)
+    for _ in range(6):
+        action, _ = model.predict(observation, deterministic=True)
+        np.testing.assert_array_equal(agent.act(observation), action)
+        assert action.shape == (8, 4, 2)
+        wanted = rule.act(observation)
+        same.append(((action > 0) == (wanted > 0)).mean(axis=(0, 1)))
+        observation = env.step(wanted)[0]
+    assert np.mean(same, axis=0).min() > 0.8
+    model.learn(64)
+    assert env.lanes.problem.signs_suffice
+    for other in ({"bandwidth": "agent"}, {"selection": "top"}):
+        shared = gym.make_vec(f"edge_gym/{PLAIN}", 2, autoreset_mode="SameStep", **fields, **other)
+        with pytest.raises(ValueError, match="exploration is signs"):
+            make_model(recipe, LaneVecEnv(shared))
 
 
 @pytest.mark.parametrize(

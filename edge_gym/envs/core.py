@@ -103,6 +103,7 @@ class Problem(ABC):
             any number of them; None for flat observations.
         action_fill: What the last action columns of a device are to agents that were saved before
             the environment had these columns; None if such agents cannot act.
+        signs_suffice: Whether actions of several columns ask only which values are above 0.
     """
 
     config_type: ClassVar[type[Any]]
@@ -115,6 +116,7 @@ class Problem(ABC):
     tables: dict[str, ObservationTable]
     actions_per: str | None = None
     action_fill: float | None = None
+    signs_suffice: bool = False
 
     def __init__(self, config: Any, n_lanes: int) -> None:
         self.config = config

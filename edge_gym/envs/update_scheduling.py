@@ -428,6 +428,7 @@ class UpdateScheduling(FederatedLearning):
             columns = len(action_columns(config))
             shape = (k, columns) if columns > 1 else (k,)
             self.action_space = spaces.Box(-1, 1, shape, np.float32)
+            self.signs_suffice = config.selection == "threshold" and config.bandwidth != "agent"
         # What devices have computed for this round before it is decided, or uploaded last (lazy).
         values = 0 if config.knowledge == "remembered" else self.network.n_values
         memory = (n_lanes, k, values)
