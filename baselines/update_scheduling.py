@@ -559,7 +559,11 @@ class _PerCost(_TopRule):
 
 
 class ImportancePerCost(_PerCost):
-    """The largest indicator over cost^exponent."""
+    """The largest indicator over cost^exponent.
+
+    Where devices have computed when it is decided, only the upload is to be paid: then this ranks
+    as ``norm-times-rate`` with the same exponent does.
+    """
 
     name = "importance-per-cost"
     source = OURS
