@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,16 @@ def tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def write_title(figure: Figure, text: str) -> None:
+    """Write a title above all, in as many lines as the width of the figure asks for."""
+    title = figure.suptitle(text, color=INK, fontsize=12)
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    for width in range(len(text), 0, -1):
+        title.set_text(textwrap.fill(text, width, break_long_words=False))
+        if title.get_window_extent(renderer).width <= 0.97 * figure.bbox.width:
+            return
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write the picture in the format of the path's suffix."""
     figure.savefig(path, facecolor="white")
@@ -87,11 +98,10 @@ def draw_comparison(results: Results, path: Path) -> None:
         if any(result.kind == name for _, result in ranked):
             returns.plot([], [], "o", color=colour, label=label)
     figure.legend(loc="outside lower center", ncols=len(KINDS), frameon=False, fontsize=9)
-    figure.suptitle(
+    write_title(
+        figure,
         f"{results.environment}: {len(results.seeds)} episodes each, the same seeds for all"
         + (" (stopped early)" if results.interrupted else ""),
-        color=INK,
-        fontsize=12,
     )
     save(figure, path)
 

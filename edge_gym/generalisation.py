@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from edge_gym.charts import KINDS, new_figure, save, tidy
+from edge_gym.charts import KINDS, new_figure, save, tidy, write_title
 from edge_gym.comparison import package_versions
 from edge_gym.data.partitions import SCHEMES
 from edge_gym.evaluation import TaskProgress, make_lanes
@@ -174,7 +174,7 @@ class Generalisation:
         axes.grid(False, axis="y")
         if learned:
             axes.legend(frameon=False, fontsize=9)
-        figure.suptitle(f"{name}: trained in its own setting", fontsize=12)
+        write_title(figure, f"{name}: trained in its own setting")
         save(figure, path)
 
 

@@ -160,7 +160,7 @@ def test_speedups_are_those_of_plain_loops() -> None:
     weights = feel.resampled(n)
     assert weights.shape == (1001, n)
     np.testing.assert_allclose(weights.sum(axis=1), 1)
-    converged, as_good = cell.seconds(weights), cell.seconds_to_individual(weights)
+    converged, as_good = cell.seconds_to_converge(weights), cell.seconds(weights)
     for row in (0, 1, 500):
         level = sum(weights[row, i] * own.accuracy[i, 1] for i in range(n))
         individual = sum(weights[row, i] * own.seconds[i, 1] for i in range(n))
@@ -177,8 +177,54 @@ def test_speedups_are_those_of_plain_loops() -> None:
     assert low <= value <= high
     assert value == pytest.approx(own.seconds[:, 1].mean() / converged["proposed"][0])
     assert ratio(np.array([1.0, 2]), np.array([1.0, np.nan])) is None
+    # What is missing counts as its budget.
+    slower, faster = np.array([np.nan, 4.0, 6.0]), np.array([1.0, np.nan, 2.0])
+    assert feel.bounded_ratio(slower, faster, (8.0, 5.0))[0] == 8
+    assert feel.bounded_ratio(slower[1:], faster[1:], (8.0, 5.0))[0] == 0.8
     # What begins where it ends has converged after the first stretch of time.
     assert convergence_time(np.arange(20.0), np.full(20, 0.9)) == 1
+
+
+def test_the_headline_of_table_two_does_not_depend_on_budgets() -> None:
+    """Longer curves converge later; the time to a common accuracy stays."""
+    common, converged = [], []
+    for budget_s in (1.0, 2.0, 4.0):
+        times = np.linspace(0, budget_s, 4001)
+        curve = Curve(times, np.stack([0.86 + 0.08 * times / (0.2 + times)] * 2))
+        own = Curve(np.full((2, 1), 0.7), np.full((2, 1), 0.9))
+        tests = dict.fromkeys(("individual", "proposed"), np.full(2, 0.9))
+        cell = Cell({"individual": own, "proposed": curve}, 0, tests)
+        weights = feel.resampled(2)
+        common.append(cell.seconds(weights)["proposed"][0])
+        converged.append(cell.seconds_to_converge(weights)["proposed"][0])
+    np.testing.assert_allclose(common, 0.2, rtol=6e-3)
+    assert converged[0] < converged[1] < converged[2]
+
+
+def claims_of(times: dict[str, float], reached: bool) -> list[findings.Claim]:
+    """Return the claims on schemes that rise past individual learning's end, or do not."""
+    curves = {"individual": Curve(np.full((3, 1), 1.0), np.full((3, 1), 0.9))}
+    for scheme, budget_s in times.items():
+        top = 0.95 if reached or scheme == "proposed" else 0.89
+        along = np.linspace(0, budget_s, 101)
+        curves[scheme] = Curve(along, np.stack([np.linspace(0.86, top, 101)] * 3))
+    cell = Cell(curves, 0, {scheme: np.full(3, 0.9) for scheme in curves})
+    return feel._table_claims("cell", cell, feel._REPORTED[6, "iid"])
+
+
+def test_a_scheme_that_does_not_come_so_far_is_said_to_be_late() -> None:
+    budgets = {"model-based": 4.0, "gradient-based": 8.0, "proposed": 1.0}
+    texts = [claim.measured for claim in claims_of(budgets, reached=False)]
+    assert texts[0] == "2.22 times [2.22, 2.22]"
+    assert texts[1].startswith("at least 8.89 times")
+    assert texts[1].endswith("model-based does not within its 4 s")
+    assert texts[3] == "at most 0.25 times [0.25, 0.25]: model-based does not within its 4 s"
+    found = claims_of(budgets, reached=False)
+    assert [claim.verdict for claim in found[:6]] == ["yes"] * 6
+    # Late for want of budget: it may yet be faster than individual learning.
+    short = {**budgets, "gradient-based": 0.5}
+    assert claims_of(short, reached=False)[4].verdict == "within noise"
+    assert claims_of(budgets, reached=True)[3].measured.startswith("0.56 times")
 
 
 # From end to end.
@@ -251,9 +297,14 @@ def test_what_the_findings_hold(tmp_path: Path) -> None:
     assert proposed["reported"] == {"test_accuracy": 91.43, "speedup": 1.03}
     individual = table.data["K = 6, IID"]["schemes"]["individual"]
     assert individual["speedup"] == {"mean": 1.0, "ci95": [1.0, 1.0]}
-    expected = individual["seconds"] / table.data["K = 6, IID"]["schemes"]["proposed"]["seconds"]
-    speedup = table.data["K = 6, IID"]["schemes"]["proposed"]["speedup"]
-    assert speedup["mean"] == pytest.approx(expected)
+    assert individual["converged"] == {
+        "seconds": individual["seconds"],
+        "speedup": individual["speedup"],
+    }
+    quick = table.data["K = 6, IID"]["schemes"]["proposed"]
+    expected = individual["seconds"] / quick["converged"]["seconds"]
+    assert quick["converged"]["speedup"]["mean"] == pytest.approx(expected)
+    assert (quick["budget_s"], individual["budget_s"]) == (2e-3, None)
     assert len(table.claims) == 2 * 9
     # Schemes differ in what the document says they differ in.
     configs = {task.split(",")[0]: config for task, config in table.config.items()}

@@ -854,7 +854,7 @@ class BatchSlotEnv(EdgeEnv):
 
     The step size is ``learning_rate``·√(B/``reference_batch``) with B = ΣB_k, at most
     ``max_learning_rate``. With error feedback, what a compressed message leaves out is added to
-    the sender's next one, a device's as the server's (Tang et al., "DoubleSqueeze", 2019).
+    the sender's next one, a device's as the server's (Tang et al. 2019).
 
     With ``update="model"`` devices train copies of the model on their batch, for ``local_epochs``
     in mini-batches, and models are averaged. ``max_batch=None`` allows batches of all samples:
@@ -914,10 +914,9 @@ class BatchSlotEnv(EdgeEnv):
     The fields of ``BatchSlotConfig``, by name or as ``config=``.
 
     ## References
-    Ren, Yu and Ding, "Accelerating DNN Training in Wireless Federated Edge Learning Systems"
-    (FEEL), §II to §VI and Table I. C, M, t^ℓ, B^th, c_k, f^G and η are not in the text and chosen
-    here. The text takes the global gradient to have as many bits as a local one and does not say
-    how a compressed average comes to that.
+    Ren et al. 2021, §II to §VI and Table I. C, M, t^ℓ, B^th, c_k, f^G and η are not in the text
+    and chosen here. The text takes the global gradient to have as many bits as a local one and
+    does not say how an average of sparse ones comes to that.
 
     ## Version History
     - v0: first version.

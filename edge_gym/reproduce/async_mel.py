@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines import make_baseline
-from edge_gym.charts import INK, new_figure, save, tidy
+from edge_gym.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.envs.config import make_config
 from edge_gym.envs.task_allocation import TaskAllocationConfig
 from edge_gym.evaluation import Episodes, even_lanes, make_lanes, plain_config
@@ -807,7 +807,7 @@ def draw_curves(
             axes.set_title(f"T = {cycle_s:g} s, E = {energy_j:g} J", fontsize=10, color=INK)
             tidy(axes)
     _legend(figure, grid, schemes)
-    figure.suptitle(f"{findings.title}; 95 % intervals", color=INK, fontsize=12)
+    write_title(figure, f"{findings.title}; 95 % intervals")
     save(figure, path)
 
 
@@ -938,5 +938,5 @@ def _draw_against_cycle(findings: Findings, path: Path, shown: Sequence[str]) ->
         right.set_ylabel(labels[1], color=INK)
     _legend(figure, grid, SCHEMES)
     title = f"{findings.title}; 95 % intervals of paired differences"
-    figure.suptitle(title, color=INK, fontsize=12)
+    write_title(figure, title)
     save(figure, path)

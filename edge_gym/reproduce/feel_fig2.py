@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import nnls
 
-from edge_gym.charts import INK, new_figure, save, tidy
+from edge_gym.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.compute import gpu_latency
 from edge_gym.envs.checks import check_choice, check_integer
 from edge_gym.isolation import in_isolation
@@ -268,5 +268,5 @@ def _draw(findings: Findings, path: Path) -> None:
         axes.legend(frameon=False, fontsize=8)
         tidy(axes)
     grid[0][0].set_ylabel("milliseconds of a gradient, median and quartiles", color=INK)
-    figure.suptitle(findings.title, color=INK, fontsize=12)
+    write_title(figure, findings.title)
     save(figure, path)

@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_gym.baselines import applicable_baselines, make_baseline
 from edge_gym.baselines.tuning import shipped_parameters, tunable_baselines
-from edge_gym.charts import INK, new_figure, save, tidy
+from edge_gym.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import Episodes, Policy, even_lanes, make_lanes, plain_config
 from edge_gym.files import prepare_folder
@@ -35,22 +35,44 @@ from edge_gym.stored import part_name, run_or_load
 
 _OPTIMUM = "optimal-batch-slot"
 _TUNED_OPTIMUM = f"tuned-{_OPTIMUM}"
+# Models are sent whole: they cannot be compressed as gradients can.
+_MODEL = {"max_batch": None, "update": "model", "density": 1.0}
 # Whole local sets in place of batches, which are other configurations of the same episodes.
 _WHOLE_SETS: dict[str, dict[str, Any]] = {
     "gradient-based": {"max_batch": None},
-    "model-based": {"max_batch": None, "update": "model"},
-    "individual": {"max_batch": None, "update": "model", "local_epochs": 2, "max_rounds": 1},
+    "model-based": _MODEL,
+    "individual": {**_MODEL, "local_epochs": 2, "max_rounds": 1},
 }
-_SHOWN = {
-    "individual": "#66717D",
-    "model-based": "#56B4E9",
-    "gradient-based": "#0072B2",
-    "full-batch": "#CC79A7",
-    "optimal-batch": "#E69F00",
+# One colour for each policy, in curves as in bars; those that are akin have a hue in common.
+_COLOURS = {
+    "individual": "#0B3C5D",
+    "model-based": "#0072B2",
+    "gradient-based": "#56B4E9",
     _OPTIMUM: "#009E73",
+    _TUNED_OPTIMUM: "#66C2A5",
+    "growing-batch-slot": "#00563F",
+    "optimal-batch": "#E69F00",
+    "optimal-slots": "#F0C75E",
+    "equal-allocation": "#8C5A00",
+    "full-batch": "#CC79A7",
+    "random-batches": "#E7B8D2",
+    "online": "#8E3B6B",
+    "random": "#9AA3AC",
     "ppo, direct": "#8C6BB1",
     "ppo, global": "#D55E00",
+    "dqn, global": "#F4A582",
 }
+_CURVES = (
+    "individual",
+    "model-based",
+    "gradient-based",
+    "full-batch",
+    "optimal-batch",
+    _OPTIMUM,
+    "ppo, direct",
+    "ppo, global",
+)
+_OTHERS = "#C9CED3"
 _METRICS = ("test_accuracy", "rounds", "mean_batch", "mean_efficiency")
 
 
@@ -73,6 +95,9 @@ _GLOBAL_ID = "BatchSlotGlobal-v0"
 
 def feel_time(folder: Path, options: Options) -> Findings:
     """Measure the time to target accuracies of all rules and agents, IID and not, K = 6 and 12.
+
+    Gradients are compressed as the id says, models are sent whole. An episode in which a policy
+    does not reach an accuracy counts as its budget.
 
     Rules have the parameters that were tuned with six devices; agents are as they were trained with
     these. Finished parts are kept in ``folder/parts``, so that an interrupted run goes on where it
@@ -159,6 +184,16 @@ def _targets(policies: Mapping[str, Episodes]) -> list[str]:
     return [name for name in infos if name.startswith("seconds_to_")]
 
 
+def _never(episodes: Episodes, target: str) -> bool:
+    """Return whether the accuracy was reached in no episode."""
+    return not episodes.infos[_reached(target)].any()
+
+
+def _reached(target: str) -> str:
+    """Return the name of the info that tells whether an accuracy was reached."""
+    return target.replace("seconds_to", "reached")
+
+
 def _percent(target: str) -> str:
     """Return the accuracy in the name of an info."""
     return f"{target.rpartition('_')[2]} %"
@@ -173,9 +208,12 @@ def _claims(cell: str, policies: Mapping[str, Episodes]) -> list[Claim]:
             saved = policies[other].infos[target] - policies[one].infos[target]
             share = saved / max(float(policies[other].infos[target].mean()), 1e-12)
             text = f"{cell}: {one} reaches {_percent(target)} sooner than {other}"
-            claims.append(
-                Claim(text, f"share of its time saved {with_interval(share)}", verdict(share))
-            )
+            seen = f"share of its time saved {with_interval(share)}"
+            if _never(policies[other], target):
+                seen += f"; {other} never reaches it, its budget counts"
+                if _never(policies[one], target):
+                    seen = "neither reaches it within its budget"
+            claims.append(Claim(text, seen, verdict(share)))
 
     benchmarks = ("optimal-batch", "equal-allocation", "full-batch", "random-batches", "online")
     for other in (*benchmarks, "gradient-based", "model-based", "individual"):
@@ -195,7 +233,7 @@ def _numbers(policies: Mapping[str, Episodes]) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for name, episodes in policies.items():
         names = [*_METRICS, *_targets(policies)]
-        names += [target.replace("seconds_to", "reached") for target in _targets(policies)]
+        names += [_reached(target) for target in _targets(policies)]
         values = {"return": episodes.returns, **{m: episodes.infos[m] for m in names}}
         numbers[name] = {
             "metrics": metrics(values),
@@ -206,16 +244,17 @@ def _numbers(policies: Mapping[str, Episodes]) -> dict[str, Any]:
 
 def _draw(findings: Findings, path: Path) -> None:
     cells = findings.data
-    figure, grid = new_figure(13, 3.6 * len(cells) + 0.6, len(cells), 2)
+    figure, grid = new_figure(13, 4.2 * len(cells) + 0.6, len(cells), 2)
     for row, (cell, policies) in zip(grid, cells.items(), strict=True):
-        for name, colour in _SHOWN.items():
+        for name in _CURVES:
             if name in policies:
                 curve = policies[name]["accuracy"]
+                colour = _COLOURS[name]
                 row[0].step(curve["seconds"], curve["mean"], where="post", color=colour, label=name)
         row[0].set_xlabel("simulated seconds", color=INK)
         row[0].set_ylabel("validation accuracy", color=INK)
         row[0].set_title(cell, fontsize=10, color=INK)
-        row[0].legend(frameon=False, fontsize=8, loc="lower right")
+        row[0].legend(frameon=False, fontsize=8, loc="best")
         metric = "seconds_to_90"
         if metric not in next(iter(policies.values()))["metrics"]:
             metric = next(m for m in policies[_OPTIMUM]["metrics"] if m.startswith("seconds_to_"))
@@ -223,11 +262,23 @@ def _draw(findings: Findings, path: Path) -> None:
         names = sorted(times, key=lambda name: -times[name]["mean"])
         means = np.array([times[name]["mean"] for name in names])
         ends = np.array([times[name]["ci95"] for name in names]).T
-        colours = [_SHOWN.get(name, "#66717D") for name in names]
+        colours = [_COLOURS.get(name, _OTHERS) for name in names]
         row[1].barh(names, means, color=colours, height=0.65)
         row[1].errorbar(means, names, xerr=np.abs(ends - means), fmt="none", color=INK, capsize=2)
-        row[1].set_xlabel(f"seconds to a validation accuracy of {_percent(metric)}", color=INK)
+        for place, name in enumerate(names):
+            share = policies[name]["metrics"][_reached(metric)]["mean"]
+            if share < 1:
+                words = f"reached in {100 * share:.0f} %" if share else "never reached"
+                end = max(times[name]["ci95"])
+                row[1].annotate(
+                    words, (end, place), (5, 0), textcoords="offset points", va="center", fontsize=8
+                )
+        row[1].set_xlim(0, 1.25 * ends.max())
+        row[1].set_xlabel(
+            f"seconds to a validation accuracy of {_percent(metric)}; not reached: the budget",
+            color=INK,
+        )
         for axes in row:
             tidy(axes)
-    figure.suptitle(f"{findings.title}; 95 % intervals", color=INK, fontsize=12)
+    write_title(figure, f"{findings.title}; 95 % intervals")
     save(figure, path)

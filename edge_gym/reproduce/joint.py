@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines.update_scheduling import Seen
-from edge_gym.charts import GRID, INK, new_figure, save, tidy
+from edge_gym.charts import GRID, INK, new_figure, save, tidy, write_title
 from edge_gym.envs.offloading import OffloadingConfig, offloading_costs
 from edge_gym.evaluation import make_lanes, plain_config
 from edge_gym.reproduce.feel import plain_ticks
@@ -532,5 +532,5 @@ def _draw(findings: Findings, path: Path) -> None:
     losses.grid(True, which="minor", axis="y", color=GRID, linewidth=0.8)
     grid[0, 0].set_ylabel("WSEL of all users", color=INK)
     grid[0, 0].legend(frameon=False, fontsize=9)
-    figure.suptitle(f"{findings.title}; 95 % intervals", color=INK, fontsize=12)
+    write_title(figure, f"{findings.title}; 95 % intervals")
     save(figure, path)

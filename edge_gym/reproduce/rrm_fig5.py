@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from edge_gym.baselines import make_baseline
-from edge_gym.charts import INK, new_figure, save, tidy
+from edge_gym.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.envs.config import make_config
 from edge_gym.envs.core import IntArray, Step
 from edge_gym.envs.retransmission import (
@@ -293,5 +293,5 @@ def _draw_fig5(findings: Findings, path: Path) -> None:
     for axes in (accuracy, difference):
         axes.set_xlabel("channel uses", color=INK)
     retransmissions.tick_params(axis="x", labelsize=7.5)
-    figure.suptitle(findings.title, color=INK, fontsize=12)
+    write_title(figure, findings.title)
     save(figure, path)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines import make_baseline
-from edge_gym.charts import INK, new_figure, save, tidy
+from edge_gym.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.envs.config import make_config
 from edge_gym.envs.data_scheduling import DataSchedulingConfig
 from edge_gym.evaluation import even_lanes, make_lanes, plain_config
@@ -160,5 +160,5 @@ def _draw(findings: Findings, path: Path) -> None:
             tidy(axes)
         row[0].set_ylabel("test accuracy", color=INK)
         row[-1].legend(frameon=False, fontsize=8, loc="lower right")
-    figure.suptitle(f"{findings.title}; 95 % intervals", color=INK, fontsize=12)
+    write_title(figure, f"{findings.title}; 95 % intervals")
     save(figure, path)

@@ -14,7 +14,7 @@ import numpy as np
 
 from edge_gym.baselines import applicable_baselines, make_baseline
 from edge_gym.baselines.tuning import shipped_parameters, tunable_baselines
-from edge_gym.charts import INK, new_figure, save, tidy
+from edge_gym.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.envs.core import EdgeVectorEnv
 from edge_gym.evaluation import Episodes, Policy, even_lanes, make_lanes, plain_config
 from edge_gym.files import prepare_folder
@@ -302,5 +302,5 @@ def _draw(findings: Findings, path: Path) -> None:
         row[2].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
         for axes in row:
             tidy(axes)
-    figure.suptitle(f"{findings.title}; 95 % intervals", color=INK, fontsize=12)
+    write_title(figure, f"{findings.title}; 95 % intervals")
     save(figure, path)
