@@ -210,8 +210,8 @@ def test_resets_do_not_fail_once_an_environment_is_made(name: str) -> None:
         (UPDATES, {"n_devices": 5000}, "too few for 10000 shards .*n_devices = 5000"),
         (
             UPDATES,
-            {"n_devices": 5000, "partition": "iid", "samples_per_device": None},
-            "n_devices = 5000: lower n_devices",
+            {"n_devices": 9999, "partition": "iid", "samples_per_device": None},
+            "n_devices = 9999: lower n_devices",
         ),
         (UPDATES, {"shards_per_device": 3000}, "shards_per_device = 3000.* samples_per_device"),
         (UPDATES, {"validation_size": 10**6}, "validation_size = 1000000 leaves nothing"),
