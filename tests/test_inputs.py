@@ -347,9 +347,10 @@ def first_numbers(env: Any) -> bytes:
 
 
 COPIES: list[Callable[[Any], Any]] = [
-    copy.copy,
     copy.deepcopy,
     lambda env: pickle.loads(pickle.dumps(env)),
+    # Last, for it shares the lanes: once it is reset, the original is no longer new.
+    copy.copy,
 ]
 
 
@@ -360,7 +361,7 @@ def test_copies_of_what_was_never_reset_draw_apart(name: str, num_envs: int | No
     for duplicate in COPIES:
         assert len({first_numbers(duplicate(env)) for _ in range(3)}) == 3
     env.reset(seed=1)
-    for duplicate in COPIES[1:]:
+    for duplicate in COPIES[:2]:
         assert len({first_numbers(duplicate(env)) for _ in range(3)}) == 1
 
 
