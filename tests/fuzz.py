@@ -197,7 +197,8 @@ def draw_scalar(rng: np.random.Generator, kind: Any, name: str, bounds: Stated, 
         return float(ends[rng.integers(len(ends))])
     if usual and usual > low >= 0 and rng.random() < 0.5:
         # Around what is usual, where most happens.
-        return float(np.clip(usual * 10 ** rng.uniform(-1, 1), low or usual / 10, high * 0.999))
+        near = np.clip(usual * 10 ** rng.uniform(-1, 1), low, high)
+        return float(near if low < near < high else usual)
     if low > 0 and high > 100 * low:
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))
     return float(low + (high - low) * rng.uniform(1e-6, 1 - 1e-6))

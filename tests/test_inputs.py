@@ -25,7 +25,8 @@ from test_environments import lane_tolerance
 
 from edge_gym.comparison import compare
 from edge_gym.envs.actions import validate_action, validate_actions
-from edge_gym.envs.checks import check_number, shown
+from edge_gym.envs.checks import check_number
+from edge_gym.messages import shown
 
 PLAIN = "Retransmission-v0"
 UPDATES = "UpdateScheduling-v0"
@@ -281,7 +282,8 @@ def test_a_registration_of_ones_own_may_limit_steps() -> None:
         for limit in (2, 3):
             lanes = gym.make_vec("mine/Updates-v0", num_envs=2, **given)
             lanes.reset(seed=0)
-            steps = [lanes.step(np.ones((2, 3), np.float32))[3] for _ in range(limit)]
+            action = np.ones(lanes.action_space.shape, np.float32)
+            steps = [lanes.step(action)[3] for _ in range(limit)]
             assert [cut.all() for cut in steps] == [False] * (limit - 1) + [True]
             assert gym.make_vec(lanes.spec).unwrapped._max_steps == limit
             given = {"max_episode_steps": 3}
