@@ -156,7 +156,20 @@ class RandomPolicy(DrawingBaseline):
             drawn = np.argmax(possible > draws[:, None] * possible[:, -1:], axis=1)
             return np.asarray(drawn + space.start)
         if isinstance(space, spaces.MultiDiscrete):
-            return np.stack([rng.integers(space.nvec) + space.start for rng in self._generators])
+            if masks is None:
+                masks = np.ones((self.n_lanes, int(space.nvec.sum())), np.bool_)
+            masks = masks.reshape(self.n_lanes, -1)
+            parts = np.split(masks, np.cumsum(space.nvec)[:-1], axis=1)
+            possible = np.stack([part.sum(axis=1) for part in parts], axis=1)
+            drawn = np.stack(
+                [rng.integers(n) for rng, n in zip(self._generators, possible, strict=True)]
+            )
+            # The value that so many possible ones stand before.
+            columns = [
+                np.argmax(np.cumsum(part, axis=1) > n[:, None], axis=1)
+                for part, n in zip(parts, drawn.T, strict=True)
+            ]
+            return np.asarray(np.stack(columns, axis=1) + space.start)
         if isinstance(space, spaces.Box):
             return np.stack(
                 [rng.uniform(space.low, space.high) for rng in self._generators]

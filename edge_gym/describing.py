@@ -89,7 +89,7 @@ def describe(env_id: str, overrides: Mapping[str, Any] | None = None) -> Descrip
                 field.name,
                 values[field.name],
                 defaults[field.name],
-                meanings[field.name] if kind.__doc__ else _NO_DOCSTRINGS,
+                meanings.get(field.name, _NO_DOCSTRINGS),
             )
             for field in fields(kind)
         ],

@@ -13,6 +13,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import rollouts
 
+# Modules whose tests with a ``name`` run on every id.
+EVERY_ID = ("test_environments", "test_inputs", "test_fuzz")
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs the full data sets where they are not, for one reason in one place."""
@@ -22,5 +25,5 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests with a ``name`` argument on every environment id."""
-    if "name" in metafunc.fixturenames and metafunc.module.__name__ == "test_environments":
+    if "name" in metafunc.fixturenames and metafunc.module.__name__ in EVERY_ID:
         metafunc.parametrize("name", rollouts.parameters(rollouts.NAMES))

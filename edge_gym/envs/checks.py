@@ -9,10 +9,18 @@ from typing import Any
 
 from edge_gym.messages import shown
 
+MOST_INTEGER = 10**12
+"""Integers without an upper end of their own are not above this."""
+
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:
-    """Raise a ValueError unless ``value`` is an integer in [low, high]."""
+    """Raise a ValueError unless ``value`` is an integer in [low, high].
+
+    Without ``high`` it may be up to ``MOST_INTEGER``.
+    """
     good = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
+    if good and high is None and int(value) > MOST_INTEGER:
+        high = MOST_INTEGER
     if not good or (high is not None and int(value) > high):
         wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
         raise ValueError(f"{name} must be an integer {wanted}, got {shown(value)}")

@@ -14,6 +14,7 @@ import numpy as np
 
 from edge_gym.messages import shown
 
+_MOST_ITEMS = 1000
 _PLURALS = {int: "integers", float: "finite numbers", bool: "true or false", str: "names"}
 
 
@@ -29,8 +30,8 @@ class Config:
     A subclass that checks its own fields calls ``super().__post_init__()`` first.
 
     Raises:
-        ValueError: If a tuple is something else, or holds something else; the message names the
-            field.
+        ValueError: If a tuple is something else, holds something else, or has more than 1,000
+            items; the message names the field.
     """
 
     def __post_init__(self) -> None:
@@ -54,15 +55,18 @@ def _of_kind(name: str, value: Any, kind: Any) -> Any:
             return None
         (kind,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
     if typing.get_origin(kind) is not tuple:
-        return _scalar(value, kind)
+        scalar = _scalar(value, kind)
+        if isinstance(scalar, np.ndarray):
+            # Which the checks could not compare with anything.
+            raise ValueError(f"{name} must be one value, got {shown(value)}")
+        return scalar
     first, *others = typing.get_args(kind)
     length = None if others == [...] else 1 + len(others)
-    wanted = f"a list of {'' if length is None else f'{length} '}{_PLURALS[first]}" + (
-        " or None" if optional else ""
-    )
+    count = f"at most {_MOST_ITEMS}" if length is None else str(length)
+    wanted = f"a list of {count} {_PLURALS[first]}" + (" or None" if optional else "")
     listed = isinstance(value, (tuple, list, range))
     listed |= isinstance(value, np.ndarray) and value.ndim == 1
-    if not listed or (length is not None and len(value) != length):
+    if not listed or len(value) != (length or min(len(value), _MOST_ITEMS)):
         raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
     items = tuple(_scalar(item, first) for item in value)
     for item in items:
