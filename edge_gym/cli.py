@@ -285,7 +285,7 @@ def list_agents(
     as_json: JsonOption = False,
 ) -> None:
     """List the trained agents that ship, and what it takes to train them again."""
-    from edge_gym.agents.catalogue import catalogue
+    from edge_gym.agents.catalogue import TRAINED_BEFORE, catalogue
 
     entries = catalogue(environments)
     if as_json:
@@ -298,6 +298,7 @@ def list_agents(
         "return on selection seeds",
         "steps",
         "minutes each",
+        "",
     ]
     rows = [
         [
@@ -307,6 +308,7 @@ def list_agents(
             " ".join(f"{value:#.4g}" for value in entry.returns),
             f"{entry.steps:,}",
             "" if entry.minutes is None else f"{entry.minutes:.0f}",
+            TRAINED_BEFORE if entry.changed else "",
         ]
         for entry in entries
     ]
