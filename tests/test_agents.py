@@ -2163,7 +2163,8 @@ def test_damaged_device_agents(tmp_path: Path) -> None:
 
     refused("does not fit its columns", lambda a, h: h["columns"]["devices"].append("more [1]"))
     refused("present must be a column of samples", lambda a, h: h["columns"].pop("samples"))
-    refused("scaling does not fit", lambda a, h: a.update({"scaling.system_spread": np.ones(3)}))
+    three = np.ones(3, np.float32)
+    refused("scaling does not fit", lambda a, h: a.update({"scaling.system_spread": three}))
     refused("damaged or no agent", lambda a, h: a.pop("scaling.system_spread"))
     refused("damaged or no agent", lambda a, h: h["network"].update(hidden=[8, 9]))
     refused("damaged or no agent", lambda a, h: h["network"].update(layers=3))

@@ -292,7 +292,9 @@ def test_damaged_models(tmp_path: Path) -> None:
 
     refused("does not fit its columns", lambda a, h: h["columns"]["devices"].append("more [1]"))
     refused("its mean does not fit", lambda a, h: a.update({"devices.mean": np.zeros(3)}))
-    refused("its spread does not fit", lambda a, h: a.update({"system.spread": np.ones(99, np.float32)}))
+    refused(
+        "its spread does not fit", lambda a, h: a.update({"system.spread": np.ones(99, np.float32)})
+    )
     refused("damaged or no agent", lambda a, h: h["layers"].append("linear"))
     refused("damaged or no agent", lambda a, h: h["layers"].append("sine"))
     refused("damaged or no agent", lambda a, h: h.pop("normalised"))
