@@ -11,6 +11,8 @@ from edge_gym.agents.recipe import ALGORITHMS
 from edge_gym.agents.store import best_seed, read_agent_metadata, shipped_files
 from edge_gym.registration import ENVIRONMENTS, find_environment
 
+TRAINED_BEFORE = "trained before the environment changed"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -25,6 +27,8 @@ class Entry:
         minutes: Median of what a training took on the machine that it ran on, evaluations
             included; None where the files do not say.
         returns: Mean returns on the selection seeds, by which checkpoints and ``best`` were chosen.
+        changed: Whether the environment has changed since they were trained; the returns are what
+            they come to now.
     """
 
     environment: str
@@ -34,6 +38,7 @@ class Entry:
     steps: int
     minutes: float | None
     returns: tuple[float, ...]
+    changed: bool
 
     @property
     def command(self) -> str:
@@ -69,4 +74,5 @@ def _entry(env_id: str, algorithm: str, files: Mapping[int, Path]) -> Entry:
         steps=int(next(iter(headers.values()))["recipe"]["steps"]),
         minutes=statistics.median(seconds) / 60 if seconds else None,
         returns=tuple(float(told["evaluation"]["mean_return"]) for told in headers.values()),
+        changed=any("evaluation_in_training" in told for told in headers.values()),
     )

@@ -61,11 +61,26 @@ def check_agent(path: Path, arrays: Mapping[str, NDArray[Any]], header: Any) -> 
 
     require(isinstance(header, dict), "its header is no mapping")
     for name, array in arrays.items():
-        require(array.dtype == np.float32, f"{name} is not of float32 but of {array.dtype}")
+        # VecNormalize's statistics are doubles.
+        wanted = np.float64 if name.endswith((".mean", ".variance")) else np.float32
+        require(array.dtype == wanted, f"{name} is not of {wanted.__name__} but of {array.dtype}")
         require(bool(np.isfinite(array).all()), f"the numbers in {name} must be finite")
         require(not name.endswith("spread") or bool((array > 0).all()), f"{name} must be positive")
     clip = header.get("clip")
     require(clip is None or _is_width(clip), f"clip must be a positive number, got {shown(clip)}")
+    normalised = header.get("normalised")
+    numbers = isinstance(normalised, dict) and all(
+        _is_width(normalised.get(name)) for name in ("epsilon", "clip")
+    )
+    require(
+        normalised is None or numbers,
+        f"normalised must have positive epsilon and clip, got {shown(normalised)}",
+    )
+    quantiles = header.get("quantiles", 1)
+    require(
+        _is_count(quantiles) and quantiles > 0,
+        f"quantiles must be a positive integer, got {shown(quantiles)}",
+    )
     decoder = header.get("decoder")
     named = isinstance(decoder, dict) and isinstance(decoder.get("name"), str)
     require(decoder is None or named, f"decoder must be a mapping with name, got {shown(decoder)}")

@@ -64,6 +64,15 @@ def base_environment(env: Any) -> Any:
     return base
 
 
+def scaling_clip(env: Any) -> float | None:
+    """Return the bound of the ``ScaleObservation`` in ``env``; None without one."""
+    if hasattr(env, "has_attr"):  # stable-baselines3's
+        return env.get_attr("observation_clip")[0] if env.has_attr("observation_clip") else None
+    while not hasattr(env, "observation_clip") and hasattr(env, "env"):
+        env = env.env
+    return getattr(env, "observation_clip", None)
+
+
 def single_spaces(base: Any) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
     """Return the observation and action space of one lane."""
     return (

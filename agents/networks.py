@@ -453,7 +453,7 @@ class AgentPolicy:
 
     def __init__(
         self,
-        network: PolicyNetwork | DeviceNetwork,
+        network: nn.Module,
         metadata: Mapping[str, Any],
         name: str,
     ) -> None:
@@ -493,7 +493,7 @@ class AgentPolicy:
         """
         own = observations if self.reading is None else self.reading.read(observations)
         with torch.no_grad():
-            found = self.network(_tensors(own))
+            found = self.network(tensors(own))
             scores = self._without_chance(found).numpy()
         if self._continuous:
             actions = np.asarray(scores.clip(-1, 1), np.float32)
@@ -522,9 +522,10 @@ def set_action_bias(head: nn.Linear, bias: Sequence[float]) -> None:
         head.bias.copy_(torch.tensor(bias))
 
 
-def _tensors(observations: Any) -> Any:
+def tensors(observations: Any) -> Any:
+    """Return an observation or its parts as float32 tensors."""
     if isinstance(observations, Mapping):
-        return {part: _tensors(values) for part, values in observations.items()}
+        return {part: tensors(values) for part, values in observations.items()}
     return torch.as_tensor(observations, dtype=torch.float32)
 
 

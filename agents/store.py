@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gymnasium import spaces
 
 from edge_gym.agents.files import (
     AgentError,
@@ -21,7 +20,7 @@ from edge_gym.agents.files import (
     read_tensors,
     write_tensors,
 )
-from edge_gym.agents.interface import interface, reading
+from edge_gym.agents.interface import interface, reading, scaling_clip
 from edge_gym.agents.recipe import ALGORITHMS
 from edge_gym.isolation import in_isolation
 from edge_gym.messages import shown
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
 _FORMAT = "edge_gym agent 1"
 _DEVICE_FORMAT = "edge_gym device agent 1"
+_MODEL_FORMAT = "edge_gym model 1"
+_FORMATS = (_FORMAT, _DEVICE_FORMAT, _MODEL_FORMAT)
 _SUFFIX = ".safetensors"
 
 
@@ -44,10 +45,12 @@ def save_agent(
     *,
     env: Any = None,
 ) -> Path:
-    """Save the policy of a PPO or DQN model, without anything that training alone needs.
+    """Save the policy of a model, without anything that training alone needs.
 
     Args:
-        model: Of stable-baselines3, with an MLP policy, or as ``train`` makes it for devices.
+        model: As ``train`` makes it, or of stable-baselines3 or sb3-contrib with ``MlpPolicy`` or
+            ``MultiInputPolicy``. What ``VecNormalize`` and ``ScaleObservation`` do to its
+            observations is saved too.
         path: Where to; ``.safetensors`` is appended where it is missing.
         metadata: What else to say in the header, JSON's types.
         env: The environment it acts in, scalar or vector; by default the model's own.
@@ -56,34 +59,36 @@ def save_agent(
         The file.
 
     Raises:
-        ValueError: If the policy is neither an MLP on a flat observation with discrete actions nor
-            a network on devices, or there is no environment to tell its columns from.
+        ValueError: If the policy is neither a network on devices nor a multilayer perceptron, if
+            other wrappers change what it observes or does, or there is no environment to tell its
+            columns from.
     """
-    from edge_gym.agents.networks import ScaledParts
+    from edge_gym.agents.models import model_arrays
+    from edge_gym.agents.networks import ScaledFeatures, ScaledParts
 
     if env is None:
         env = model.get_env()
     if env is None:
         raise ValueError("the model has no environment: pass env=, the one that it acts in")
-    seen = interface(env)
     policy: Any = model.policy
-    if hasattr(policy, "q_net"):
-        policy = policy.q_net
-    devices = isinstance(policy.features_extractor, ScaledParts)
-    flat = isinstance(model.action_space, spaces.Discrete) and isinstance(seen.get("columns"), list)
-    if not (flat or devices):
-        raise ValueError(
-            f"{model.action_space} on {model.observation_space}: agents are saved with discrete "
-            "actions on a flat observation, or with a network on devices"
-        )
-    if model.get_vec_normalize_env() is not None:
-        raise ValueError("the model's observations go through VecNormalize, which is not saved")
-    arrays, network = _device_arrays(policy) if devices else _flat_arrays(policy)
+    own = getattr(policy, "q_net", policy)
+    features = getattr(own, "features_extractor", None)
+    if isinstance(features, (ScaledFeatures, ScaledParts)):
+        if model.get_vec_normalize_env() is not None or scaling_clip(env) is not None:
+            raise ValueError(
+                "the network scales observations itself: leave out VecNormalize and "
+                "ScaleObservation"
+            )
+        devices = isinstance(features, ScaledParts)
+        kind = _DEVICE_FORMAT if devices else _FORMAT
+        arrays, network = (_device_arrays if devices else _flat_arrays)(own)
+        described = {**interface(env), **network}
+    else:
+        kind, (arrays, described) = _MODEL_FORMAT, model_arrays(model, env)
     header = {
-        "format": _DEVICE_FORMAT if devices else _FORMAT,
+        "format": kind,
         "algorithm": _algorithm(model),
-        **seen,
-        **network,
+        **described,
         "steps": model.num_timesteps,
         "versions": versions(),
         **(metadata or {}),
@@ -120,8 +125,14 @@ def load_agent(
     from torch.random import fork_rng
 
     from edge_gym.agents.decoders import make_decoder
+    from edge_gym.agents.models import ModelPolicy, model_network, model_reading
     from edge_gym.agents.networks import AgentPolicy
 
+    if scaling_clip(env) is not None:
+        raise ValueError(
+            "agents read observations in physical units and scale them by themselves: load them "
+            "for the environment without ScaleObservation"
+        )
     if path_or_name in ALGORITHMS:
         file = _shipped_file(str(path_or_name), env, env_id, seed)
         name = str(path_or_name)
@@ -132,14 +143,16 @@ def load_agent(
         name = file.stem
     arrays, header = read_tensors(file, "agent")
     try:
-        if header["format"] not in (_FORMAT, _DEVICE_FORMAT):
-            kind = shown(header["format"])
-            raise AgentError(f"{file} is of another kind, {kind}, not {_FORMAT!r}")
+        if (kind := header["format"]) not in _FORMATS:
+            raise AgentError(f"{file} is of another kind, {shown(kind)}, not {_FORMAT!r}")
         check_agent(file, arrays, header)
-        devices = header["format"] == _DEVICE_FORMAT
         with fork_rng(devices=[]):  # Layers draw weights, which are replaced at once.
-            network = (_device_network if devices else _flat_network)(arrays, header)
-        policy = AgentPolicy(network, header, name)
+            network: Any = {
+                _FORMAT: _flat_network,
+                _DEVICE_FORMAT: _device_network,
+                _MODEL_FORMAT: model_network,
+            }[kind](arrays, header)
+        policy = (ModelPolicy if kind == _MODEL_FORMAT else AgentPolicy)(network, header, name)
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         raise AgentError(
             f"{file} is damaged or no agent ({shown(error)}): copy it again"
@@ -148,13 +161,16 @@ def load_agent(
         raise
     except (ValueError, OverflowError) as error:
         raise AgentError(f"{file} is damaged: {error}") from error
-    policy.reading = reading(file, header, env)
+    found = model_reading if kind == _MODEL_FORMAT else reading
+    policy.reading = found(file, header, env)
     if header.get("decoder") is not None:
         policy.decoder = make_decoder(header["decoder"], env)
-    if devices:
-        scores: Any = network.scores
+    if kind == _DEVICE_FORMAT:
+        outputs = network.scores.shape.outputs
         columns = None if policy.decoder is None else policy.decoder.columns
-        check_outputs(file, header, scores.shape.outputs, columns)
+        if columns is not None and policy.reading.width:
+            columns = min(columns, outputs)  # A residual of what the agent knows.
+        check_outputs(file, header, outputs, columns)
     return policy
 
 
@@ -166,8 +182,7 @@ def read_agent_metadata(path: str | PathLike[str]) -> dict[str, Any]:
         AgentError: If the file is damaged or of another kind.
     """
     _, header = read_tensors(Path(path), "agent")
-    known = (_FORMAT, _DEVICE_FORMAT)
-    if not isinstance(header, dict) or header.get("format") not in known:
+    if not isinstance(header, dict) or header.get("format") not in _FORMATS:
         raise AgentError(f"{path} holds no agent")
     return header
 
@@ -227,31 +242,21 @@ def _shipped_file(name: str, env: Any, env_id: str | None, seed: int | None) -> 
 
 
 def _flat_arrays(policy: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the arrays of an MLP policy, and what the header says of them."""
-    from torch import nn
-
-    from edge_gym.agents.networks import ScaledFeatures
-
+    """Return the arrays of an MLP policy on scaled features, and what the header says of them."""
     if hasattr(policy, "q_net"):
         modules = [*policy.q_net]
     else:
         modules = [*policy.mlp_extractor.policy_net, policy.action_net]
     features = policy.features_extractor
-    width = int(np.prod(policy.observation_space.shape or ()))
-    scaled = isinstance(features, ScaledFeatures)
-    if not scaled and list(features.parameters()):
-        raise ValueError(f"no way to save a {type(features).__name__}")
-    if not all(isinstance(module, nn.Linear) for module in modules[::2]):
-        raise ValueError("agents are saved with linear layers alone")
     arrays = {
-        "centre": features.centre.cpu().numpy() if scaled else np.zeros(width, np.float32),
-        "spread": features.spread.cpu().numpy() if scaled else np.ones(width, np.float32),
+        "centre": features.centre.cpu().numpy(),
+        "spread": features.spread.cpu().numpy(),
     }
     for layer, module in enumerate(modules[::2]):
         arrays[f"{layer}.weight"] = module.weight.detach().cpu().numpy()
         arrays[f"{layer}.bias"] = module.bias.detach().cpu().numpy()
     activation = _activation_name(modules[1::2])
-    return arrays, {"activation": activation, "clip": features.clip if scaled else None}
+    return arrays, {"activation": activation, "clip": features.clip}
 
 
 def _flat_network(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> PolicyNetwork:

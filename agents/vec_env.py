@@ -196,7 +196,10 @@ class LaneVecEnv(VecEnv):
 
     def _find(self, name: str) -> Any:
         # Vector wrappers do not pass on what they do not know.
-        return getattr(self.env if hasattr(self.env, name) else self.lanes, name)
+        env = self.env
+        while not hasattr(env, name) and env is not self.lanes:
+            env = env.env
+        return getattr(env, name)
 
     def _check_types(self, observations: Any, infos: Any) -> None:
         parts = observations.values() if isinstance(observations, dict) else [observations]

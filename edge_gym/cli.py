@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import sys
+import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -244,7 +245,7 @@ def list_environments(as_json: JsonOption = False) -> None:
 def describe(
     env_id: EnvironmentArgument, settings: SetOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show an environment's fields for --set, what is observed, its actions and policies."""
+    """Show an environment: fields, observation, actions, reward, end, source and policies."""
     from edge_gym.describing import describe as run
 
     found = run(env_id, _overrides(settings))
@@ -272,8 +273,28 @@ def describe(
             for c in columns
         ],
     )
-    print(f"action: {found.action}\npolicies: {', '.join(found.policies)}")
-    for name, note in found.notes.items():
+    _print_table(
+        "rules, name:parameter=value for another value",
+        ["rule", "source", "what it does", "parameters"],
+        [
+            [
+                rule.name,
+                rule.source,
+                rule.meaning,
+                "\n".join(f"{one.name}={one.default}: {one.meaning}" for one in rule.parameters),
+            ]
+            for rule in found.rules
+        ],
+    )
+    for title, text in (
+        (f"action: {found.action}", found.action_meaning),
+        ("reward", found.reward),
+        ("episode end", found.end),
+        ("source", found.source),
+    ):
+        print(f"{title}\n{textwrap.indent(text, '  ')}")
+    print(f"policies: {', '.join(found.policies)}")
+    for name, note in {**found.notes, **found.agents}.items():
         print(f"{name}: {note}")
 
 
@@ -285,7 +306,7 @@ def list_agents(
     as_json: JsonOption = False,
 ) -> None:
     """List the trained agents that ship, and what it takes to train them again."""
-    from edge_gym.agents.catalogue import catalogue
+    from edge_gym.agents.catalogue import TRAINED_BEFORE, catalogue
 
     entries = catalogue(environments)
     if as_json:
@@ -298,6 +319,7 @@ def list_agents(
         "return on selection seeds",
         "steps",
         "minutes each",
+        "",
     ]
     rows = [
         [
@@ -307,6 +329,7 @@ def list_agents(
             " ".join(f"{value:#.4g}" for value in entry.returns),
             f"{entry.steps:,}",
             "" if entry.minutes is None else f"{entry.minutes:.0f}",
+            TRAINED_BEFORE if entry.changed else "",
         ]
         for entry in entries
     ]

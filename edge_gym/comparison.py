@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
@@ -103,7 +104,7 @@ class PolicyResult:
     parameters: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """A comparison.
 
@@ -126,6 +127,44 @@ class Results:
     notes: list[str]
     interrupted: bool
     episodes: dict[str, Episodes] = field(repr=False)
+
+    def __repr__(self) -> str:
+        """Return a table of the policies, best first, and the notes."""
+        header, *rows = self._table()
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (header, *rows)
+        ]
+        return "\n".join([self._title(), *lines, *(f"note: {note}" for note in self.notes)])
+
+    def _repr_html_(self) -> str:
+        """Return the same for a notebook."""
+        header, *rows = self._table()
+        cells = ["".join(f"<th>{html.escape(cell)}</th>" for cell in header)]
+        cells += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+        table = "".join(f"<tr>{row}</tr>" for row in cells)
+        notes = "".join(f"<p>note: {html.escape(note)}</p>" for note in self.notes)
+        return f"<p>{html.escape(self._title())}</p><table>{table}</table>{notes}"
+
+    def _title(self) -> str:
+        title = f"{self.environment}, {len(self.seeds)} episodes from seed {self.seeds[0]}"
+        return f"{title}, stopped before the end" if self.interrupted else title
+
+    def _table(self) -> list[list[str]]:
+        header = ["policy", "return", "95 % interval", "minus the best rule"]
+        rows = [header]
+        for name, result in sorted(self.policies.items(), key=lambda item: -item[1].mean):
+            gap = result.difference
+            rows.append(
+                [
+                    name,
+                    f"{result.mean:.4g}",
+                    "[{:.4g}, {:.4g}]".format(*result.ci95),
+                    "" if gap is None else "{:+.4g} [{:+.4g}, {:+.4g}]".format(gap.mean, *gap.ci95),
+                ]
+            )
+        return rows
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the single episodes in JSON's types, without NaN."""

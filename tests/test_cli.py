@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,11 +18,14 @@ import yaml
 from PIL import Image
 
 import edge_gym.agents
-from edge_gym import benchmark, comparison
-from edge_gym.agents import find_recipe, shipped_agents
-from edge_gym.baselines import tuning
+from edge_gym import benchmark, comparison, describing
+from edge_gym.agents import catalogue, find_recipe, shipped_agents
+from edge_gym.agents.catalogue import TRAINED_BEFORE
+from edge_gym.agents.store import shipped_files
+from edge_gym.baselines import find_baseline, tuning
 from edge_gym.cli import interrupts_kept, main
 from edge_gym.describing import describe
+from edge_gym.evaluation import make_lanes, own_config
 from edge_gym.policies import parse_value
 from edge_gym.registration import ENVIRONMENTS
 from edge_gym.tensors import read_tensors, write_tensors
@@ -91,6 +95,85 @@ def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["shapes"]["devices"][0] == 10
     settings = {one["name"]: one for one in found["settings"]}
     assert (settings["actions"]["value"], settings["actions"]["default"]) == ("scores", "sample")
+
+
+def test_describe_says_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    text = succeed(capsys, "describe", ID)
+    for part in (
+        "0 accepts the received sample, and the next one is sent; 1 requests it again.",
+        "The gain in validation accuracy whenever the classifier is trained",
+        "Terminates after budget steps",
+        "arXiv:1911.03878",
+        "max_snr_db=",
+    ):
+        assert part in text
+    assert "``" not in text
+    # Of several kinds of actions the one that there is.
+    device, scores = (
+        describe(name).action_meaning
+        for name in ("DataSchedulingDevice-v0", "DataSchedulingBatch-v0")
+    )
+    assert device.startswith("Discrete(K); the device uploads the sample of the largest loss")
+    assert scores.startswith("Box(-1, 1, (K,)); the M devices of the largest scores upload")
+    assert device.splitlines()[1:] == scores.splitlines()[1:] != []
+    rules = {rule.name: rule for rule in describe(ID).rules}
+    assert rules["no-retransmission"].parameters == []
+    (limit, probability) = rules["importance-aware"].parameters
+    assert (limit.name, probability.name) == ("max_snr_db", "alignment_probability")
+    rule = find_baseline("importance-aware", make_lanes(ID, 1).config).Parameters()
+    assert (limit.value, probability.value) == (rule.max_snr_db, rule.alignment_probability)
+    assert limit.meaning
+
+
+def test_describe_does_without_docstrings() -> None:
+    code = (
+        "from edge_gym.describing import describe; found = describe('DataScheduling-v0'); "
+        "print(found.action_meaning, found.reward, found.end, found.source, found.rules, sep='|')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.split("|")
+    assert all("Python runs without docstrings (-OO)" in text for text in told)
+
+
+@pytest.mark.parametrize("row", ENVIRONMENTS, ids=lambda row: row.name)
+def test_every_environment_says_what_happens(row: Any) -> None:
+    sections = describing._sections(row)
+    for name in ("Rewards", "Episode End", "References"):
+        assert len(describing._text(sections, name)) > 30
+    actions = getattr(own_config(row.id), "actions", None)
+    meaning = describing._of_actions(sections, actions)
+    assert meaning.startswith(("Discrete", "MultiDiscrete", "Box"))
+    # A summary stands by itself.
+    assert not re.search(r"\b(the same|as the first|own setting|the document)\b", row.summary)
+
+
+def test_summaries_differ() -> None:
+    assert len({row.summary for row in ENVIRONMENTS}) == len(ENVIRONMENTS)
+
+
+def test_agents_of_a_changed_environment_say_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = catalogue.read_agent_metadata
+
+    def changed(path: Any) -> Any:
+        told = plain(path)
+        return {**told, "evaluation_in_training": told["evaluation"]}
+
+    assert TRAINED_BEFORE == "trained before the environment changed"
+    monkeypatch.setattr(catalogue, "read_agent_metadata", changed)
+    assert succeed(capsys, "agents", ID).count(TRAINED_BEFORE) == 2
+    assert describe(ID).agents == {"ppo": TRAINED_BEFORE, "dqn": TRAINED_BEFORE}
+    assert f"ppo: {TRAINED_BEFORE}" in succeed(capsys, "describe", ID)
+    monkeypatch.setattr(catalogue, "read_agent_metadata", plain)
+    assert describe(ID).agents == {
+        name: TRAINED_BEFORE
+        for name in shipped_agents(ID)
+        if any("evaluation_in_training" in plain(f) for f in shipped_files(name, ID).values())
+    }
 
 
 def test_every_field_is_described() -> None:

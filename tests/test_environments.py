@@ -922,3 +922,27 @@ def test_specifications_travel_through_json(name: str) -> None:
         again = gym.make(EnvSpec.from_json(env.spec.to_json()))
         assert again.unwrapped.config == env.unwrapped.config
         assert_same(again.reset(seed=0), env.reset(seed=0))
+
+
+def test_support_vector_machines_need_no_torch() -> None:
+    code = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NoTorch())
+import gymnasium as gym
+for name in ("Retransmission-v0", "DataScheduling-v0", "DataSchedulingMulticlass-v0"):
+    env = gym.make(f"edge_gym:edge_gym/{name}", budget=20)
+    env.reset(seed=0)
+    env.step(0)
+    lanes = gym.make_vec(f"edge_gym/{name}", num_envs=2, budget=20)
+    lanes.reset(seed=0)
+    lanes.step([0, 0])
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "done", done.stderr

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from scipy import stats
 
+import edge_gym
 from edge_gym import comparison, seeds
 from edge_gym.baselines import find_baseline, make_baseline
 from edge_gym.comparison import ComparisonInterrupted, compare
@@ -494,3 +495,36 @@ def test_intervals_are_finite_where_one_value_is_far_off() -> None:
     row[0] = 1.0
     low, high = mean_intervals(row)
     assert 0 <= low < 1 / 1024 < high < 0.01
+
+
+def test_results_are_shown_briefly() -> None:
+    options: dict[str, Any] = {"episodes": 8, "overrides": SMALL, "report": print}
+    results = compare(
+        "Retransmission-v0",
+        {"<mine>": lambda seen: np.zeros(len(seen)), "rule": "channel-aware"},
+        **options,
+    )
+    text = repr(results)
+    assert len(text.splitlines()) < 8
+    assert max(map(len, text.splitlines())) < 160
+    title, header, *rows = text.splitlines()
+    assert title == "edge_gym/Retransmission-v0, 8 episodes from seed 900000"
+    assert header.split()[:2] == ["policy", "return"]
+    best = max(results.policies, key=lambda name: results.policies[name].mean)
+    assert rows[0].startswith(best)
+    assert f"{results.policies[best].mean:.4g}" in rows[0]
+    page = results._repr_html_()
+    assert "&lt;mine&gt;" in page
+    assert page.count("<tr>") == 3
+
+
+def test_the_package_lists_what_one_needs() -> None:
+    listed = dir(edge_gym)
+    assert {"compare", "describe", "load_agent", "make_lanes", "agents", "wrappers"} <= {*listed}
+    assert set(edge_gym.__all__) <= {*listed}
+    assert not {"Any", "annotations", "import_module", "_HOMES"} & {*listed}
+    for name in listed:
+        assert getattr(edge_gym, name) is not None
+    assert edge_gym.compare is compare
+    with pytest.raises(AttributeError, match="has no attribute 'compere'"):
+        edge_gym.compere  # noqa: B018

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 import edge_gym.agents
 from edge_gym.agents import find_recipe, load_agent, read_agent_metadata, shipped_agents
+from edge_gym.agents.files import read_tensors, write_tensors
 from edge_gym.agents.recipe import parse_recipe
 from edge_gym.baselines import make_baseline
 from edge_gym.evaluation import make_lanes, run_episodes
@@ -20,6 +22,8 @@ from edge_gym.policies import make_policy
 from edge_gym.seeds import EVALUATION, SELECTION, TRAINING
 
 FOLDER = Path(edge_gym.agents.__path__[0])
+TOOLS = Path(__file__).parent.parent / "tools"
+NAME = "ppo-seed0.safetensors"
 FEDERATED = ("UpdateScheduling", "BatchSlot", "TaskAllocation", "JointTaskResource")
 # Where chance is hardly worse than any rule, agents are held to the best one instead, behind which
 # they may fall by so much.
@@ -55,9 +59,35 @@ def test_a_shipped_agent_says_where_it_comes_from(path: Path) -> None:
     steps = [point["steps"] for point in told["curve"]]
     assert steps == sorted(set(steps))
     assert steps[-1] >= recipe.steps
-    # It is the best checkpoint of that training; some were evaluated anew by later arithmetic.
+    # It is the best checkpoint of that training, whatever it comes to in a changed environment;
+    # some were evaluated anew by later arithmetic.
+    trained = told.get("evaluation_in_training", told["evaluation"])
     best = max(point["mean_return"] for point in told["curve"])
-    assert np.isclose(told["evaluation"]["mean_return"], best, rtol=5e-3)
+    assert np.isclose(trained["mean_return"], best, rtol=5e-3)
+    assert trained["first_seed"] == told["evaluation"]["first_seed"]
+
+
+def test_what_training_came_to_is_kept(tmp_path: Path) -> None:
+    """Evaluated again in a changed environment, an agent still says how its training ended."""
+    tool = runpy.run_path(str(TOOLS / "restate_agents.py"))
+    then, now, later = ({"mean_return": mean} for mean in (0.1, 0.2, 0.3))
+    once = tool["restated"]({"evaluation": then, "steps": 7}, now)
+    assert once == {"evaluation": now, "evaluation_in_training": then, "steps": 7}
+    assert tool["restated"](once, later) == {**once, "evaluation": later}
+    assert tool["restated"](once, then) == {"evaluation": then, "steps": 7}
+    rounded = {"mean_return": 0.10001}
+    assert tool["restated"]({"evaluation": then}, rounded) == {"evaluation": rounded}
+    folder = tmp_path / "Retransmission-v0"
+    folder.mkdir()
+    arrays, header = read_tensors(FOLDER / "trained" / "Retransmission-v0" / NAME, "agent")
+    few = {**header["evaluation"], "episodes": 4, "mean_return": 7.0}
+    write_tensors(folder / NAME, arrays, {**header, "evaluation": few})
+    outcome = tool["restate"](str(folder / NAME))
+    assert ", stated 7.000000 before" in outcome
+    told = read_agent_metadata(folder / NAME)
+    assert told["evaluation_in_training"] == few
+    assert told["evaluation"]["mean_return"] < 1
+    assert "as stated" in tool["restate"](str(folder / NAME))
 
 
 def first_seeds() -> list[Any]:

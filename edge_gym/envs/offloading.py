@@ -839,7 +839,8 @@ class OffloadingEnv(EdgeEnv):
       and 1 a little before the ends. A user that downloads nothing has no downlink.
     - ``actions="combination"`` (``OffloadingDiscrete-v0``): ``Discrete(6^M)``, every ι_j on the
       grid of 0.2, the last user's counting least; band and frequencies are optimal for these.
-    - ``actions="grid"`` (``OffloadingGrid-v0``): the same as ``MultiDiscrete([6] * M)``, for any M.
+    - ``actions="grid"`` (``OffloadingGrid-v0``): ``MultiDiscrete([6] * M)``, every ι_j on the
+      grid of 0.2, for any M; band and frequencies are optimal for these.
 
     Every action is possible. Where there is no task, ι_j counts for nothing and users download.
 
