@@ -882,6 +882,11 @@ def test_shards_give_devices_few_classes() -> None:
         ({"n_devices": 950, "buffer_size": 1, "partition": "shards"}, "too few for 1900 shards"),
         ({"validation_size": 964}, "of 1926, 963 are always learned from"),
         ({"initial_samples": 5000}, "initial samples need"),
+        ({"initial_samples": 10**12}, "initial samples need"),
+        ({"test_size": 10**12}, "but the test set has"),
+        ({"validation_size": 10**12}, "nothing to learn from"),
+        ({"n_devices": 10**9}, "too few for n_devices = 1000000000"),
+        ({"buffer_size": 10**12}, "too few for n_devices = 4 and buffer_size = 1000000000000"),
     ],
 )
 def test_too_few_samples_say_so(fields: dict[str, Any], message: str) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edge_gym import wireless
 from edge_gym.data import always_pooled, load_dataset, load_features, partition
 from edge_gym.envs.centralized import (
+    MAX_STEPS,
     SNR_DB_BOUNDS,
     SYMBOL_SNR_DB_BOUNDS,
     CentralizedConfig,
@@ -72,7 +73,7 @@ class DataSchedulingConfig(CentralizedConfig):
         super().__post_init__()
         check_integer("buffer_size", self.buffer_size, 1)
         check_flag("refill", self.refill)
-        check_integer("budget", self.budget, 1)
+        check_integer("budget", self.budget, 1, MAX_STEPS)
         check_integer("uploads_per_block", self.uploads_per_block, 1, self.n_devices)
         check_choice("actions", self.actions, ACTIONS)
         check_choice("labels", self.labels, ("device", "server"))
@@ -290,6 +291,7 @@ class DataScheduling(CentralizedLearning):
 
     config: DataSchedulingConfig
     config_type = DataSchedulingConfig
+    keeps_half = True
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(
         DataSchedulingConfig()
     )
@@ -335,7 +337,6 @@ class DataScheduling(CentralizedLearning):
             self.action_space = spaces.Discrete(k * n if config.actions == "sample" else k)
         self.actions_per = "sample" if config.actions == "sample" else "device"
         self._embeddings = _embeddings(config.dataset, config.classes, config.image_size)
-        self._pooled = always_pooled(len(self.features.train))
         n_features = self.features.train.shape[1]
         self._gain = np.zeros((n_lanes, config.blocks, k))
         self._mean_snr = np.zeros((n_lanes, k))

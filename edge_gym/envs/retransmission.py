@@ -16,6 +16,7 @@ from scipy.special import ndtri
 from edge_gym import wireless
 from edge_gym.data import load_dataset, partition
 from edge_gym.envs.centralized import (
+    MAX_STEPS,
     SNR_DB_BOUNDS,
     SYMBOL_SNR_DB_BOUNDS,
     CentralizedConfig,
@@ -48,7 +49,7 @@ class RetransmissionConfig(CentralizedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integer("budget", self.budget, 1)
+        check_integer("budget", self.budget, 1, MAX_STEPS)
         if self.buffer_size is not None:
             check_integer("buffer_size", self.buffer_size, 1)
         check_alignment_probability(self.alignment_probability)
