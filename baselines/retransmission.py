@@ -31,7 +31,8 @@ class ThresholdParameters:
     """Parameters of the rules with one threshold.
 
     Attributes:
-        max_snr_db: θ_SNR, the effective SNR in dB beyond which nothing is asked for again.
+        max_snr_db: θ_SNR, the effective SNR in dB beyond which nothing is asked for again; as the
+            column ``effective_snr_db``, of a whole sample over the noise of one dimension.
     """
 
     max_snr_db: float = 13.0
@@ -164,7 +165,7 @@ class ImportanceAwareEntropy(ImportanceAware):
     Parameters = EntropyParameters
     grid = {  # noqa: RUF012
         "max_snr_db": (10.0, 13.0, 16.0, 19.0),
-        "snr_per_nat": (1.0, 3.0, 6.0, 12.0, 25.0, 50.0, 100.0, 300.0),
+        "snr_per_nat": (1.0, 3.0, 6.0, 12.0, 25.0, 50.0, 100.0, 300.0, 1000.0, 1e4),
     }
 
     def required_snr(self, observations: NDArray[Any]) -> NDArray[np.float64]:

@@ -3,6 +3,10 @@
 Arrays in, arrays out, with any leading axes (arguments broadcast). Results are float64, except
 that maximal-ratio combining keeps the type of its buffers. Values that are not finite or out of
 range raise a ``ValueError`` that names the argument and the value.
+
+An SNR of a link is one symbol's: received power over the noise power in the band. Analog reception
+(``mrc_accumulate``) alone counts E‖x‖² of a whole sample of d symbols over the noise of one of
+them, as its source does; ``symbol_snr_db`` turns that into the other.
 """
 
 from __future__ import annotations
