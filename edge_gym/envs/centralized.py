@@ -9,7 +9,7 @@ scale are constants of the data set, from its whole training split, validation r
 use no label and are the same for all policies (``DataScheduling`` takes its principal axes from
 rows that are never validated on).
 
-Source: Wen 2019 §2.2.1.
+Source: Wen et al. 2019 §2.2.1.
 """
 
 from __future__ import annotations

@@ -432,7 +432,7 @@ class RetransmissionEnv(EdgeEnv):
 
     γ is E‖x‖² = 1 over the noise of one of the d dimensions; the SNR of a symbol is γ/d, so 5 dB
     are -17.9 dB a symbol at 14×14, and both are observed. A channel use is the transmission of a
-    whole sample. The request for another one takes no time, as in Wen 2019 §3.2.
+    whole sample. The request for another one takes no time, as in Wen et al. 2019 §3.2.
 
     ## Action Space
     ``Discrete(2)``: 0 accepts the received sample, and the next one is sent; 1 requests it again.

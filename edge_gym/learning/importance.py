@@ -6,11 +6,10 @@ for each reception; a further clean sample z adds log(1 + zᵀA⁻¹z) to log de
 
 A reception at SNR γ shows ẑ = z + n, n ~ N(0, I/γ), and noise is no knowledge. With variances
 λ = E[z²], ẑ tells of z no more than z̃ = λ/(λ + 1/γ)·ẑ and leaves the variances p = λ/(1 + γλ)
-(Kay 1993, §12.3, linear estimate of least mean square error); z̃ takes the place of z (Carroll,
-Ruppert, Stefanski and Crainiceanu 2006, chapter 4, regression calibration). What is left of z
-blurs y by wᵀ(z - z̃), of variance Σⱼ (A⁻¹)ⱼⱼ pⱼ over what is known of w so far, beside the noise e
-of variance 1: the reception counts by a = 1/(1 + Σⱼ (A⁻¹)ⱼⱼ pⱼ). Clean receptions have z̃ = z and
-a = 1; where nothing arrives, z̃ = 0.
+(Kay 1993, §12.3, linear estimate of least mean square error); z̃ takes the place of z (Carroll et
+al. 2006, chapter 4, regression calibration). What is left of z blurs y by wᵀ(z - z̃), of variance
+Σⱼ (A⁻¹)ⱼⱼ pⱼ over what is known of w so far, beside the noise e of variance 1: the reception counts
+by a = 1/(1 + Σⱼ (A⁻¹)ⱼⱼ pⱼ). Clean receptions have z̃ = z and a = 1; where nothing arrives, z̃ = 0.
 """
 
 from __future__ import annotations
