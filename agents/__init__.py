@@ -1,7 +1,8 @@
 """Trained PPO and DQN agents, and how to train them.
 
-``load_agent`` and what acts need torch alone; ``train``, ``save_agent`` and ``LaneVecEnv`` need
-``pip install 'edge_gym[agents]'``. Nothing heavy is imported before it is used.
+``load_agent`` and what acts need torch alone; ``train``, ``save_agent``, ``LaneVecEnv`` and
+``CompactReplayBuffer`` need ``pip install 'edge_gym[agents]'``. Nothing heavy is imported before it
+is used.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from edge_gym.agents.files import AgentError
     from edge_gym.agents.networks import AgentPolicy
     from edge_gym.agents.recipe import ALGORITHMS, Recipe, find_recipe, load_recipe
+    from edge_gym.agents.replay import CompactReplayBuffer
     from edge_gym.agents.store import load_agent, read_agent_metadata, save_agent, shipped_agents
     from edge_gym.agents.training import TrainingInterrupted, train
     from edge_gym.agents.vec_env import LaneVecEnv
@@ -21,6 +23,7 @@ _HOMES = {
     "ALGORITHMS": "recipe",
     "AgentError": "files",
     "AgentPolicy": "networks",
+    "CompactReplayBuffer": "replay",
     "LaneVecEnv": "vec_env",
     "Recipe": "recipe",
     "TrainingInterrupted": "training",
@@ -37,6 +40,7 @@ __all__ = [
     "ALGORITHMS",
     "AgentError",
     "AgentPolicy",
+    "CompactReplayBuffer",
     "LaneVecEnv",
     "Recipe",
     "TrainingInterrupted",

@@ -5,14 +5,14 @@ from edge_gym.extras import missing_extra
 try:
     from stable_baselines3 import DQN, PPO
     from stable_baselines3.common.base_class import BaseAlgorithm
-    from stable_baselines3.common.buffers import NStepReplayBuffer
+    from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
     from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.policies import ActorCriticPolicy
-    from stable_baselines3.common.type_aliases import DictReplayBufferSamples
-    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+    from stable_baselines3.common.vec_env import VecEnv, VecNormalize
     from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
     from torch.utils.tensorboard import SummaryWriter
 except ModuleNotFoundError as error:
@@ -34,7 +34,10 @@ __all__ = [
     "Monitor",
     "NStepReplayBuffer",
     "QNetwork",
+    "ReplayBuffer",
+    "ReplayBufferSamples",
     "SummaryWriter",
     "TensorBoardOutputFormat",
     "VecEnv",
+    "VecNormalize",
 ]

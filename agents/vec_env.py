@@ -28,6 +28,9 @@ class LaneVecEnv(VecEnv):
     ``terminal_observation``, ``TimeLimit.truncated``, ``episode`` (as ``Monitor`` writes it) and
     the environment's own last info. What every lane reports at every step is in ``last_infos``.
 
+    Algorithms with a replay buffer keep every observation twice, 1,000,000 transitions by default,
+    which is 18 GiB in ``DataScheduling-v0``: set ``buffer_size``, or use ``CompactReplayBuffer``.
+
     Args:
         env: A vector environment with ``autoreset_mode="SameStep"``, wrapped or not.
         reward_scale: Factor on the rewards that the agent sees; ``episode`` holds unscaled ones.

@@ -31,7 +31,8 @@ class ThresholdParameters:
     """Parameters of the rules with one threshold.
 
     Attributes:
-        max_snr_db: θ_SNR, the effective SNR in dB beyond which nothing is asked for again.
+        max_snr_db: θ_SNR, the effective SNR in dB beyond which nothing is asked for again; as the
+            column ``effective_snr_db``, of a whole sample over the noise of one dimension.
     """
 
     max_snr_db: float = 13.0
@@ -55,6 +56,24 @@ class ProtocolParameters(ThresholdParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_alignment_probability(self.alignment_probability)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyParameters(ThresholdParameters):
+    """Parameters of Protocol 1 for networks.
+
+    Attributes:
+        max_snr_db: θ_SNR, the cap of the required SNR, dB.
+        snr_per_nat: θ₀, the SNR, a ratio, that each nat of entropy asks for. Here it encodes no
+            alignment probability; the default is Protocol 1's [Φ⁻¹(0.9)]².
+    """
+
+    max_snr_db: float = 19.0
+    snr_per_nat: float = 1.6424
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("snr_per_nat", self.snr_per_nat, 0, 1e6, open_low=True)
 
 
 class _RetransmissionRule(Baseline):
@@ -103,22 +122,20 @@ class ImportanceAware(_RetransmissionRule):
     name = "importance-aware"
     source = "RRM Protocol 1, eq. (1)"
     learners: tuple[str, ...] = ("svm",)
-    uncertainty = "distance"
     Parameters = ProtocolParameters
     grid = {  # noqa: RUF012
         "max_snr_db": (5.0, 7.5, 10.0, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0),
         "alignment_probability": (0.8, 0.9, 0.97),
     }
 
+    def required_snr(self, observations: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the SNR that the sample's uncertainty asks for, before the cap."""
+        distance = self.read(observations, "distance")
+        return required_snr(distance, self.parameters.alignment_probability)
+
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Retransmit while γ is at most what the sample's uncertainty asks for."""
-        required_db = linear_to_db(
-            required_snr(
-                self.read(observations, self.uncertainty),
-                self.parameters.alignment_probability,
-                self.uncertainty,
-            )
-        )
+        required_db = linear_to_db(self.required_snr(observations))
         threshold_db = np.minimum(required_db, self.parameters.max_snr_db)
         snr_db = self.read(observations, "effective_snr_db")
         return np.where(snr_db <= threshold_db, RETRANSMIT, ACCEPT)
@@ -136,12 +153,25 @@ class ImportanceAwareMulticlass(ImportanceAware):
 
 
 class ImportanceAwareEntropy(ImportanceAware):
-    """Protocol 1 for networks, with the entropy of the predicted classes as uncertainty."""
+    """Protocol 1 for networks: until γ > min(θ₀·H(x̂), θ_SNR), H the entropy of the predictions.
+
+    With ten classes H is at most 2.3 nats: at a small θ₀ the cap never rules, at a large one nearly
+    always, and this is ``channel-aware``. The grid spans both.
+    """
 
     name = "importance-aware-entropy"
     source = "RRM §3.2, extension to networks"
     learners = ("mlp", "cnn")
-    uncertainty = "entropy"
+    Parameters = EntropyParameters
+    grid = {  # noqa: RUF012
+        "max_snr_db": (10.0, 13.0, 16.0, 19.0),
+        "snr_per_nat": (1.0, 3.0, 6.0, 12.0, 25.0, 50.0, 100.0, 300.0, 1000.0, 1e4),
+    }
+
+    def required_snr(self, observations: NDArray[Any]) -> NDArray[np.float64]:
+        """Return θ₀·H(x̂)."""
+        entropy = np.asarray(self.read(observations, "entropy"), np.float64)
+        return entropy * float(self.parameters.snr_per_nat)
 
 
 class SupportVectorAware(_RetransmissionRule):

@@ -34,7 +34,7 @@ _UNITS_PER_INCH = 100  # A unit is a pixel at the default size; at other sizes p
 _FONT = "DejaVu Sans"  # Comes with matplotlib, so that pictures are alike everywhere.
 _INK, _MUTED, _GRID = "#1B2733", "#66717D", "#E3E7EB"
 # Okabe and Ito's colours, told apart by colour-blind readers too. Bars are told apart by
-# lightness as well: the second is what is less important.
+# lightness as well: dark blue is what was acted on, light blue all else; see ``acted_on``.
 _LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _BAR_COLOURS = ("#0072B2", "#A6CFEA", "#E69F00", "#009E73", "#CC79A7", "#D55E00")
 _TARGET_COLOURS = (_INK, "#D55E00")
@@ -129,6 +129,18 @@ class GaugePanel:
     maximum: float
     unit: str
     width: float = 1.0
+
+
+def acted_on(heights: ArrayLike, acted: ArrayLike, name: str) -> dict[str, NDArray[np.float64]]:
+    """Return series of a ``BarPanel``: what was acted on is dark blue, the others are light blue.
+
+    Args:
+        heights: ``(n,)``.
+        acted: Which were acted on, ``(n,)``.
+        name: Of what was acted on, for the legend.
+    """
+    values, dark = np.asarray(heights, np.float64), np.asarray(acted, np.bool_)
+    return {name: np.where(dark, values, np.nan), "others": np.where(dark, np.nan, values)}
 
 
 Panel = ImagePanel | LinePanel | BarPanel | GaugePanel

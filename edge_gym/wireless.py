@@ -3,6 +3,10 @@
 Arrays in, arrays out, with any leading axes (arguments broadcast). Results are float64, except
 that maximal-ratio combining keeps the type of its buffers. Values that are not finite or out of
 range raise a ``ValueError`` that names the argument and the value.
+
+An SNR of a link is one symbol's: received power over the noise power in the band. Analog reception
+(``mrc_accumulate``) alone counts E‖x‖² of a whole sample of d symbols over the noise of one of
+them, as its source does; ``symbol_snr_db`` turns that into the other.
 """
 
 from __future__ import annotations
@@ -74,6 +78,24 @@ def linear_to_db(ratio: ArrayLike, floor_db: float = FLOOR_DB) -> Float64Array:
     """
     floor = db_to_linear(_finite("floor_db", floor_db))
     return 10 * np.log10(np.maximum(_not_negative("ratio", ratio), floor))
+
+
+def symbol_snr_db(snr_db: ArrayLike, n_features: int) -> Float64Array:
+    """Return the SNR of one symbol in dB, from that of a whole sample of features.
+
+    The SNR γ of analog transmission is E‖x‖², the energy of a whole sample, over the noise of *one*
+    dimension (``mrc_accumulate``). Each of the d features travels in a symbol of its own, whose
+    mean power is E‖x‖²/d: its SNR is γ/d, 10·log₁₀ d dB less. With 14×14 pixels, 15 dB are -7.9 dB
+    a symbol.
+
+    Args:
+        snr_db: 10·log₁₀ γ, dB.
+        n_features: d.
+
+    Raises:
+        ValueError: If ``snr_db`` is not finite or ``n_features`` not positive.
+    """
+    return _finite("snr_db", snr_db) - linear_to_db(_positive("n_features", n_features))
 
 
 def dbm_to_watt(dbm: ArrayLike) -> Float64Array:

@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
@@ -122,13 +123,35 @@ def test_entropy_rule_follows_the_formula() -> None:
     env = Seen(**ENTROPY)
     snr_db = rng.uniform(-10, 10, 500).astype(np.float32)
     entropy = rng.uniform(0, 2.3, 500).astype(np.float32)
-    actions = make_baseline("importance-aware-entropy", env).act(
-        observe(env, effective_snr_db=snr_db, entropy=entropy)
-    )
-    expected = [
-        protocol(g, h, 0.9, 19.0) for g, h in zip(snr_db.tolist(), entropy.tolist(), strict=True)
-    ]
-    assert actions.tolist() == expected
+    for theta_0, max_snr_db in ((norm.ppf(0.9) ** 2, 19.0), (3.0, 5.0), (100.0, 7.0)):
+        rule = make_baseline(
+            "importance-aware-entropy", env, max_snr_db=max_snr_db, snr_per_nat=theta_0
+        )
+        actions = rule.act(observe(env, effective_snr_db=snr_db, entropy=entropy))
+        linear = 10 ** (snr_db.astype(np.float64) / 10)
+        threshold = np.minimum(theta_0 * entropy.astype(np.float64), 10 ** (max_snr_db / 10))
+        np.testing.assert_array_equal(actions, np.where(linear > threshold, ACCEPT, RETRANSMIT))
+    assert rule.Parameters().snr_per_nat == pytest.approx(norm.ppf(0.9) ** 2, rel=1e-4)
+
+
+def test_the_grid_of_the_entropy_rule_spans_both_regimes() -> None:
+    env = gym.make("edge_gym/RetransmissionCNN-v0").unwrapped
+    observation, _ = env.reset(seed=0)
+    seen = []
+    over = False
+    while not over:
+        seen.append(float(env.tables[""].read(observation, "entropy")))
+        observation, _, over, *_ = env.step(0)
+    entropy = np.array(seen)
+    grid = find_baseline("importance-aware-entropy", env.config).grid_for(env.config)
+    for max_snr_db in grid["max_snr_db"]:
+        capped = [
+            (theta_0 * entropy > 10 ** (max_snr_db / 10)).mean() for theta_0 in grid["snr_per_nat"]
+        ]
+        # From the entropy alone to the cap alone, and something in between.
+        assert capped[0] == 0
+        assert capped[-1] > 0.9
+        assert any(0.1 < share < 0.9 for share in capped)
 
 
 def test_threshold_rules_follow_their_formulas() -> None:

@@ -480,6 +480,27 @@ def test_split_is_disjoint(
         assert np.array_equal(getattr(split, name), getattr(again, name))
 
 
+def test_rows_kept_in_the_pool_are_never_validated_on() -> None:
+    train, test = np.repeat([0, 1], 100), np.repeat([0, 1], 10)
+    kept = data.always_pooled(200)
+    assert kept.sum() == 100
+    counts = np.zeros(200)
+    firsts = np.zeros(200)
+    for seed in range(400):
+        split = data.draw_split(np.random.default_rng(seed), train, test, 40, pooled=kept)
+        assert len(split.validation) == 40
+        assert sorted([*split.validation, *split.pool]) == list(range(200))
+        counts[split.validation] += 1
+        firsts[split.pool[0]] += 1
+    assert not counts[kept].any()
+    # Each of the 100 others is drawn in 40 % of the splits: five deviations.
+    np.testing.assert_allclose(counts[~kept] / 400, 0.4, atol=5 * np.sqrt(0.24 / 400))
+    # The pool is in random order, those that are kept in it too: 62.5 % of it are.
+    assert firsts[kept].sum() / 400 == pytest.approx(0.625, abs=5 * np.sqrt(0.235 / 400))
+    with pytest.raises(data.SampleError, match="of 200, 100 are always learned from"):
+        data.draw_split(np.random.default_rng(0), train, test, 101, pooled=kept)
+
+
 def test_split_is_uniform() -> None:
     rng = np.random.default_rng(0)
     labels = np.zeros(10, np.int64)
@@ -501,6 +522,19 @@ def test_every_class_keeps_samples_to_learn_from(seed: int, per_class: int, spar
     assert np.bincount(labels[split.pool], minlength=5).min() >= per_class
     assert covers([split.pool, split.validation], 100)
     assert len(split.validation) == size
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_that_change_places_are_none_that_are_kept(seed: int) -> None:
+    # Two of the third class, which may both be drawn for validation.
+    labels = np.array([0] * 20 + [1] * 20 + [2, 2])
+    kept = np.arange(42) < 20
+    split = data.draw_split(
+        np.random.default_rng(seed), labels, labels, 18, 3, per_class=1, pooled=kept
+    )
+    assert not kept[split.validation].any()
+    assert np.bincount(labels[split.pool], minlength=3).min() >= 1
+    assert covers([split.pool, split.validation], 42)
 
 
 def test_what_need_not_be_repaired_is_drawn_as_ever() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import warnings
 from collections import deque
@@ -15,11 +16,13 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from rollouts import assert_same, random_actions
+from scipy.linalg import orthogonal_procrustes
 from scipy.special import log_softmax
 from scipy.stats import kstest
 from stable_baselines3 import PPO
 
 from edge_gym.data import SampleError
+from edge_gym.envs import data_scheduling
 from edge_gym.envs.data_scheduling import (
     EMBEDDING_SIZE,
     DataSchedulingConfig,
@@ -188,9 +191,9 @@ def test_the_largest_scores_upload_and_ties_go_to_the_first() -> None:
         (SAMPLE, {"budget": 60, "n_devices": 2}),
         (TURNS, {"budget": 40}),
         (BATCH, {"budget": 40, "partition": "dirichlet"}),
-        # 1,926 samples in all; what is left for three devices is 15, 14 and 14.
-        (SAMPLE, {"validation_size": 1879, "n_devices": 3, "buffer_size": 10, "budget": 50}),
-        (SAMPLE, {"validation_size": 1892, "n_devices": 3, "buffer_size": 10, "budget": 20}),
+        # 1,926 samples in all, of which half may be validated on and 4 come first: 959 are left.
+        (SAMPLE, {"validation_size": 963, "n_devices": 64, "buffer_size": 10, "budget": 400}),
+        (SAMPLE, {"validation_size": 963, "n_devices": 7, "buffer_size": 137, "budget": 20}),
     ],
     ids=["plain", "long", "turns", "batch", "short reserve", "no reserve"],
 )
@@ -206,7 +209,7 @@ def test_the_next_sample_takes_the_place_of_the_uploaded_one(
     assert not set(pool) & set(env.problem._validation[0])
     sizes = {len(reserve) for reserve in reserves}
     if "validation_size" in fields:
-        assert sizes == ({4, 5} if fields["validation_size"] == 1879 else {0})
+        assert sizes == ({4, 5} if fields["n_devices"] == 64 else {0})
     else:
         assert sizes == {env.config.blocks}
     sent: list[int] = []
@@ -539,6 +542,19 @@ def test_received_samples_have_the_stated_noise(snr_db: float) -> None:
     assert kstest(noise.ravel(), "norm").pvalue > 1e-3
 
 
+@pytest.mark.parametrize(("name", "size"), [(SAMPLE, 14), (BATCH, 7)])
+def test_the_snr_of_a_symbol_stands_beside_that_of_the_sample(name: str, size: int) -> None:
+    env = make(name, image_size=size, path_loss_exponent=3.0)
+    observation, _ = env.reset(seed=1)
+    np.testing.assert_allclose(
+        column(env, observation, "devices", "symbol_snr_db"),
+        column(env, observation, "devices", "snr_db") - 20 * np.log10(size),
+        rtol=1e-5,
+    )
+    # Last, so that what stands before it keeps its place.
+    assert env.tables["devices"].columns[-1].name == "symbol_snr_db"
+
+
 def test_fading_is_exponential_with_the_devices_mean() -> None:
     env = make(mean_snr_db=10, n_devices=40, buffer_size=1, budget=60, retrain_every=60)
     observation, _ = env.reset(seed=0)
@@ -582,35 +598,81 @@ def test_equal_devices_without_path_loss() -> None:
 
 
 @cache
-def principal_axes(size: int | None, classes: tuple[int, ...] | None) -> NDArray[np.float64]:
-    """Return the first principal axes by singular values; their signs are arbitrary."""
+def principal_axes(
+    size: int | None, classes: tuple[int, ...] | None, every: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the first principal axes of some rows by singular values, and variances along them."""
     features = make(image_size=size, classes=classes, learner="mlp").problem.features
-    _, _, axes = np.linalg.svd(features.train.astype(np.float64), full_matrices=False)
-    return np.asarray(axes[:EMBEDDING_SIZE].T)
+    rows = features.train[::every].astype(np.float64)
+    _, lengths, axes = np.linalg.svd(rows, full_matrices=False)
+    return np.asarray(axes[:EMBEDDING_SIZE].T), lengths[:EMBEDDING_SIZE] ** 2 / len(rows)
 
 
 def axes(env: Any) -> NDArray[np.float64]:
-    """Return the axes with signs such that the largest entry is positive."""
-    found = principal_axes(env.config.image_size, env.config.classes)
-    return found * np.sign(found[np.abs(found).argmax(axis=0), np.arange(EMBEDDING_SIZE)])
+    """Return the axes of every second row, turned towards those of all rows."""
+    found, _ = principal_axes(env.config.image_size, env.config.classes, 2)
+    every, _ = principal_axes(env.config.image_size, env.config.classes, 1)
+    every = every * np.sign(every[np.abs(every).argmax(axis=0), np.arange(EMBEDDING_SIZE)])
+    turn, _ = orthogonal_procrustes(found, every)
+    return np.asarray(found @ turn)
+
+
+@pytest.mark.parametrize("name", [SAMPLE, NETWORK])
+def test_what_is_observed_knows_nothing_of_validation_samples(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = make(name)
+    problem = env.problem
+    validated = set()
+    for seed in range(20):
+        env.reset(seed=seed)
+        validated |= set(problem._validation[0].tolist())
+    kept = np.flatnonzero(problem._pooled)
+    assert not validated & set(kept.tolist())
+    # Other validation samples, other rewards; the subspace of the components stays.
+    features = problem.features
+    train = features.train.copy()
+    train[~problem._pooled] = np.random.default_rng(0).normal(size=train[~problem._pooled].shape)
+    monkeypatch.setattr(
+        data_scheduling, "load_features", lambda *_: dataclasses.replace(features, train=train)
+    )
+    data_scheduling._embeddings.cache_clear()
+    try:
+        other = make(name).problem._embeddings
+    finally:
+        data_scheduling._embeddings.cache_clear()
+    np.testing.assert_array_equal(other.axes, problem._embeddings.axes)
+    np.testing.assert_array_equal(other.variances, problem._embeddings.variances)
+    ours, theirs = (e.shown[kept].astype(np.float64) for e in (problem._embeddings, other))
+    np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "fields"), [(SAMPLE, {}), (BATCH, {"retrain_every": 5})])
 def test_novelty_is_the_direct_formula(name: str, fields: dict[str, Any]) -> None:
-    env = make(name, **fields)
+    env = make(name, **fields, mean_snr_db=12)
     observation, _ = env.reset(seed=4)
     actions = random_actions(env.action_space, 4)
     # Any signs will do.
-    components = principal_axes(env.config.image_size, env.config.classes)
+    components, variances = principal_axes(env.config.image_size, env.config.classes, 2)
+    covariance = np.diag(variances)
+    snrs = [np.inf] * env.config.initial_samples
     for _ in range(12):
         x, _ = acquired(env)
-        z_hat = x @ components
-        a = np.eye(EMBEDDING_SIZE) / EMBEDDING_SIZE + z_hat.T @ z_hat
+        a = np.eye(EMBEDDING_SIZE) / EMBEDDING_SIZE
+        for z_hat, snr in zip(x @ components, snrs, strict=True):
+            wiener = covariance @ np.linalg.inv(covariance + np.eye(EMBEDDING_SIZE) / snr)
+            left = covariance - wiener @ covariance
+            estimate = wiener @ z_hat
+            a += np.outer(estimate, estimate) / (1 + np.trace(np.linalg.inv(a) @ left))
         z = env.problem.features.train[env.problem._buffer[0]] @ components
         wanted = np.einsum("kne,ef,knf->kn", z, np.linalg.inv(a), z)
         novelty = column(env, observation, "samples", "novelty")
         np.testing.assert_allclose(novelty, wanted, rtol=1e-4)
+        snr = env.problem._snr(np.zeros(1, np.int64))[0]
         observation = env.step(next(actions))[0]
+        uploaded = column(env, observation, "devices", "staleness") == 0
+        turns = env.problem._chosen_device[0][: uploaded.sum()]
+        snrs += snr[turns].tolist()
     assert novelty.max() > 2 * novelty.min()
 
 
@@ -818,8 +880,13 @@ def test_shards_give_devices_few_classes() -> None:
             r"too few for n_devices = 20 and buffer_size = 100",
         ),
         ({"n_devices": 950, "buffer_size": 1, "partition": "shards"}, "too few for 1900 shards"),
-        ({"validation_size": 1925}, "no sample left to learn from: 1925 of"),
+        ({"validation_size": 964}, "of 1926, 963 are always learned from"),
         ({"initial_samples": 5000}, "initial samples need"),
+        ({"initial_samples": 10**12}, "initial samples need"),
+        ({"test_size": 10**12}, "but the test set has"),
+        ({"validation_size": 10**12}, "nothing to learn from"),
+        ({"n_devices": 10**9}, "too few for n_devices = 1000000000"),
+        ({"buffer_size": 10**12}, "too few for n_devices = 4 and buffer_size = 1000000000000"),
     ],
 )
 def test_too_few_samples_say_so(fields: dict[str, Any], message: str) -> None:
@@ -887,7 +954,9 @@ def test_the_picture_tells_what_was_uploaded() -> None:
     assert [panel.caption for panel in scene.panels[0][:2]] == ["nothing yet"] * 2
     seen = env.problem._snr(np.zeros(1, np.int64))[0]
     channels = scene.panels[0][2]
+    assert channels.title == "Channels of block 1, the next"
     np.testing.assert_allclose(channels.series["others"], 10 * np.log10(seen))
+    assert not channels.targets
     row = env.problem._buffer[0, 3, 1]
     *_, info = env.step(3 * 3 + 1)
     scene = env.problem.scene(0)
@@ -898,7 +967,29 @@ def test_the_picture_tells_what_was_uploaded() -> None:
     np.testing.assert_array_equal(sent.image, features.image(features.train[row]))
     label = (3, 5)[features.train_labels[row]]
     assert sent.caption == f"label {label}, device 3"
+    # Its SNR stands where it uploaded, in block 1, though bars are the channels of block 2.
+    assert scene.text.endswith("received in block 1")
+    assert channels.title == "Channels of block 2, the next"
+    then = channels.targets["in block 1"]
+    assert np.isfinite(then).tolist() == [k == 3 for k in range(5)]
+    assert then[3] == pytest.approx(info["uploaded_snr_db"])
     assert np.isfinite(channels.series["uploaded last"]).tolist() == [k == 3 for k in range(5)]
+    seen = env.problem._snr(np.zeros(1, np.int64))[0]
+    bars = np.where(np.arange(5) == 3, channels.series["uploaded last"], channels.series["others"])
+    np.testing.assert_allclose(bars, 10 * np.log10(seen))
+    # What was acted on is the first series, which is dark blue in all problems.
+    assert next(iter(channels.series)) == "uploaded last"
+
+
+def test_the_last_picture_shows_the_channels_of_the_last_upload() -> None:
+    env = make(mean_snr_db=12, n_devices=5, budget=2, retrain_every=2)
+    env.reset(seed=0)
+    env.step(0)
+    *_, info = env.step(3 * 2)
+    channels = env.problem.scene(0).panels[0][2]
+    assert channels.title == "Channels of block 2"
+    assert not channels.targets
+    assert channels.series["uploaded last"][2] == pytest.approx(info["uploaded_snr_db"])
 
 
 def test_the_picture_marks_all_devices_of_a_block() -> None:

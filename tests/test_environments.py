@@ -653,21 +653,21 @@ BAD_CENTRALIZED: dict[str, tuple[Any, ...]] = {
     "classes": ((3,), (), (3, 3), (1, 2, 3)),
     "image_size": NOT_OPTIONAL_COUNTS,
     "learner": ("forest", None, "svm-ova"),
-    "budget": NOT_COUNTS,
+    "budget": (*NOT_COUNTS, 10**6 + 1),
     "mean_snr_db": (-30.1, 60.1, np.nan, np.inf, None, "10"),
     "initial_samples": (*NOT_COUNTS, 1),
-    "retrain_every": NOT_COUNTS,
+    "retrain_every": (*NOT_COUNTS, 10**6 + 1),
     "n_devices": NOT_COUNTS,
     "partition": ("sorted", None),
     "validation_size": NOT_COUNTS,
     "test_size": NOT_OPTIONAL_COUNTS,
-    "C": NOT_POSITIVE,
+    "C": (*NOT_POSITIVE, 1e-7, 1e300),
     "reward": ("entropy", "", None),
     "tolerance": (1e-7, 0.11, 0, np.nan, None),
-    "hidden_size": NOT_COUNTS,
-    "learning_rate": NOT_POSITIVE,
-    "batch_size": NOT_COUNTS,
-    "train_steps": NOT_COUNTS,
+    "hidden_size": (*NOT_COUNTS, 10**12),
+    "learning_rate": (*NOT_POSITIVE, 1e300),
+    "batch_size": (*NOT_COUNTS, 10**12),
+    "train_steps": (*NOT_COUNTS, 10**12),
     "track_test": (1, 0, None, "yes"),
 }
 BAD_FEDERATED: dict[str, tuple[Any, ...]] = {
@@ -861,6 +861,42 @@ def test_bad_values_are_named(config_type: type[Any], field: str, value: Any) ->
     with pytest.raises((ValueError, TypeError), match=field) as error:
         config_type(**{field: value})
     assert str(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"C": 1e6},
+        {"C": 1e-6},
+        {"C": 1e6, "mean_snr_db": -30},
+        {"learner": "mlp", "learning_rate": 10},
+        {"learner": "cnn", "learning_rate": 10, "mean_snr_db": -30},
+        {"learner": "mlp", "learning_rate": 1e-300},
+    ],
+)
+@pytest.mark.parametrize("plain_name", [PLAIN, "DataScheduling-v0"])
+def test_the_ends_of_the_intervals_can_be_learned_with(
+    plain_name: str, fields: dict[str, Any]
+) -> None:
+    env = make(plain_name, **fields, retrain_every=3)
+    observation, _ = env.reset(seed=0)
+    over, actions = False, random_actions(env.action_space)
+    while not over:
+        assert env.observation_space.contains(observation)
+        assert all(np.isfinite(part).all() for part in parts_of(observation).values())
+        observation, reward, over, _, info = env.step(next(actions))
+        assert np.isfinite(reward)
+    assert all(np.isfinite(value) for value in info.values())
+
+
+def test_the_snr_of_a_symbol_is_observed_beside_the_effective_one() -> None:
+    env = make(PLAIN)
+    observation, _ = env.reset(seed=0)
+    table = env.tables[""]
+    assert table.columns[-1].name == "effective_symbol_snr_db"
+    assert table.read(observation, "effective_symbol_snr_db") == pytest.approx(
+        table.read(observation, "effective_snr_db") - 10 * np.log10(196), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize(("field", "value", "part"), BAD_PARTS)

@@ -219,3 +219,20 @@ def test_common_finish_shares_the_whole_band_and_nobody_waits() -> None:
 def test_common_finish_of_one_device_is_its_own() -> None:
     finish = wireless.common_finish([0.3, 9.0], [0.2, 1.0], np.array([True, False]))
     assert finish == pytest.approx(0.5)
+
+
+def test_the_snr_of_a_symbol_is_the_samples_over_its_features() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 196))
+    x /= np.sqrt(np.square(x).sum(axis=1).mean())
+    snr = wireless.db_to_linear(15.0)
+    received = np.zeros_like(x)
+    effective = np.zeros(2000)
+    wireless.mrc_accumulate(received, effective, x, np.full(2000, snr), rng.normal(size=x.shape))
+    noise = wireless.mrc_combine(received, effective) - x
+    measured_db = 10 * np.log10(np.square(x).mean() / np.square(noise).mean())
+    assert measured_db == pytest.approx(wireless.symbol_snr_db(15.0, 196), abs=0.05)
+    assert float(wireless.symbol_snr_db(15.0, 196)) == pytest.approx(-7.92, abs=0.005)
+    np.testing.assert_allclose(wireless.symbol_snr_db([10.0, -3.0], 10), [0.0, -13.0])
+    with pytest.raises(ValueError, match="n_features must be positive, got 0"):
+        wireless.symbol_snr_db(1.0, 0)

@@ -18,7 +18,7 @@ from edge_gym.data.partitions import (
     partition_iid,
     partition_shards,
 )
-from edge_gym.data.splits import Split, check_split, draw_balanced, draw_split
+from edge_gym.data.splits import Split, always_pooled, check_split, draw_balanced, draw_split
 
 __all__ = [
     "DATASETS",
@@ -28,6 +28,7 @@ __all__ = [
     "Features",
     "SampleError",
     "Split",
+    "always_pooled",
     "check_partition",
     "check_split",
     "data_dir",

@@ -25,11 +25,21 @@ class Split:
     test: NDArray[np.int64]
 
 
+def always_pooled(n_train: int) -> NDArray[np.bool_]:
+    """Return the rows for what is fixed beforehand, such as principal axes, as a mask ``(n,)``.
+
+    They are every second row; given to ``draw_split`` they are never validated on.
+    """
+    return np.arange(n_train) % 2 == 0
+
+
 def check_split(
     train_labels: NDArray[np.int64],
     n_test: int,
     validation_size: int,
     test_size: int | None = None,
+    *,
+    pooled: NDArray[np.bool_] | None = None,
 ) -> None:
     """Find out whether ``draw_split`` can split these samples, whatever it draws.
 
@@ -38,6 +48,7 @@ def check_split(
         n_test: Number of test samples.
         validation_size: Number of validation rows.
         test_size: Number of test rows; None takes all of them.
+        pooled: Which training rows must be in the pool, ``(n,)``; None leaves all to chance.
 
     Raises:
         ValueError: If a size is negative.
@@ -53,6 +64,13 @@ def check_split(
             f"validation_size = {validation_size} leaves nothing to learn from: the training set "
             f"has {n_train} samples. Lower validation_size, or take more classes or a larger "
             "data set"
+        )
+    kept = 0 if pooled is None else int(np.count_nonzero(pooled))
+    if validation_size > n_train - kept:
+        raise SampleError(
+            f"validation_size = {validation_size} is more than the {n_train - kept} samples that "
+            f"may be validated on: of {n_train}, {kept} are always learned from. Lower "
+            "validation_size, or take more classes or a larger data set"
         )
     if test_size is not None and test_size > n_test:
         raise SampleError(
@@ -75,6 +93,7 @@ def draw_split(
     test_size: int | None = None,
     *,
     per_class: int = 1,
+    pooled: NDArray[np.bool_] | None = None,
 ) -> Split:
     """Draw validation rows uniformly from the training set; the rest is the pool.
 
@@ -88,28 +107,38 @@ def draw_split(
         validation_size: Number of validation rows.
         test_size: Number of test rows, drawn uniformly; None takes all of them, in order.
         per_class: Samples that each class has in the pool at least.
+        pooled: Which training rows must be in the pool, ``(n,)``; None leaves all to chance.
 
     Raises:
         ValueError: If a size is negative.
         SampleError: If there are too few samples; ``check_split`` says so before anything is drawn.
     """
-    check_split(train_labels, len(test_labels), validation_size, test_size)
+    check_split(train_labels, len(test_labels), validation_size, test_size, pooled=pooled)
     rows = rng.permutation(len(train_labels))
+    free = np.ones(len(rows), np.bool_)
+    if pooled is not None:
+        free = ~pooled
+        rows = rows[np.argsort(pooled[rows], kind="stable")]
     validation, pool = rows[:validation_size], rows[validation_size:]
-    left = np.bincount(train_labels[pool], minlength=int(train_labels.max()) + 1)
+    if pooled is not None:
+        pool = rng.permutation(pool)
+    n_labels = int(train_labels.max()) + 1
+    left = np.bincount(train_labels[pool], minlength=n_labels)
+    spare = np.bincount(train_labels[pool[free[pool]]], minlength=n_labels)
     for label in np.flatnonzero((np.bincount(train_labels) > 0) & (left < per_class)):
         while left[label] < per_class:
             there = np.flatnonzero(train_labels[validation] == label)
-            donor = int(left.argmax())
-            if not there.size or left[donor] <= per_class:
+            donor = int(spare.argmax())
+            if not there.size or not spare[donor] or left[donor] <= per_class:
                 raise SampleError(
                     f"{len(pool)} samples to learn from are too few for {per_class} of each class, "
                     "or a class has fewer: lower validation_size, or take a larger data set"
                 )
-            place = np.flatnonzero(train_labels[pool] == donor)[0]
+            place = np.flatnonzero((train_labels[pool] == donor) & free[pool])[0]
             validation[there[0]], pool[place] = pool[place], validation[there[0]]
-            left[label] += 1
-            left[donor] -= 1
+            for counts in (left, spare):
+                counts[label] += 1
+                counts[donor] -= 1
     n_test = len(test_labels)
     test = np.arange(n_test) if test_size is None else rng.permutation(n_test)[:test_size]
     return Split(pool, validation, test)

@@ -3,7 +3,13 @@
 What retransmission and data scheduling share: the data, the classifier of every lane and how good
 it is. Who sends what is the business of the problems built on it.
 
-Source: RRM §2.2.1.
+Only uploads take time: the broadcast of the classifier, its training and what devices report of
+their samples do not, as in the source. The mean image that features are centred with and their
+scale are constants of the data set, from its whole training split, validation rows included: they
+use no label and are the same for all policies (``DataScheduling`` takes its principal axes from
+rows that are never validated on).
+
+Source: Wen et al. 2019 §2.2.1.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from edge_gym.data import (
     DATASETS,
     SCHEMES,
     SampleError,
+    always_pooled,
     check_partition,
     check_split,
     draw_balanced,
@@ -39,6 +46,10 @@ from edge_gym.messages import shown
 from edge_gym.rendering import LinePanel
 
 SNR_DB_BOUNDS = (-30.0, 60.0)
+SYMBOL_SNR_DB_BOUNDS = (-70.0, 60.0)
+"""Bounds of SNRs per symbol: 10·log₁₀ d is below 40 dB for up to 10,000 features."""
+MAX_STEPS = 1_000_000
+"""Most uploads or channel uses in an episode, and the upper bound of columns that count them."""
 _SLOPE_DECAY = 0.8
 
 
@@ -51,7 +62,9 @@ class CentralizedConfig(Config):
         classes: The classes to tell apart; None takes all.
         image_size: Side of the images in pixels; None keeps the original.
         learner: ``"svm"`` (two classes), ``"svm-ovo"``, ``"mlp"`` or ``"cnn"``.
-        mean_snr_db: Mean receive SNR γ̄ of one transmission, dB.
+        mean_snr_db: Mean receive SNR γ̄ of one transmission, dB: E‖x‖², the energy of a whole
+            sample, over the noise of *one* of its d dimensions. Per symbol, one feature each, it is
+            10·log₁₀ d less (``wireless.symbol_snr_db``): 15 dB are -7.9 dB at 14×14.
         initial_samples: Noiseless samples that the server has at the start.
         retrain_every: Acquired samples from one training to the next.
         n_devices: Devices that hold samples, K.
@@ -105,19 +118,19 @@ class CentralizedConfig(Config):
             )
         check_number("mean_snr_db", self.mean_snr_db, *SNR_DB_BOUNDS)
         check_integer("initial_samples", self.initial_samples, 2)
-        check_integer("retrain_every", self.retrain_every, 1)
+        check_integer("retrain_every", self.retrain_every, 1, MAX_STEPS)
         check_integer("n_devices", self.n_devices, 1)
         check_choice("partition", self.partition, SCHEMES)
         check_integer("validation_size", self.validation_size, 1)
         if self.test_size is not None:
             check_integer("test_size", self.test_size, 1)
-        check_number("C", self.C, 0, open_low=True)
+        check_number("C", self.C, 1e-6, 1e6)
         check_number("tolerance", self.tolerance, 1e-6, 0.1)
         check_choice("reward", self.reward, ("accuracy", "loss"))
-        check_integer("hidden_size", self.hidden_size, 1)
-        check_number("learning_rate", self.learning_rate, 0, open_low=True)
-        check_integer("batch_size", self.batch_size, 1)
-        check_integer("train_steps", self.train_steps, 1)
+        check_integer("hidden_size", self.hidden_size, 1, 10_000)
+        check_number("learning_rate", self.learning_rate, 0, 10, open_low=True)
+        check_integer("batch_size", self.batch_size, 1, 100_000)
+        check_integer("train_steps", self.train_steps, 1, 100_000)
         check_flag("track_test", self.track_test)
 
 
@@ -131,6 +144,8 @@ class CentralizedLearning(Problem):
     """
 
     config: CentralizedConfig
+    keeps_half: ClassVar[bool] = False
+    """Whether every second training row is never validated on, see ``data.always_pooled``."""
     lane_arrays: ClassVar[tuple[str, ...]] = (
         "_validation",
         "_test",
@@ -151,6 +166,8 @@ class CentralizedLearning(Problem):
         super().__init__(config, n_lanes)
         self.features = load_features(config.dataset, config.classes, config.image_size)
         self.n_classes = len(self.features.classes)
+        rows = len(self.features.train)
+        self._pooled = always_pooled(rows) if self.keeps_half else None
         self._check_samples()
         self.learner = make_learner(
             config.learner,
@@ -206,7 +223,8 @@ class CentralizedLearning(Problem):
         """
         config, labels = self.config, self.features.train_labels
         size, each = config.validation_size, self._initial_per_class()
-        check_split(labels, len(self.features.test_labels), size, config.test_size)
+        n_test = len(self.features.test_labels)
+        check_split(labels, n_test, size, config.test_size, pooled=self._pooled)
         pool = len(labels) - size
         if np.bincount(labels).min() < each or pool < each * self.n_classes:
             raise SampleError(
@@ -234,6 +252,7 @@ class CentralizedLearning(Problem):
             config.validation_size,
             config.test_size,
             per_class=self._initial_per_class(),
+            pooled=self._pooled,
         )
         self._validation[lane], self._test[lane] = split.validation, split.test
         initial = draw_balanced(rng, labels, split.pool, config.initial_samples)
@@ -261,8 +280,14 @@ class CentralizedLearning(Problem):
             info["test_accuracy"] = self._test_accuracy[lanes].copy()
         return info
 
-    def _acquire(self, lanes: IntArray, samples: NDArray[np.float32], labels: IntArray) -> None:
-        """Add one sample to the training set of each lane."""
+    def _acquire(
+        self,
+        lanes: IntArray,
+        samples: NDArray[np.float32],
+        labels: IntArray,
+        snr: NDArray[Any] | None = None,
+    ) -> None:
+        """Add one sample, received at a linear SNR or without noise, to each training set."""
         self.learner.append(lanes, samples, labels)
         self._counts[lanes, labels] += 1
         self._unlearned[lanes] += 1

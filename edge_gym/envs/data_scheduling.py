@@ -14,14 +14,20 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from edge_gym import wireless
-from edge_gym.data import load_dataset, load_features, partition
-from edge_gym.envs.centralized import SNR_DB_BOUNDS, CentralizedConfig, CentralizedLearning
+from edge_gym.data import always_pooled, load_dataset, load_features, partition
+from edge_gym.envs.centralized import (
+    MAX_STEPS,
+    SNR_DB_BOUNDS,
+    SYMBOL_SNR_DB_BOUNDS,
+    CentralizedConfig,
+    CentralizedLearning,
+)
 from edge_gym.envs.checks import check_choice, check_flag, check_integer, check_number
 from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Step
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning import importance
 from edge_gym.learning.svm import SVMLearner
-from edge_gym.rendering import BarPanel, GaugePanel, ImagePanel, Scene
+from edge_gym.rendering import BarPanel, GaugePanel, ImagePanel, Scene, acted_on
 from edge_gym.statistics import jain_index
 
 ACTIONS = ("sample", "device", "scores")
@@ -67,7 +73,7 @@ class DataSchedulingConfig(CentralizedConfig):
         super().__post_init__()
         check_integer("buffer_size", self.buffer_size, 1)
         check_flag("refill", self.refill)
-        check_integer("budget", self.budget, 1)
+        check_integer("budget", self.budget, 1, MAX_STEPS)
         check_integer("uploads_per_block", self.uploads_per_block, 1, self.n_devices)
         check_choice("actions", self.actions, ACTIONS)
         check_choice("labels", self.labels, ("device", "server"))
@@ -111,7 +117,15 @@ def observation_tables(config: DataSchedulingConfig) -> dict[str, ObservationTab
     knows_labels = config.labels == "device"
     blocks, budget = config.blocks, config.budget
     devices = [
-        Column("snr_db", "dB", low_db, high_db, "SNR of the device's channel in this block", 12, 6),
+        Column(
+            "snr_db",
+            "dB",
+            low_db,
+            high_db,
+            "SNR γ of its channel in this block: E‖x‖² over the noise of one dimension",
+            12,
+            6,
+        ),
         Column("mean_snr_db", "dB", low_db, high_db, "its mean over fading", 15, 10),
         Column(
             "staleness",
@@ -139,6 +153,16 @@ def observation_tables(config: DataSchedulingConfig) -> dict[str, ObservationTab
             )
             for i in range(EMBEDDING_SIZE)
         ]
+    devices.append(
+        Column(
+            "symbol_snr_db",
+            "dB",
+            *SYMBOL_SNR_DB_BOUNDS,
+            "SNR of one symbol in this block, 10·log₁₀ d below that of the sample",
+            -10,
+            6,
+        )
+    )
     samples = [Column("present", "1", 0, 1, "1 if there is a sample, all else is 0 without")]
     if svm:
         samples.append(
@@ -169,7 +193,8 @@ def observation_tables(config: DataSchedulingConfig) -> dict[str, ObservationTab
             "1",
             0,
             1e3,
-            "zᵀA⁻¹z of its principal components z, A summing ẑẑᵀ over what the server has",
+            "zᵀA⁻¹z of its principal components z, A summing what the channel left of all that the "
+            "server has",
             0.2,
             0.2,
         )
@@ -230,14 +255,35 @@ def preferred_sample(
     return np.asarray(value.argmax(axis=-1))
 
 
-@functools.cache
-def _embeddings(
-    name: str, classes: tuple[int, ...] | None, image_size: int | None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the first principal axes of the training features ``(d, E)`` and their components."""
+@dataclass(frozen=True, eq=False)
+class _Embeddings:
+    """Principal components of the training samples.
+
+    Axes and variances are those of the rows that no episode is validated on: the same in all
+    episodes, without a trace of what rewards are measured on.
+
+    Attributes:
+        axes: ``(d, E)``.
+        variances: Along them, ``(E,)``.
+        components: Of all training samples, ``(n, E)``.
+        shown: The components as they are observed, ``(n, E)``: turned within their subspace
+            towards the axes of all rows, which are what agents have been trained on. No length or
+            angle changes.
+    """
+
+    axes: NDArray[np.float32]
+    variances: NDArray[np.float64]
+    components: NDArray[np.float32]
+    shown: NDArray[np.float32]
+
+
+@functools.lru_cache(maxsize=8)
+def _embeddings(name: str, classes: tuple[int, ...] | None, image_size: int | None) -> _Embeddings:
     train = load_features(name, classes, image_size).train
-    axes = importance.principal_axes(train, EMBEDDING_SIZE)
-    return axes, train @ axes
+    axes, variances = importance.principal_axes(train[always_pooled(len(train))], EMBEDDING_SIZE)
+    reference, _ = importance.principal_axes(train, EMBEDDING_SIZE)
+    shown = train @ importance.turned_towards(axes, reference)
+    return _Embeddings(axes, variances, train @ axes, shown)
 
 
 class DataScheduling(CentralizedLearning):
@@ -245,6 +291,7 @@ class DataScheduling(CentralizedLearning):
 
     config: DataSchedulingConfig
     config_type = DataSchedulingConfig
+    keeps_half = True
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(
         DataSchedulingConfig()
     )
@@ -289,9 +336,7 @@ class DataScheduling(CentralizedLearning):
         else:
             self.action_space = spaces.Discrete(k * n if config.actions == "sample" else k)
         self.actions_per = "sample" if config.actions == "sample" else "device"
-        self._axes, self._components = _embeddings(
-            config.dataset, config.classes, config.image_size
-        )
+        self._embeddings = _embeddings(config.dataset, config.classes, config.image_size)
         n_features = self.features.train.shape[1]
         self._gain = np.zeros((n_lanes, config.blocks, k))
         self._mean_snr = np.zeros((n_lanes, k))
@@ -375,8 +420,10 @@ class DataScheduling(CentralizedLearning):
         """Return the observations of all lanes by part."""
         present = self._buffer != _ABSENT
         rows = np.where(present, self._buffer, 0)
+        snr_db = wireless.linear_to_db(self._snr(np.arange(self.n_lanes)))
         devices: dict[str, NDArray[Any]] = {
-            "snr_db": wireless.linear_to_db(self._snr(np.arange(self.n_lanes))),
+            "snr_db": snr_db,
+            "symbol_snr_db": wireless.symbol_snr_db(snr_db, self.features.train.shape[1]),
             "mean_snr_db": wireless.linear_to_db(self._mean_snr),
             "staleness": self._block[:, None] - self._last_upload,
             "uploads": self._device_uploads,
@@ -385,7 +432,7 @@ class DataScheduling(CentralizedLearning):
             devices["chosen"] = self._is_chosen()
         if self.config.uploads_per_block > 1:
             offered = np.take_along_axis(rows, self._preferred()[:, :, None], axis=2)[:, :, 0]
-            components = self._components[offered] * present.any(axis=2)[:, :, None]
+            components = self._embeddings.shown[offered] * present.any(axis=2)[:, :, None]
             for i in range(EMBEDDING_SIZE):
                 devices[f"embedding_{i}"] = components[:, :, i]
         samples: dict[str, NDArray[Any]] = {
@@ -403,7 +450,7 @@ class DataScheduling(CentralizedLearning):
             samples["label_share"] = share * present
             samples["label_recall"] = self._recall[lanes, labels] * present
         if self.config.content:
-            content = self._components[rows] * present[..., None]
+            content = self._embeddings.shown[rows] * present[..., None]
             if self.config.signed_content:
                 content *= (1 - 2 * self.features.train_labels[rows])[..., None]
             samples |= {f"content_{i}": content[..., i] for i in range(EMBEDDING_SIZE)}
@@ -430,17 +477,29 @@ class DataScheduling(CentralizedLearning):
         return np.asarray(possible.reshape(self.n_lanes, -1))
 
     def scene(self, lane: int) -> Scene:
-        """Show the last upload, this block's channels, the buffers and the accuracy."""
+        """Show the last upload, the channels of the next block, the buffers and the accuracy."""
         config, features = self.config, self.features
         device, row, snr_db = (float(value) for value in self._uploaded[lane])
         uploads = int(self._device_uploads[lane].sum())
         shown = min(config.n_devices, _SHOWN_DEVICES)
-        # At the end there is no further block; the last one's channels are shown.
-        channels_db = wireless.linear_to_db(self._snr(np.array([lane]))[0])[:shown]
-        last = (self._last_upload[lane, :shown] == self._block[lane]) & (uploads > 0)
-        chosen = self._is_chosen()[lane, :shown]
+        done = int(self._block[lane])
+        over = done == config.blocks
+        last = (self._last_upload[lane, :shown] == done) & (uploads > 0)
         low, high = config.mean_snr_db - 20, config.mean_snr_db + 25
-        bars = np.clip(channels_db, low + 0.5, high)
+
+        def channels(block: int) -> NDArray[np.float64]:
+            snr = self._mean_snr[lane, :shown] * self._gain[lane, block, :shown]
+            return np.clip(wireless.linear_to_db(snr), low + 0.5, high)
+
+        # The last upload is over: bars are the channels that the next one is decided on.
+        bars = channels(done - over)
+        series, targets = acted_on(bars, last, "uploaded last"), {}
+        if config.in_turns:
+            chosen = self._is_chosen()[lane, :shown]
+            series = {name: np.where(chosen, np.nan, values) for name, values in series.items()}
+            series["chosen"] = np.where(chosen, bars, np.nan)
+        if uploads and not over:
+            targets[f"in block {done}"] = np.where(last, channels(done - 1), np.nan)
         names = load_dataset(config.dataset).class_names
         label = names[features.classes[features.train_labels[int(row)]]]
         kind = self.learner.uncertainty
@@ -450,12 +509,6 @@ class DataScheduling(CentralizedLearning):
         extreme = nearest.min(axis=1) if kind == "distance" else nearest.max(axis=1)
         labels = [str(k) if config.n_devices <= 12 or k % 5 == 0 else "" for k in range(shown)]
         axis = "device" if shown == config.n_devices else f"device, the first {shown}"
-        series = {
-            "others": np.where(last | chosen, np.nan, bars),
-            "uploaded last": np.where(last & ~chosen, bars, np.nan),
-        }
-        if config.in_turns:
-            series["chosen"] = np.where(chosen, bars, np.nan)
         panels = (
             ImagePanel(
                 title="Received",
@@ -468,12 +521,14 @@ class DataScheduling(CentralizedLearning):
                 caption=f"label {label}, device {int(device)}" if uploads else "nothing yet",
             ),
             BarPanel(
-                title="Channels of this block",
+                title=f"Channels of block {done + 1 - over}" + ("" if over else ", the next"),
                 labels=labels,
                 series=series,
+                targets=targets,
                 x_label=axis,
                 y_label="SNR, dB",
                 y_limits=(low, high),
+                width=3.0,
             ),
             BarPanel(
                 title=f"Most uncertain sample: {kind}",
@@ -488,6 +543,7 @@ class DataScheduling(CentralizedLearning):
             text=(
                 f"{config.n_devices} devices with {config.buffer_size} samples each"
                 f"   ·   {self._acquired()[lane]} samples acquired"
+                + (f"   ·   received in block {done}" if uploads else "")
             ),
             panels=(
                 panels,
@@ -521,11 +577,21 @@ class DataScheduling(CentralizedLearning):
             self._reserve[lane, device, len(reserve) :] = _ABSENT
             self._reserve_size[lane, device] = len(reserve)
 
-    def _acquire(self, lanes: IntArray, samples: NDArray[np.float32], labels: IntArray) -> None:
-        super()._acquire(lanes, samples, labels)
+    def _acquire(
+        self,
+        lanes: IntArray,
+        samples: NDArray[np.float32],
+        labels: IntArray,
+        snr: NDArray[Any] | None = None,
+    ) -> None:
+        super()._acquire(lanes, samples, labels, snr)
         inverse = self._inverse[lanes]
         # One product per lane: what it is must not depend on how many lanes there are.
-        importance.acquire(inverse, (samples[:, None] @ self._axes)[:, 0])
+        components = (samples[:, None] @ self._embeddings.axes)[:, 0]
+        if snr is None:
+            importance.acquire(inverse, components)
+        else:
+            importance.receive(inverse, components, snr, self._embeddings.variances)
         self._inverse[lanes] = inverse
 
     def _choose(self, lanes: IntArray, actions: IntArray) -> BoolArray:
@@ -579,7 +645,7 @@ class DataScheduling(CentralizedLearning):
                 self._noise[lanes],
             )
             received = wireless.mrc_combine(received, effective)
-            self._acquire(lanes, received, self.features.train_labels[rows])
+            self._acquire(lanes, received, self.features.train_labels[rows], effective)
             self._refill(lanes, device, sample)
             self._device_uploads[lanes, device] += 1
             self._last_upload[lanes, device] = self._block[lanes] + 1
@@ -641,7 +707,7 @@ class DataScheduling(CentralizedLearning):
         rows = self._flat(self._buffer)[lanes]
         present = rows != _ABSENT
         novelty = importance.novelty(
-            self._components, np.where(present, rows, 0), self._inverse[lanes]
+            self._embeddings.components, np.where(present, rows, 0), self._inverse[lanes]
         )
         self._flat(self._novelty)[lanes] = novelty * present
 
@@ -707,6 +773,11 @@ class DataSchedulingEnv(EdgeEnv):
     ``uploads_per_block`` M > 1, M devices upload at a time (OFDMA), and samples that are alike
     teach the same thing twice.
 
+    γ is E‖x‖² = 1 over the noise of one of the d dimensions; the SNR of a symbol is γ/d, so 15 dB
+    are -7.9 dB a symbol at 14×14, and both are observed. The broadcast of the classifier and the
+    devices' reports on their samples take no time and arrive without error, as in Wen et al. 2019 §4:
+    a block is what one upload takes.
+
     ## Action Space
     - ``actions="sample"`` (``DataScheduling-v0``): ``Discrete(K·N)``; k·N + n lets device k upload
       its sample n.
@@ -749,7 +820,8 @@ class DataSchedulingEnv(EdgeEnv):
     reported. With ``reward="loss"`` the decrease of the validation loss takes its place.
 
     ## Starting State
-    Each episode draws a split of the data, ``initial_samples`` noiseless samples (classes
+    Each episode draws a split of the data (every second training row is never validated on:
+    principal axes are computed from these), ``initial_samples`` noiseless samples (classes
     balanced) that the classifier is trained on, which device holds what, their positions, and the
     fading of all blocks.
 
@@ -770,7 +842,8 @@ class DataSchedulingEnv(EdgeEnv):
     ## References
     RRM §4 and its figure text; the noise convention is that of the documents' README: n ~
     N(0, I/γ) with features scaled to E‖x‖² = 1. ``novelty`` is the information gain of a linear
-    model (D-optimal design) in the 16 first principal components.
+    model (D-optimal design) in the 16 first principal components, in which a noisy sample counts by
+    what the channel left of it: see ``learning.importance``.
 
     ## Version History
     - v0: first version.

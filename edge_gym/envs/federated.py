@@ -236,6 +236,7 @@ class FederatedLearning(Problem):
         # Rows of each device's samples, padded to the largest number that occurred.
         self._rows = np.zeros((n_lanes, k, 1), np.int64)
         self._sizes = np.zeros((n_lanes, k), np.int64)
+        # Of a symbol: received power over the noise in the whole band.
         self._mean_snr = np.zeros((n_lanes, k))
         self._cpu_hz = np.zeros((n_lanes, k))
         self._round = np.zeros(n_lanes, np.int64)

@@ -15,7 +15,13 @@ from scipy.special import ndtri
 
 from edge_gym import wireless
 from edge_gym.data import load_dataset, partition
-from edge_gym.envs.centralized import SNR_DB_BOUNDS, CentralizedConfig, CentralizedLearning
+from edge_gym.envs.centralized import (
+    MAX_STEPS,
+    SNR_DB_BOUNDS,
+    SYMBOL_SNR_DB_BOUNDS,
+    CentralizedConfig,
+    CentralizedLearning,
+)
 from edge_gym.envs.checks import check_integer, check_number
 from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Step
 from edge_gym.envs.observation import Column, ObservationTable
@@ -30,8 +36,6 @@ class RetransmissionConfig(CentralizedConfig):
     """Settings of the retransmission problem; further fields are ``CentralizedConfig``'s.
 
     Attributes:
-        mean_snr_db: Mean receive SNR γ̄ of one transmission, dB.
-        initial_samples: Noiseless samples that the server has at the start.
         budget: Channel uses in an episode.
         buffer_size: Samples in a device's buffer; None shares the whole pool out.
         alignment_probability: p_c, whose θ₀ = [Φ⁻¹(p_c)]² the observed ``required_snr_db`` uses.
@@ -45,7 +49,7 @@ class RetransmissionConfig(CentralizedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integer("budget", self.budget, 1)
+        check_integer("budget", self.budget, 1, MAX_STEPS)
         if self.buffer_size is not None:
             check_integer("buffer_size", self.buffer_size, 1)
         check_alignment_probability(self.alignment_probability)
@@ -88,7 +92,15 @@ def observation_table(config: RetransmissionConfig) -> ObservationTable:
     else:
         uncertainty = Column("entropy", "nat", 0, 10, "entropy of the predicted classes", 0.5, 0.5)
     return ObservationTable(
-        Column("effective_snr_db", "dB", low_db, high_db, "SNR after combining", 12, 6),
+        Column(
+            "effective_snr_db",
+            "dB",
+            low_db,
+            high_db,
+            "SNR γ after combining: E‖x‖² over the noise of one dimension",
+            12,
+            6,
+        ),
         uncertainty,
         Column("margin", "1", -30, 30, "signed margin y·s(x̂) against the label", 0.5, 1),
         Column("required_snr_db", "dB", low_db, high_db, "SNR that Protocol 1 asks for", 16, 10),
@@ -110,7 +122,7 @@ def observation_table(config: RetransmissionConfig) -> ObservationTable:
             "sample",
             0,
             1e6,
-            "samples acquired with a margin below 1",
+            "samples acquired with a margin below 1 as received, with their noise",
             config.budget / 8,
             config.budget / 8,
         ),
@@ -133,6 +145,14 @@ def observation_table(config: RetransmissionConfig) -> ObservationTable:
         Column("accuracy", "1", 0, 1, "validation accuracy", 0.85, 0.1),
         Column(
             "accuracy_slope", "1/training", -1, 1, "smoothed gain of accuracy a training", 0, 0.01
+        ),
+        Column(
+            "effective_symbol_snr_db",
+            "dB",
+            *SYMBOL_SNR_DB_BOUNDS,
+            "effective SNR of one symbol, 10·log₁₀ d below that of the sample",
+            -10,
+            6,
         ),
     )
 
@@ -268,11 +288,12 @@ class Retransmission(CentralizedLearning):
     def observe(self) -> NDArray[np.float32]:
         """Return the observations of all lanes, ``(n_lanes, F)``."""
         lanes = np.arange(self.n_lanes)
+        snr_db = wireless.linear_to_db(self._snr)
         kind = self.learner.uncertainty
         required = required_snr(self._uncertainty, self.config.alignment_probability, kind)
         return self.table.fill(
             {
-                "effective_snr_db": wireless.linear_to_db(self._snr),
+                "effective_snr_db": snr_db,
                 kind: self._uncertainty,
                 "margin": self._margin,
                 "required_snr_db": wireless.linear_to_db(np.minimum(required, 1e9)),
@@ -288,6 +309,9 @@ class Retransmission(CentralizedLearning):
                 "label_share": self._label_share()[lanes, self._labels(lanes)] * self.n_classes,
                 "accuracy": self._accuracy,
                 "accuracy_slope": self._slope,
+                "effective_symbol_snr_db": wireless.symbol_snr_db(
+                    snr_db, self.features.train.shape[1]
+                ),
             }
         )
 
@@ -405,6 +429,10 @@ class RetransmissionEnv(EdgeEnv):
     It either accepts what it has combined into its training set or requests the sample again.
     The budget of channel uses is limited: many noisy samples or few clean ones, and for which
     samples is it worth the wait? The classifier is trained for real on everything accepted.
+
+    γ is E‖x‖² = 1 over the noise of one of the d dimensions; the SNR of a symbol is γ/d, so 5 dB
+    are -17.9 dB a symbol at 14×14, and both are observed. A channel use is the transmission of a
+    whole sample. The request for another one takes no time, as in Wen et al. 2019 §3.2.
 
     ## Action Space
     ``Discrete(2)``: 0 accepts the received sample, and the next one is sent; 1 requests it again.

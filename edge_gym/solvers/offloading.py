@@ -102,7 +102,7 @@ class OffloadingCosts:
 
     Attributes:
         band_hz: Band B that all uplinks and downlinks share, one per instance.
-        uplink_snr_hz: p_j·h_j/δ_s²: the SNR over one hertz.
+        uplink_snr_hz: p_j·h_j/δ_s²: the SNR over one hertz, linear, of a symbol.
         downlink_snr_hz: P_s·h_j/δ_j².
         transmit_power_w: Power p_j of a user's transmitter.
         receive_power_w: Power p_j^md of a user's receiver.
