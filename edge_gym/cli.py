@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _complain(f"the disk is full ({error}): make room, what was written is kept")
         # Without the number that Python puts in front of what has one.
         own = error.filename is None and error.strerror
-        return _complain(error.strerror if own else str(error))
+        return _complain(str(error.strerror if own else error))
     except (ValueError, TypeError, ImportError, GymnasiumError) as error:
         return _complain(str(error))
     except MemoryError as error:

@@ -824,6 +824,24 @@ def test_who_is_left_out_of_the_next_round(
     assert column(env, observation, "devices", "participates").all()
 
 
+@pytest.mark.parametrize("bandwidth", ["finish", "agent"])
+def test_columns_that_are_not_given_are_filled(bandwidth: str) -> None:
+    whole, part = (make(bandwidth=bandwidth, participation="agent") for _ in range(2))
+    columns = whole.action_space.shape[-1]
+    assert columns == (3 if bandwidth == "agent" else 2)
+    scores = np.random.default_rng(0).uniform(-1, 1, whole.action_space.shape).astype(np.float32)
+    for width in range(columns):
+        filled = scores.copy()
+        filled[:, max(width, 1) :] = 1
+        fewer = scores[:, :width] if width else scores[:, 0]
+        for env, action in ((whole, filled), (part, fewer)):
+            env.reset(seed=3)
+            env.step(action)
+        assert_same(part.step(fewer), whole.step(filled))
+    with pytest.raises(ValueError, match=r"must have shape \(\d+, \d\), got shape \(3,\)"):
+        whole.step(scores[:3, 0])
+
+
 def test_leaving_the_slowest_out_makes_the_next_round_shorter() -> None:
     env, twin = (make(participation="agent", slowdown_probability=0.0, **ENDLESS) for _ in "ab")
     for each in (env, twin):

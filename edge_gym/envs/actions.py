@@ -13,34 +13,55 @@ from edge_gym.messages import shown
 
 
 def validate_actions(
-    space: spaces.Space[Any], actions: Any, n_lanes: int, lanes: NDArray[np.int64]
+    space: spaces.Space[Any],
+    actions: Any,
+    n_lanes: int,
+    lanes: NDArray[np.int64],
+    fill: float | None = None,
 ) -> NDArray[Any]:
     """Return the actions of ``lanes`` out of those of all ``n_lanes``; others are not looked at.
+
+    Args:
+        space: Of one lane's actions.
+        actions: Of all lanes, ``(n_lanes, ...)``.
+        n_lanes: Their number.
+        lanes: Whose actions count, ``(m,)``.
+        fill: Value of the last action columns where these may be left out; see
+            ``Problem.action_fill``.
 
     Raises:
         ValueError: If the shape is wrong, or a value is not finite or out of bounds; the message
             names the lane and the value.
     """
-    array = _numbers(actions, (n_lanes, *(space.shape or ())), "actions")[lanes]
+    array = _numbers(actions, (n_lanes, *(space.shape or ())), "actions", fill)[lanes]
     return _of_space(space, array, lambda row: f"the action of lane {lanes[row]}")
 
 
-def validate_action(space: spaces.Space[Any], action: Any) -> NDArray[Any]:
+def validate_action(
+    space: spaces.Space[Any], action: Any, fill: float | None = None
+) -> NDArray[Any]:
     """Return the action of a single environment as that of one lane, ``(1, ...)``.
+
+    Arguments are those of ``validate_actions``.
 
     Raises:
         ValueError: If the shape is wrong, or a value is not finite or out of bounds; the message
             names the value.
     """
-    array = _numbers(action, space.shape or (), "the action")[None]
+    array = _numbers(action, space.shape or (), "the action", fill)[None]
     return _of_space(space, array, lambda _: "the action")
 
 
-def _numbers(given: Any, shape: tuple[int, ...], what: str) -> NDArray[Any]:
+def _numbers(given: Any, shape: tuple[int, ...], what: str, fill: float | None) -> NDArray[Any]:
     try:
         array = np.asarray(given)
     except ValueError as error:
         raise ValueError(f"{what} must be an array of shape {shape}, got {shown(given)}") from error
+    if fill is not None and array.shape == shape[:-1]:
+        array = array[..., None]
+    if fill is not None and array.shape[:-1] == shape[:-1] and 0 < array.shape[-1] < shape[-1]:
+        rest = np.full((*shape[:-1], shape[-1] - array.shape[-1]), fill, array.dtype)
+        array = np.concatenate([array, rest], axis=-1)
     if array.shape != shape:
         raise ValueError(f"{what} must have shape {shape}, got shape {array.shape}")
     if array.dtype.kind not in "biuf":

@@ -101,8 +101,8 @@ class Problem(ABC):
             as many levels, and a discrete action is a combination of them, the last device's
             counting least; ``"system"`` where devices are observed and an action means the same for
             any number of them; None for flat observations.
-        action_fill: What the last action columns of a device are to agents that were saved before
-            the environment had these columns; None if such agents cannot act.
+        action_fill: Value of the last action columns of a device where a policy gives fewer, as
+            those do that are older than these columns; None if all columns must be given.
         signs_suffice: Whether actions of several columns ask only which values are above 0.
     """
 
@@ -246,7 +246,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
 
     @property
     def action_fill(self) -> float | None:
-        """What action columns are to agents that do not know them; see ``Problem``."""
+        """Value of action columns that are not given; see ``Problem``."""
         return self.problem.action_fill
 
     @property  # type: ignore[misc]
@@ -307,7 +307,9 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
                 f"lane {int(np.argmax(idle))} has no running episode: call reset() first"
             )
         stepping = np.flatnonzero(~resetting)
-        actions = validate_actions(self.single_action_space, actions, self.num_envs, stepping)
+        actions = validate_actions(
+            self.single_action_space, actions, self.num_envs, stepping, self.action_fill
+        )
         reward = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, np.bool_)
         truncated = np.zeros(self.num_envs, np.bool_)
@@ -486,7 +488,7 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
 
     @property
     def action_fill(self) -> float | None:
-        """What action columns are to agents that do not know them; see ``Problem``."""
+        """Value of action columns that are not given; see ``Problem``."""
         return self.problem.action_fill
 
     @in_isolation
@@ -516,7 +518,9 @@ class EdgeEnv(_Documented, gym.Env[Any, Any]):
         if not self._running:
             raise gym.error.ResetNeeded("no episode is running: call reset() first")
         lane = np.zeros(1, np.int64)
-        step = self.problem.step_lanes(lane, validate_action(self.action_space, action))
+        step = self.problem.step_lanes(
+            lane, validate_action(self.action_space, action, self.action_fill)
+        )
         terminated, truncated = bool(step.terminated[0]), bool(step.truncated[0])
         info = _scalars(step.info)
         if terminated or truncated:

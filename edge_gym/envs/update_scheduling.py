@@ -958,8 +958,9 @@ class UpdateSchedulingEnv(EdgeEnv):
       with ``bandwidth="agent"`` ℓ, by which the band is shared in proportion to exp(4ℓ) (else so
       that all finish at the same time, or equally); with reported indicators and
       ``participation="agent"`` (the default) who takes part in the *next* round: devices above 0,
-      the one of the largest value where none is. All take part in the first. A policy that
-      gives fewer columns says 1 in the others (``action_fill``): all take part.
+      the one of the largest value where none is. All take part in the first. Where an
+      action has fewer columns, or is of shape (K,), the last ones are 1 (``action_fill``): all take
+      part.
     - ``actions="device"`` (``UpdateSchedulingDiscrete-v0``): ``Discrete(K)``, one device a round;
       all take part.
 
