@@ -826,7 +826,7 @@ def test_who_is_left_out_of_the_next_round(
 
 @pytest.mark.parametrize("bandwidth", ["finish", "agent"])
 def test_columns_that_are_not_given_are_filled(bandwidth: str) -> None:
-    whole, part = (make(bandwidth=bandwidth, participation="agent") for _ in range(2))
+    whole, part = (make(bandwidth=bandwidth, participation="agent", **ENDLESS) for _ in range(2))
     columns = whole.action_space.shape[-1]
     assert columns == (3 if bandwidth == "agent" else 2)
     scores = np.random.default_rng(0).uniform(-1, 1, whole.action_space.shape).astype(np.float32)
