@@ -52,12 +52,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from edge_gym.compiling import compiled
 from edge_gym.data import Features
 from edge_gym.isolation import isolated
 from edge_gym.learning import perceptrons
@@ -135,7 +135,7 @@ def average(vectors: Tensor, weights: ArrayLike, arrived: ArrayLike | None = Non
     return means
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _add_up(first, stop, vectors, means, shares, parts):  # type: ignore[no-untyped-def]
     """Add each lane's vectors to its mean in the order of the devices, ``parts`` of a lane apart.
 

@@ -7,11 +7,11 @@ further sample z adds log(1 + zᵀA⁻¹z) to log det A (D-optimal design).
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from edge_gym.compiling import compiled
 from edge_gym.learning.base import FloatArray, IntArray
 from edge_gym.parallel import for_ranges
 
@@ -45,7 +45,7 @@ def acquire(inverse: NDArray[np.float64], components: FloatArray) -> None:
     inverse -= image[:, :, None] * (image / scale[:, None])[:, None, :]
 
 
-@numba.njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True)
 def _novelty(start, stop, components, rows, inverse, novelty):  # type: ignore[no-untyped-def]
     size = components.shape[1]
     for k in range(start, stop):
