@@ -58,11 +58,6 @@ def same(first: Any, second: Any) -> bool:
     )
 
 
-def lane_tolerance(name: str) -> float:
-    """Return how far a lane may be from the scalar environment: others are equal to the bit."""
-    return 1e-5 if name in rollouts.NETWORKS else 0.0
-
-
 def info_of(infos: dict[str, Any], lane: int) -> dict[str, Any]:
     """Return one lane's info from a vector environment's."""
     return {
@@ -251,7 +246,6 @@ def test_lanes_equal_scalar_environments_over_two_episodes(
     name: str, few: bool, steps: int
 ) -> None:
     num_envs = 3 if few else many_lanes(name)
-    tolerance = lane_tolerance(name)
     lanes = [0, num_envs - 1]
     seed = 20
     size = {**rollouts.lasting(name, steps), "test_size": 100}
@@ -260,8 +254,8 @@ def test_lanes_equal_scalar_environments_over_two_episodes(
     observations, infos = vector.reset(seed=seed)
     for lane, env in scalars.items():
         observation, info = env.reset(seed=seed + lane)
-        assert_same(lane_of(observations, lane), observation, tolerance)
-        assert_same(info_of(infos, lane), info, tolerance)
+        assert_same(lane_of(observations, lane), observation)
+        assert_same(info_of(infos, lane), info)
     streams = [random_actions(vector.single_action_space, i) for i in range(num_envs)]
     resets, over = 0, False
     while resets < 2:
@@ -270,12 +264,12 @@ def test_lanes_equal_scalar_environments_over_two_episodes(
         for lane, env in scalars.items():
             if over:
                 ours = (lane_of(observations, lane), float(rewards[lane]), info_of(infos, lane))
-                assert_same(ours, (*env.reset()[:1], 0.0, ours[2]), tolerance)
+                assert_same(ours, (*env.reset()[:1], 0.0, ours[2]))
                 continue
             ours = (lane_of(observations, lane), float(rewards[lane]), bool(terminated[lane]))
             step = env.step(actions[lane])
-            assert_same((*ours, bool(truncated[lane])), step[:4], tolerance)
-            assert_same(info_of(infos, lane), step[4], tolerance)
+            assert_same((*ours, bool(truncated[lane])), step[:4])
+            assert_same(info_of(infos, lane), step[4])
         resets += over
         over = bool(terminated[0] or truncated[0])
 
@@ -291,18 +285,17 @@ def test_seeds_may_be_a_list() -> None:
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_autoreset_is_that_of_sync_vector_env(name: str, mode: AutoresetMode) -> None:
-    tolerance = lane_tolerance(name)
     size = {**rollouts.lasting(name, 20), "test_size": 100}
     ours = make_vec(name, 3, autoreset_mode=mode, **size)
     theirs = SyncVectorEnv([lambda: make(name, **size)] * 3, autoreset_mode=mode)
     assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"] == mode
     assert ours.observation_space == theirs.observation_space
     assert ours.action_space == theirs.action_space
-    assert_same(ours.reset(seed=30), theirs.reset(seed=30), tolerance)
+    assert_same(ours.reset(seed=30), theirs.reset(seed=30))
 
     def reset(mask: np.ndarray) -> None:
         both = [env.reset(options={"reset_mask": mask.copy()}) for env in (ours, theirs)]
-        assert_same(*both, tolerance)
+        assert_same(*both)
 
     actions = random_actions(ours.single_action_space)
     ends = 0
@@ -312,7 +305,7 @@ def test_autoreset_is_that_of_sync_vector_env(name: str, mode: AutoresetMode) ->
             reset(np.arange(3) == step % 4)
         chosen = np.array([next(actions) for _ in range(3)])
         results = ours.step(chosen), theirs.step(chosen)
-        assert_same(*results, tolerance)
+        assert_same(*results)
         done = results[0][2] | results[0][3]
         ends += done.sum()
         if mode == AutoresetMode.DISABLED and done.any():
@@ -433,11 +426,11 @@ def run_async(name: str, context: str) -> None:
     theirs = SyncVectorEnv(makers)
     ours = AsyncVectorEnv(makers, context=context)
     try:
-        assert_same(ours.reset(seed=1), theirs.reset(seed=1), lane_tolerance(name))
+        assert_same(ours.reset(seed=1), theirs.reset(seed=1))
         for _ in range(25):
             ours.step_async(zeros(theirs))
             results = ours.step_wait(timeout=60), theirs.step(zeros(theirs))
-            assert_same(*results, lane_tolerance(name))
+            assert_same(*results)
     finally:
         ours.close(terminate=True)
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from edge_gym.compiling import compiled
 from edge_gym.learning.base import IntArray
 from edge_gym.learning.models import STATISTICS_BITS
 from edge_gym.messages import shown
@@ -88,7 +88,7 @@ def top_k(vectors: Tensor, n_kept: int) -> tuple[Tensor, Tensor]:
     return places, vectors.gather(1, places)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _select(vectors, places):  # type: ignore[no-untyped-def]
     """Find the largest magnitudes of vectors, whose bits are taken as integers.
 

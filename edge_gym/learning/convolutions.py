@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from edge_gym.compiling import compiled
 
 CHANNELS = (8, 16)
 """Of the two convolutions; multiples of four."""
@@ -75,7 +76,7 @@ def gradients(
 
 
 # Sums over samples and pixels may be taken in any order, or they could not be vectorised.
-_jit = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
+_jit = compiled(fastmath={"contract", "nsz", "reassoc"})
 
 
 @_jit

@@ -57,6 +57,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from edge_gym.compiling import compiled
 from edge_gym.data import Features
 from edge_gym.isolation import isolated
 from edge_gym.learning import perceptrons
@@ -72,6 +73,7 @@ _SAMPLES_AT_ONCE = _WIDTHS[-1]
 _BLOCK_VALUES = 1 << 20
 _CUDA_BLOCK_VALUES = 1 << 28
 _VALUES_AT_ONCE = 1 << 22
+_VALUES_OF_A_SUM = 1 << 12  # They stay in the first cache while vectors are added.
 
 _Data = tuple[Tensor, Tensor]
 # Learners on the same data share one tensor, which may be the largest thing in memory.
@@ -120,20 +122,36 @@ def average(vectors: Tensor, weights: ArrayLike, arrived: ArrayLike | None = Non
     used = given if arrived is None else np.where(arrived, given, 0.0)
     total = used.sum(-1, keepdims=True)
     shares = np.divide(used, total, out=np.zeros(used.shape), where=total > 0)
-    most = int((shares > 0).sum(-1).max(initial=1))
-    if 3 * most < 2 * shares.shape[-1]:
-        # Those that count are taken out, as many in every lane: less to read than all of them.
-        places = np.argsort(shares == 0, axis=-1, kind="stable")[:, :most]
-        shares = np.take_along_axis(shares, places, axis=-1)
-        vectors = _taken(vectors, places)
-    share = torch.from_numpy(shares).to(vectors.device, vectors.dtype)[..., None]
-    # Not a matrix product: with one row that rounds differently for differently aligned lanes.
-    means = [(v * s).sum(1) for v, s in _few_lanes(vectors, share)]
-    mean = torch.cat(means) if means else vectors.sum(1)
-    if not torch.isfinite(mean).all():
-        kept = vectors.masked_fill(share == 0, 0)
-        mean = torch.cat([(v * s).sum(0, keepdim=True) for v, s in zip(kept, share, strict=True)])
-    return mean
+    means = vectors.new_zeros(len(vectors), vectors.shape[2])
+    if vectors.device.type == "cpu":
+        arrays = vectors.contiguous().numpy(), means.numpy()
+        of_type = shares.astype(arrays[0].dtype)
+        parts = -(-vectors.shape[2] // _VALUES_OF_A_SUM)
+        for_ranges(lambda a, b: _add_up(a, b, *arrays, of_type, parts), len(vectors) * parts)
+        return means
+    for k in range(vectors.shape[1]):
+        share = torch.from_numpy(shares[:, k, None]).to(vectors.device, vectors.dtype)
+        means += torch.where(share > 0, share * vectors[:, k], 0)
+    return means
+
+
+@compiled()
+def _add_up(first, stop, vectors, means, shares, parts):  # type: ignore[no-untyped-def]
+    """Add each lane's vectors to its mean in the order of the devices, ``parts`` of a lane apart.
+
+    A library would add in an order that depends on the number of lanes, and on how many vectors
+    count in the others.
+    """
+    size = vectors.shape[2]
+    for q in range(first, stop):
+        lane, begin = q // parts, q % parts * _VALUES_OF_A_SUM
+        mean = means[lane, begin : begin + _VALUES_OF_A_SUM]
+        for k in range(vectors.shape[1]):
+            share = shares[lane, k]
+            if share > 0:
+                vector = vectors[lane, k, begin : min(begin + _VALUES_OF_A_SUM, size)]
+                for i in range(len(mean)):
+                    mean[i] += share * vector[i]
 
 
 class _Jobs(NamedTuple):
@@ -651,13 +669,6 @@ def _few_lanes(vectors: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor
     """Yield vectors ``(m, K, S)`` a few lanes at a time, with what ``others`` holds of these."""
     at_once = max(1, _VALUES_AT_ONCE // max(1, vectors[0].numel())) if len(vectors) else 1
     return zip(torch.split(vectors, at_once), torch.split(others, at_once), strict=True)
-
-
-def _taken(vectors: Tensor, places: IntArray) -> Tensor:
-    """Return the vectors ``(m, M, S)`` at these places ``(m, M)`` of ``(m, K, S)``."""
-    m, k = vectors.shape[:2]
-    rows = torch.from_numpy((np.arange(m)[:, None] * k + places).ravel()).to(vectors.device)
-    return vectors.flatten(0, 1).index_select(0, rows).view(*places.shape, vectors.shape[2])
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from edge_gym.compiling import compiled
 from edge_gym.learning.base import FloatArray, IntArray
 from edge_gym.parallel import for_ranges
 
@@ -93,7 +93,7 @@ def receive(
     acquire(inverse, known * components / np.sqrt(1 + blur)[:, None])
 
 
-@numba.njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True)
 def _novelty(start, stop, components, rows, inverse, novelty):  # type: ignore[no-untyped-def]
     size = components.shape[1]
     for k in range(start, stop):

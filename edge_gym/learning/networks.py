@@ -56,6 +56,7 @@ MAX_MARGIN = 30.0
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 _ROWS_AT_ONCE = 512
 _LANES_AT_ONCE = 8  # More lanes no longer fit the cache.
+_ALIGNMENT = 16  # Numbers of 64 bytes.
 
 
 class _Layer(NamedTuple):
@@ -86,7 +87,25 @@ def split_layers(parameters: Tensor, layers: Sequence[_Layer]) -> list[Tensor]:
     return [part.view(-1, *layer.shape) for part, layer in zip(parts, layers, strict=True)]
 
 
+def _filled(matrices: Tensor, lanes: int, rows: int) -> Tensor:
+    """Fill matrices ``(m, r, c)`` up with zeros to so many lanes and rows, and columns in 16s."""
+    m, r, c = matrices.shape
+    shape = lanes, rows, -(-c // _ALIGNMENT) * _ALIGNMENT
+    if matrices.shape == shape and matrices.is_contiguous() and matrices.data_ptr() % 64 == 0:
+        return matrices
+    room = matrices.new_zeros(shape)
+    room[:m, :r, :c] = matrices
+    return room
+
+
 class _Mlp:
+    """One hidden layer, all lanes at a time.
+
+    A library adds in another order where a matrix begins at another address or where there is only
+    one. Matrices are therefore filled up with zeros, to columns that take a multiple of 64 bytes,
+    and to two lanes at least.
+    """
+
     def __init__(self, n_features: int, n_classes: int, hidden_size: int) -> None:
         self.layers = [
             _Layer((n_features, hidden_size), n_features),
@@ -96,21 +115,39 @@ class _Mlp:
         ]
 
     def logits(self, parameters: Tensor, inputs: Tensor) -> Tensor:
-        return self._forward(split_layers(parameters, self.layers), inputs)[1]
+        return self._forward(*self._prepared(parameters, inputs))[1][: len(inputs), :, : self._c]
 
     def gradients(self, parameters: Tensor, inputs: Tensor, labels: Tensor, out: Tensor) -> None:
-        layers = split_layers(parameters, self.layers)
-        hidden, logits = self._forward(layers, inputs)
-        target = functional.one_hot(labels, logits.shape[-1])
-        d_logits = (torch.softmax(logits, -1) - target) / logits.shape[-2]
+        m, b = labels.shape
+        layers, x = self._prepared(parameters, inputs)
+        hidden, scores = self._forward(layers, x)
+        target = functional.one_hot(labels, self._c)
+        wrong = (torch.softmax(scores[:m, :, : self._c], -1) - target) / b
+        d_logits = _filled(wrong, len(x), b)
         d_hidden = torch.bmm(d_logits, layers[2].mT).mul_(hidden > 0)
         gradients = [
-            torch.bmm(inputs.mT, d_hidden),
+            torch.bmm(x.mT, d_hidden),
             d_hidden.sum(1, keepdim=True),
             torch.bmm(hidden.mT, d_logits),
             d_logits.sum(1, keepdim=True),
         ]
-        torch.cat([gradient.flatten(1) for gradient in gradients], 1, out=out)
+        parts = [
+            gradient[:m, : layer.shape[0], : layer.shape[1]].flatten(1)
+            for gradient, layer in zip(gradients, self.layers, strict=True)
+        ]
+        torch.cat(parts, 1, out=out)
+
+    @property
+    def _c(self) -> int:
+        return self.layers[-1].shape[1]
+
+    def _prepared(self, parameters: Tensor, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
+        lanes = max(2, len(inputs))
+        x = _filled(inputs, lanes, inputs.shape[1])
+        weight1, bias1, weight2, bias2 = split_layers(parameters, self.layers)
+        bias1, bias2 = _filled(bias1, lanes, 1), _filled(bias2, lanes, 1)
+        weight1 = _filled(weight1, lanes, x.shape[2])
+        return [weight1, bias1, _filled(weight2, lanes, weight1.shape[2]), bias2], x
 
     def _forward(self, layers: list[Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
         weight1, bias1, weight2, bias2 = layers

@@ -16,10 +16,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_gym.compiling import compiled
 from edge_gym.learning.base import IntArray
 from edge_gym.parallel import for_ranges
 
@@ -126,7 +126,7 @@ def score(
 
 
 # Sums may be taken in any order, or they could not be vectorised.
-_jit = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
+_jit = compiled(fastmath={"contract", "nsz", "reassoc"})
 
 
 @_jit

@@ -29,11 +29,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from edge_gym.compiling import compiled
 from edge_gym.learning.base import (
     LOSS_SNR_DB,
     Assessment,
@@ -56,7 +56,7 @@ _MAX_INTERIOR_STEPS = 100
 _ATTEMPTS = 3
 
 
-@numba.njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True)
 def _dot(x, y):  # type: ignore[no-untyped-def]
     total = np.float32(0)
     for j in range(x.shape[0]):
@@ -64,13 +64,13 @@ def _dot(x, y):  # type: ignore[no-untyped-def]
     return total
 
 
-@numba.njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True)
 def _axpy(c, x, y):  # type: ignore[no-untyped-def]
     for j in range(x.shape[0]):
         y[j] += c * x[j]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _append(problems, rows, samples, signs, z, norm2, gram, alpha, gradient, count):  # type: ignore[no-untyped-def]
     """Append ``signs * (samples, 1)`` to the problems and their Gram rows while they are kept."""
     for k in range(problems.shape[0]):
@@ -95,7 +95,7 @@ def _append(problems, rows, samples, signs, z, norm2, gram, alpha, gradient, cou
         count[p] = n + 1
 
 
-@numba.njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True)
 def _gap(alpha, gradient, C):  # type: ignore[no-untyped-def]
     """Return primal - dual and primal; the gradient is zᵢᵀw - 1."""
     gap = 0.0
@@ -110,7 +110,7 @@ def _gap(alpha, gradient, C):  # type: ignore[no-untyped-def]
     return gap, total - 0.5 * norm2 + gap
 
 
-@numba.njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True)
 def _measure(z, alpha, gradient, w, C):  # type: ignore[no-untyped-def]
     """Compute weights, gradient and the relative gap from alpha in float64."""
     n, d = z.shape
@@ -130,7 +130,7 @@ def _measure(z, alpha, gradient, w, C):  # type: ignore[no-untyped-def]
     return gap / primal
 
 
-@numba.njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True)
 def _weights(z, alpha, w):  # type: ignore[no-untyped-def]
     w[:] = 0
     for i in range(alpha.shape[0]):
@@ -138,7 +138,7 @@ def _weights(z, alpha, w):  # type: ignore[no-untyped-def]
             _axpy(np.float32(alpha[i]), z[i], w)
 
 
-@numba.njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True)
 def _solve_gram(gram, alpha, gradient, C, tolerance):  # type: ignore[no-untyped-def]
     """Cyclic coordinate descent on cached Gram rows; returns the relative gap."""
     n = alpha.shape[0]
@@ -159,7 +159,7 @@ def _solve_gram(gram, alpha, gradient, C, tolerance):  # type: ignore[no-untyped
     return relative
 
 
-@numba.njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True)
 def _sweep_samples(z, norm2, alpha, w, C, order, state):  # type: ignore[no-untyped-def]
     """Coordinate descent in random order; a variable held by its bound sits out the round."""
     active = order.shape[0]
@@ -185,7 +185,7 @@ def _sweep_samples(z, norm2, alpha, w, C, order, state):  # type: ignore[no-unty
     return state
 
 
-@numba.njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True)
 def _conjugate_gradients(z, alpha, gradient, w, C, steps):  # type: ignore[no-untyped-def]
     """Minimise over the free variables, then search along the path bent at the box's faces."""
     n, d = alpha.shape[0], w.shape[0]
@@ -241,7 +241,7 @@ def _conjugate_gradients(z, alpha, gradient, w, C, steps):  # type: ignore[no-un
         scale *= 0.4
 
 
-@numba.njit(fastmath=True, nogil=True, cache=True)
+@compiled(fastmath=True)
 def _solve_samples(z, norm2, alpha, gradient, w, C, tolerance):  # type: ignore[no-untyped-def]
     """Coordinate descent and conjugate gradients on the samples; returns the relative gap."""
     n = alpha.shape[0]
@@ -262,7 +262,7 @@ def _solve_samples(z, norm2, alpha, gradient, w, C, tolerance):  # type: ignore[
     return relative
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fit(problems, start, stop, z, norm2, gram, alpha, gradient, w, count, gap, C, tolerance):  # type: ignore[no-untyped-def]
     for k in range(start, stop):
         p = problems[k]
@@ -344,13 +344,13 @@ def _interior_point(z: NDArray[np.float64], C: float, tolerance: float) -> NDArr
     return best
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _score(x, weights, scores):  # type: ignore[no-untyped-def]
     for c in range(weights.shape[0]):
         scores[c] = _dot(x, weights[c, : x.shape[0]]) + weights[c, x.shape[0]]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _decode(scores, coding):  # type: ignore[no-untyped-def]
     """Return argmin_c Σ_ℓ (1 - sgn(m_cℓ·s_ℓ))/2, ties to the first class (RRM Protocol 2)."""
     best, winner = -1, 0
@@ -364,7 +364,7 @@ def _decode(scores, coding):  # type: ignore[no-untyped-def]
     return winner
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _score_rows(lanes, start, stop, features, labels, rows, w, coding, correct, total, loss):  # type: ignore[no-untyped-def]
     length = coding.shape[1]
     scores = np.empty(length, np.float32)
@@ -398,7 +398,7 @@ def _score_rows(lanes, start, stop, features, labels, rows, w, coding, correct, 
         loss[k] = errors / rows.shape[1]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _assess(lanes, start, stop, features, labels, rows, w, coding, distance, margin, predicted):  # type: ignore[no-untyped-def]
     length = coding.shape[1]
     scores = np.empty(length, np.float32)

@@ -68,10 +68,10 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edge_gym.compiling import compiled
 from edge_gym.parallel import for_ranges
 from edge_gym.wireless import Float64Array, _checked
 
@@ -616,14 +616,14 @@ def _users(costs: OffloadingCosts) -> NDArray[Any]:
     return users.reshape(-1, costs.band_hz.shape[-1])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _copy(source, target):  # type: ignore[no-untyped-def]
     # Compiles in a fraction of the time of an assignment to a slice.
     for k in range(target.size):
         target[k] = source[k]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _stretch(share, snr):  # type: ignore[no-untyped-def]
     """Return how much longer a share of the band takes than an endless band, x/ln(1 + x).
 
@@ -633,7 +633,7 @@ def _stretch(share, snr):  # type: ignore[no-untyped-def]
     return x / math.log1p(x)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _stretch_slopes(share, snr):  # type: ignore[no-untyped-def]
     """Return the stretch and its first two derivatives with respect to the share."""
     x = snr / share
@@ -644,7 +644,7 @@ def _stretch_slopes(share, snr):  # type: ignore[no-untyped-def]
     return stretch, -fall, (fall * (2 - q) + stretch * q * (q - w) / share) / share
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _slacks(user, offloaded, present, point, slack):  # type: ignore[no-untyped-def]
     """Write how far a user is inside of its constraints and return its cost.
 
@@ -673,7 +673,7 @@ def _slacks(user, offloaded, present, point, slack):  # type: ignore[no-untyped-
     return cost
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _gradients(user, offloaded, present, point, dual, gradient, hessian, slopes):  # type: ignore[no-untyped-def]
     """Write the cost's gradient, the Lagrangian's Hessian and the constraints' gradients."""
     for a in range(5):
@@ -706,7 +706,7 @@ def _gradients(user, offloaded, present, point, dual, gradient, hessian, slopes)
         slopes[1, 2], slopes[4, 2] = 1.0, -1.0
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _start(users, offloaded, grouped, points, present):  # type: ignore[no-untyped-def]
     """Write a strictly feasible point and which constraints there are."""
     n_users, n_downloads = users.shape[0], 0
@@ -753,7 +753,7 @@ def _start(users, offloaded, grouped, points, present):  # type: ignore[no-untyp
         points[j, 4] = ready
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _eliminate(hessian, columns):  # type: ignore[no-untyped-def]
     """Solve with a user's own 4 × 4 block in place; ``columns`` holds right sides as rows."""
     for a in range(4):
@@ -775,7 +775,7 @@ def _eliminate(hessian, columns):  # type: ignore[no-untyped-def]
             columns[i, a] = total / hessian[a, a]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _solve_common(matrix, right):  # type: ignore[no-untyped-def]
     """Solve for τ̂ and the band's prices in place: quasidefinite, so pivots need no search."""
     for a in range(3):
@@ -790,7 +790,7 @@ def _solve_common(matrix, right):  # type: ignore[no-untyped-def]
         right[a] /= matrix[a, a]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _resources(users, offloaded, grouped, uplink, downlink):  # type: ignore[no-untyped-def]
     """Write the best shares of the band and return their cost, by a primal-dual interior point.
 
@@ -935,7 +935,7 @@ def _resources(users, offloaded, grouped, uplink, downlink):  # type: ignore[no-
     return cost
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _best_of_many(start, stop, users, candidates, grouped, offloaded, uplink, downlink):  # type: ignore[no-untyped-def]
     n_users = users.shape[1]
     up, down = np.empty(n_users), np.empty(n_users)
@@ -955,7 +955,7 @@ def _best_of_many(start, stop, users, candidates, grouped, offloaded, uplink, do
                 _copy(down, downlink[i])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _uplink_copy(user, offloaded, weight, pull, centre, penalties, start):  # type: ignore[no-untyped-def]
     """Return the share x and the time y of (18) where ``weight`` of w^t lies on the edge branch.
 
@@ -1014,7 +1014,7 @@ def _uplink_copy(user, offloaded, weight, pull, centre, penalties, start):  # ty
     return x, y, x_slope, y_slope
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _downlink_copy(user, rest, pull, centre, penalties, start):  # type: ignore[no-untyped-def]
     """Return the share z of (18) where ``rest`` of w^t lies on the local branch, and dz/d(rest)."""
     price = (user.receive_price + rest) * user.download
@@ -1040,7 +1040,7 @@ def _downlink_copy(user, rest, pull, centre, penalties, start):  # type: ignore[
     return z, user.download / slope
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _copies(user, offloaded, weight, pull, centre, penalties, copy):  # type: ignore[no-untyped-def]
     """Write (x, y, z) for a weight of the edge branch; return how much later that branch ends.
 
@@ -1068,7 +1068,7 @@ def _copies(user, offloaded, weight, pull, centre, penalties, copy):  # type: ig
     return late, late_slope
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _local_copy(user, offloaded, pull, centre, penalties, copy):  # type: ignore[no-untyped-def]
     """Write the (x, y, z) that minimise (18) for a given share ι < 1 and return the minimum.
 
@@ -1108,7 +1108,7 @@ def _local_copy(user, offloaded, pull, centre, penalties, copy):  # type: ignore
     return cost + _distance(pull, centre, penalties, copy)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _distance(pull, centre, penalties, copy):  # type: ignore[no-untyped-def]
     """Return what the multipliers and the penalty of (14) add to a user's cost."""
     total = 0.0
@@ -1117,7 +1117,7 @@ def _distance(pull, centre, penalties, copy):  # type: ignore[no-untyped-def]
     return total
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _edge_copy(user, pull, centre, penalties, copy):  # type: ignore[no-untyped-def]
     """Write the (x, y, z) that minimise (18) for ι = 1, a = 0 and return the minimum."""
     weight = user.time_price
@@ -1129,7 +1129,7 @@ def _edge_copy(user, pull, centre, penalties, copy):  # type: ignore[no-untyped-
     return cost + _distance(pull, centre, penalties, copy)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _step_one(user, pull, centre, penalties, copy, trial):  # type: ignore[no-untyped-def]
     """Write the (x, y, z) that solve (18) and return their share ι.
 
@@ -1172,7 +1172,7 @@ def _step_one(user, pull, centre, penalties, copy, trial):  # type: ignore[no-un
     return chosen
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _band_price(wanted, columns, budget):  # type: ignore[no-untyped-def]
     """Return θ/c of (22), with which the shares (wanted - θ/c)⁺ sum to ``budget`` at most.
 
@@ -1192,7 +1192,7 @@ def _band_price(wanted, columns, budget):  # type: ignore[no-untyped-def]
         price += (total - budget) / count
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _admm(users, grouped, penalties, tolerances, max_iterations, offloaded, uplink, downlink):  # type: ignore[no-untyped-def]
     """Write the decisions that Algorithm 1 ends with and return its number of iterations."""
     n_users = users.shape[0]
@@ -1254,7 +1254,7 @@ def _admm(users, grouped, penalties, tolerances, max_iterations, offloaded, upli
     return iteration
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _admm_of_many(start, stop, users, settings, found):  # type: ignore[no-untyped-def]
     grouped, penalties, tolerances, most = settings
     offloaded, uplink, downlink, iterations = found
@@ -1264,7 +1264,7 @@ def _admm_of_many(start, stop, users, settings, found):  # type: ignore[no-untyp
         )
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _least_share(stretch, snr):  # type: ignore[no-untyped-def]
     """Return the share of a given stretch, and its derivative: Newton's method from below."""
     if stretch <= 1:
@@ -1280,7 +1280,7 @@ def _least_share(stretch, snr):  # type: ignore[no-untyped-def]
     return snr / x, -snr / (x * x * slope)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _least_shares(users, ready, shares):  # type: ignore[no-untyped-def]
     """Write the shares with which updates arrive by ``ready`` and return their sum and slope."""
     total = slope = 0.0
@@ -1292,7 +1292,7 @@ def _least_shares(users, ready, shares):  # type: ignore[no-untyped-def]
     return total, slope
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _edge_hz(user, task_s, slope):  # type: ignore[no-untyped-def]
     """Return the CPU frequency at which sending one more bit or computing it costs the same.
 
@@ -1310,7 +1310,7 @@ def _edge_hz(user, task_s, slope):  # type: ignore[no-untyped-def]
     return hz
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _tabulate(user, ready, base, unit, cells, grid, received, table, sent, splits):  # type: ignore[no-untyped-def]
     """Write a user's least cost for every number of cells of the band, and how it is reached.
 
@@ -1376,7 +1376,7 @@ def _tabulate(user, ready, base, unit, cells, grid, received, table, sent, split
                 table[i + k], sent[i + k], splits[i + k] = cost, i, split
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _cells_at(table, price, chosen):  # type: ignore[no-untyped-def]
     """Write how many cells each user takes at a price per cell and return their sum."""
     total = 0
@@ -1390,7 +1390,7 @@ def _cells_at(table, price, chosen):  # type: ignore[no-untyped-def]
     return total
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _share_out(table, budget, chosen, values, choices, bottoms):  # type: ignore[no-untyped-def]
     """Write how many cells each user gets and return the least sum of their tables' entries.
 
@@ -1439,7 +1439,7 @@ def _share_out(table, budget, chosen, values, choices, bottoms):  # type: ignore
     return least
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _try_ready(users, ready, cells, grid, work, found):  # type: ignore[no-untyped-def]
     """Return the least cost where all updates arrive by ``ready``, on a grid of shares.
 
@@ -1471,7 +1471,7 @@ def _try_ready(users, ready, cells, grid, work, found):  # type: ignore[no-untyp
     return cost
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _work(n_users, width, reach):  # type: ignore[no-untyped-def]
     span = 2 * reach + 1
     return (
@@ -1487,7 +1487,7 @@ def _work(n_users, width, reach):  # type: ignore[no-untyped-def]
     )
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _coarse(users, levels, n_cells, limit, costs, found):  # type: ignore[no-untyped-def]
     """Look at the τ̂ with the ``limit`` lowest ``costs`` on one grid of shares.
 
@@ -1511,7 +1511,7 @@ def _coarse(users, levels, n_cells, limit, costs, found):  # type: ignore[no-unt
     return best, budget
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _near_optimal(users, n_cells, n_levels, offloaded):  # type: ignore[no-untyped-def]
     """Write near-optimal shares ι: the best τ̂ and shares on a grid, then on ever finer ones."""
     n_users = users.shape[0]
@@ -1559,7 +1559,7 @@ def _near_optimal(users, n_cells, n_levels, offloaded):  # type: ignore[no-untyp
         offloaded[j] = best[j, 2]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _near_optimal_of_many(start, stop, users, n_cells, n_levels, candidates):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         _near_optimal(users[i], n_cells, n_levels, candidates[i, 0])

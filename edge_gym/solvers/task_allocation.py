@@ -70,10 +70,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edge_gym.compiling import compiled
 from edge_gym.parallel import for_ranges
 from edge_gym.wireless import Float64Array, _checked
 
@@ -537,7 +537,7 @@ def _allocation(
     return Tasks(samples.reshape(shape), updates.reshape(shape))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _room(terms, updates):  # type: ignore[no-untyped-def]
     """Return D_k(τ); falls in τ in floating point too, which searches rely on."""
     room = terms[6]
@@ -550,13 +550,13 @@ def _room(terms, updates):  # type: ignore[no-untyped-def]
     return room
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill_rooms(terms, updates, samples):  # type: ignore[no-untyped-def]
     for k in range(len(terms)):
         samples[k] = _room(terms[k], updates[k])
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill_table(terms, table, start, stop):  # type: ignore[no-untyped-def]
     for k in range(start, stop):
         for i in range(table.shape[1]):
@@ -564,7 +564,7 @@ def _fill_table(terms, table, start, stop):  # type: ignore[no-untyped-def]
             table[k, i] = np.int64(np.floor(room))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill_updates(terms, samples, updates):  # type: ignore[no-untyped-def]
     for k in range(len(terms)):
         low, high = 0, 1
@@ -580,7 +580,7 @@ def _fill_updates(terms, samples, updates):  # type: ignore[no-untyped-def]
         updates[k] = low
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _all_hold(terms, updates, goal, least):  # type: ignore[no-untyped-def]
     total = 0.0
     for k in range(len(terms)):
@@ -591,7 +591,7 @@ def _all_hold(terms, updates, goal, least):  # type: ignore[no-untyped-def]
     return total >= goal
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _relax(terms, goals, least, updates, start, stop):  # type: ignore[no-untyped-def]
     for p in range(start, stop):
         low, high = 0.0, 1.0
@@ -610,7 +610,7 @@ def _relax(terms, goals, least, updates, start, stop):  # type: ignore[no-untype
         updates[p] = low
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _suggest(table, total, least, updates):  # type: ignore[no-untyped-def]
     """Set the most updates that all can make; return them and the samples that still fit."""
     low, high = 0, table.shape[1] + 1
@@ -635,7 +635,7 @@ def _suggest(table, total, least, updates):  # type: ignore[no-untyped-def]
     return low, slack, total
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _push(table, k, most, least, updates, heap):  # type: ignore[no-untyped-def]
     """Add what a learner's next update loses, if it can make one."""
     i = updates[k]
@@ -643,7 +643,7 @@ def _push(table, k, most, least, updates, heap):  # type: ignore[no-untyped-def]
         heapq.heappush(heap, (table[k, i - 1] - table[k, i], k))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _improve(table, most, least, slack, updates):  # type: ignore[no-untyped-def]
     """Raise updates up to ``most`` while samples fit; return the samples that still do."""
     heap = [(slack, 0) for _ in range(0)]
@@ -659,7 +659,7 @@ def _improve(table, most, least, slack, updates):  # type: ignore[no-untyped-def
     return slack
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _suggest_and_improve(tables, goals, cap, least, updates, start, stop):  # type: ignore[no-untyped-def]
     for p in range(start, stop):
         common, slack, _ = _suggest(tables[p], goals[p], least, updates[p])
@@ -668,7 +668,7 @@ def _suggest_and_improve(tables, goals, cap, least, updates, start, stop):  # ty
         _improve(tables[p], most, least, slack, updates[p])
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill(loss, slack):  # type: ignore[no-untyped-def]
     """Fill the slack with increments, first those that lose the fewest samples each.
 
@@ -718,7 +718,7 @@ def _fill(loss, slack):  # type: ignore[no-untyped-def]
     return worth, total
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _search(loss, slack, wanted, increments):  # type: ignore[no-untyped-def]
     """Find the most increments whose losses fit the slack, and the least losses for so many.
 
@@ -803,7 +803,7 @@ def _search(loss, slack, wanted, increments):  # type: ignore[no-untyped-def]
     return gain, slack - losses[-1]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _exact(tables, goals, cap, least, updates, start, stop):  # type: ignore[no-untyped-def]
     n_learners, n_updates = tables.shape[1:]
     learners = np.empty(n_learners, np.int64)
@@ -841,7 +841,7 @@ def _exact(tables, goals, cap, least, updates, start, stop):  # type: ignore[no-
                     found[learners[j]] = m + increments[j]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _split(rooms, goals, least, samples, start, stop):  # type: ignore[no-untyped-def]
     remainder = np.empty(rooms.shape[1], np.int64)
     for p in range(start, stop):

@@ -59,10 +59,10 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edge_gym.compiling import compiled
 from edge_gym.parallel import for_ranges
 from edge_gym.solvers.task_allocation import (
     LARGEST,
@@ -629,14 +629,14 @@ def _choose(problem: _Problem, bands: Float64Array, cap: int | None, n: int) -> 
     return _Choice(np.minimum(problem.goals, rooms.sum(axis=-1)), updates, rooms, bands)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _copy(values, target):  # type: ignore[no-untyped-def]
     """Copy values; the compiler takes seconds for an assignment to a slice."""
     for k in range(len(values)):
         target[k] = values[k]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _slope(x):  # type: ignore[no-untyped-def]
     """Return x·eˣ - eˣ + 1: g/w times the watts that a shorter upload costs per second saved."""
     if x < 0.03:
@@ -644,7 +644,7 @@ def _slope(x):  # type: ignore[no-untyped-def]
     return x * math.exp(x) - math.expm1(x)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _capacity(learner, updates, band):  # type: ignore[no-untyped-def]
     """Return D(τ, w) without regard to n, and its derivatives by w and by τ.
 
@@ -728,7 +728,7 @@ def _capacity(learner, updates, band):  # type: ignore[no-untyped-def]
     return samples, change, -(price / clock + worth * kappa * clock**2) * samples * learner.cycles
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _least_band(learner, updates, samples, guess, most):  # type: ignore[no-untyped-def]
     """Return the least band in which D(τ, w) is at least ``samples``; infinite beyond ``most``."""
     if _capacity(learner, updates, most)[0] < samples:
@@ -758,7 +758,7 @@ def _least_band(learner, updates, samples, guess, most):  # type: ignore[no-unty
     return band
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _tangent(learner, updates, low, high):  # type: ignore[no-untyped-def]
     """Return where the concave hull of D leaves its chord from ``low``, and the chord's slope."""
     first, price, _ = _capacity(learner, updates, low)
@@ -776,7 +776,7 @@ def _tangent(learner, updates, low, high):  # type: ignore[no-untyped-def]
     return right, (_capacity(learner, updates, right)[0] - first) / (right - low)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _band_at(learner, updates, price, guess, slope, left, right):  # type: ignore[no-untyped-def]
     """Return the band at which D' falls to ``price``, and the slope of ln(D') by ln(w) there.
 
@@ -804,7 +804,7 @@ def _band_at(learner, updates, price, guess, slope, left, right):  # type: ignor
     return left, slope, above, below
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _share(learners, updates, low, high, band, shares):  # type: ignore[no-untyped-def]
     """Share the band so that ΣD_k(τ_k, w_k) is largest, guessing from ``shares``; return the sum.
 
@@ -871,7 +871,7 @@ def _share(learners, updates, low, high, band, shares):  # type: ignore[no-untyp
     return room
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _members(learners, taking_part):  # type: ignore[no-untyped-def]
     """Return the places of those who take part, and what kernels need of them."""
     places = np.flatnonzero(taking_part)
@@ -881,7 +881,7 @@ def _members(learners, taking_part):  # type: ignore[no-untyped-def]
     return places, members
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _bounds(learners, updates, least, band, low, high):  # type: ignore[no-untyped-def]
     """Set the bands for d_l and for n_k samples from guesses; return the sum of the former."""
     for k in range(len(learners)):
@@ -892,7 +892,7 @@ def _bounds(learners, updates, least, band, low, high):  # type: ignore[no-untyp
     return low.sum()
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fall(learners, updates, low, high, shares):  # type: ignore[no-untyped-def]
     """Return by how much ΣD falls with a common τ when the band is shared anew; 0 if unknown."""
     loss = price = free = 0.0
@@ -906,7 +906,7 @@ def _fall(learners, updates, low, high, shares):  # type: ignore[no-untyped-def]
     return loss * price / free if free else 0.0
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _price_of_one(learner, updates, samples, need, band):  # type: ignore[no-untyped-def]
     """Return the band that one sample more takes."""
     if samples + 1 > learner.samples:
@@ -914,7 +914,7 @@ def _price_of_one(learner, updates, samples, need, band):  # type: ignore[no-unt
     return _least_band(learner, updates, samples + 1, need, band) - need
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _whole(learners, updates, goal, band, shares):  # type: ignore[no-untyped-def]
     """Return how many whole samples fit, up to ``goal``; change shares where that makes more fit.
 
@@ -947,7 +947,7 @@ def _whole(learners, updates, goal, band, shares):  # type: ignore[no-untyped-de
     return held
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill_synchronous(  # type: ignore[no-untyped-def]
     learners, taking_part, bands, goals, least, most, held, updates, shares, start, stop
 ):
@@ -991,7 +991,7 @@ def _fill_synchronous(  # type: ignore[no-untyped-def]
             shares[p, places[j]] = best[j]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fit(learners, updates, least, goal, band, low, high, shares):  # type: ignore[no-untyped-def]
     """Share the band for given updates; return whether the samples fit."""
     if _bounds(learners, updates, least, band, low, high) > band:
@@ -1000,7 +1000,7 @@ def _fit(learners, updates, least, goal, band, low, high, shares):  # type: igno
     return room >= goal - _ROUNDING and _whole(learners, updates, goal, band, shares) >= goal
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill_raised(  # type: ignore[no-untyped-def]
     learners, taking_part, bands, goals, least, most, cap, updates, shares, start, stop
 ):
@@ -1042,7 +1042,7 @@ def _fill_raised(  # type: ignore[no-untyped-def]
             shares[p, places[j]] = best[j]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _bands_for(learners, samples, updates, band, found):  # type: ignore[no-untyped-def]
     """Set the least bands for tasks; return whether they add up to no more than the band."""
     total = 0.0
@@ -1054,7 +1054,7 @@ def _bands_for(learners, samples, updates, band, found):  # type: ignore[no-unty
     return True
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _raise(need, base, top, band, level):  # type: ignore[no-untyped-def]
     """Raise learners from ``base`` to at most ``top`` updates, the cheapest first; return the sum.
 
@@ -1075,7 +1075,7 @@ def _raise(need, base, top, band, level):  # type: ignore[no-untyped-def]
         spare -= price
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill_equal_tasks(  # type: ignore[no-untyped-def]
     learners, taking_part, bands, goals, least, most, cap, samples, updates, shares, start, stop
 ):
@@ -1131,14 +1131,14 @@ def _fill_equal_tasks(  # type: ignore[no-untyped-def]
             shares[p, places[j]] = need[j, best[j]] * (band / held)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill_capacities(learners, updates, bands, samples):  # type: ignore[no-untyped-def]
     for k in range(len(learners)):
         found = _capacity(learners[k], updates[k], bands[k])[0]
         samples[k] = min(found, learners[k].samples)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill_taking_part(learners, bands, least, taking_part):  # type: ignore[no-untyped-def]
     for p in range(len(learners)):
         for k in range(learners.shape[1]):
@@ -1148,7 +1148,7 @@ def _fill_taking_part(learners, bands, least, taking_part):  # type: ignore[no-u
             )
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill_tables(learners, taking_part, bands, tables, start, stop):  # type: ignore[no-untyped-def]
     for p in range(start, stop):
         for k in range(learners.shape[1]):
@@ -1162,7 +1162,7 @@ def _fill_tables(learners, taking_part, bands, tables, start, stop):  # type: ig
                 table[i] = np.int64(room)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _saving(learner, cycles, left, band, x):  # type: ignore[no-untyped-def]
     """Return the logarithm of the joules that a slower clock saves per joule of a faster upload.
 
@@ -1175,7 +1175,7 @@ def _saving(learner, cycles, left, band, x):  # type: ignore[no-untyped-def]
     return math.log(ratio), 3 * upload / (left - upload) + x * x * math.exp(x) / slope
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill_least_energy(learners, samples, updates, bands, power, clock):  # type: ignore[no-untyped-def]
     for k in range(len(learners)):
         learner, band = learners[k], bands[k]
