@@ -78,7 +78,7 @@ class SignDistribution(Distribution):
         """Return scores as an agent acts by them."""
         if self.columns == 1:
             return as_many_positive(self.scores)
-        scores = self.scores.unflatten(1, (-1, self.columns))
+        scores = self.scores.reshape(len(self.scores), -1, self.columns)
         return as_many_positive(scores, self.columns).flatten(1)
 
     def actions_from_params(self, scores: Tensor, deterministic: bool = False) -> Tensor:

@@ -467,7 +467,8 @@ class AgentPolicy:
         self._start = int(self.metadata["action_space"].get("start", 0))
 
     def _without_chance(self, scores: Tensor) -> Tensor:
-        return as_many_positive(scores, self.network.columns) if self._signs else scores
+        columns: int = getattr(self.network, "columns", 1)
+        return as_many_positive(scores, columns) if self._signs else scores
 
     @property
     def fingerprint(self) -> str:
