@@ -282,8 +282,8 @@ def _embeddings(name: str, classes: tuple[int, ...] | None, image_size: int | No
     train = load_features(name, classes, image_size).train
     axes, variances = importance.principal_axes(train[always_pooled(len(train))], EMBEDDING_SIZE)
     reference, _ = importance.principal_axes(train, EMBEDDING_SIZE)
-    shown = train @ importance.turned_towards(axes, reference)
-    return _Embeddings(axes, variances, train @ axes, shown)
+    turned = importance.turned_towards(axes, reference)
+    return _Embeddings(axes, variances, train @ axes, train @ turned)
 
 
 class DataScheduling(CentralizedLearning):
@@ -775,8 +775,8 @@ class DataSchedulingEnv(EdgeEnv):
 
     γ is E‖x‖² = 1 over the noise of one of the d dimensions; the SNR of a symbol is γ/d, so 15 dB
     are -7.9 dB a symbol at 14×14, and both are observed. The broadcast of the classifier and the
-    devices' reports on their samples take no time and arrive without error, as in Wen et al. 2019 §4:
-    a block is what one upload takes.
+    devices' reports on their samples take no time and arrive without error, as in Wen et al. 2019
+    §4: a block is what one upload takes.
 
     ## Action Space
     - ``actions="sample"`` (``DataScheduling-v0``): ``Discrete(K·N)``; k·N + n lets device k upload
