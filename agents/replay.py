@@ -125,7 +125,8 @@ class CompactReplayBuffer(ReplayBuffer):
         else:
             parts = [observations]
         rows = np.concatenate([np.reshape(part, (self.n_envs, -1)) for part in parts], axis=1)
-        return np.clip(rows, -self._most, self._most).astype(self.observations.dtype)
+        clipped: NDArray[Any] = np.clip(rows, -self._most, self._most)
+        return clipped.astype(self.observations.dtype)
 
     def _tensors(self, flat: NDArray[Any], env: VecNormalize | None) -> Any:
         rows = flat.astype(np.float32)

@@ -6,7 +6,7 @@ Source: RRM §3.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +122,7 @@ class ImportanceAware(_RetransmissionRule):
     name = "importance-aware"
     source = "RRM Protocol 1, eq. (1)"
     learners: tuple[str, ...] = ("svm",)
-    Parameters = ProtocolParameters
+    Parameters: ClassVar[type[Any]] = ProtocolParameters
     grid = {  # noqa: RUF012
         "max_snr_db": (5.0, 7.5, 10.0, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0),
         "alignment_probability": (0.8, 0.9, 0.97),

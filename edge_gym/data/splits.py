@@ -30,7 +30,7 @@ def always_pooled(n_train: int) -> NDArray[np.bool_]:
 
     They are every second row; given to ``draw_split`` they are never validated on.
     """
-    return np.arange(n_train) % 2 == 0
+    return np.asarray(np.arange(n_train) % 2 == 0)
 
 
 def check_split(

@@ -282,8 +282,8 @@ def _embeddings(name: str, classes: tuple[int, ...] | None, image_size: int | No
     train = load_features(name, classes, image_size).train
     axes, variances = importance.principal_axes(train[always_pooled(len(train))], EMBEDDING_SIZE)
     reference, _ = importance.principal_axes(train, EMBEDDING_SIZE)
-    shown = train @ importance.turned_towards(axes, reference)
-    return _Embeddings(axes, variances, train @ axes, shown)
+    turned = importance.turned_towards(axes, reference)
+    return _Embeddings(axes, variances, train @ axes, train @ turned)
 
 
 class DataScheduling(CentralizedLearning):

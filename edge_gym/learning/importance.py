@@ -45,7 +45,9 @@ def principal_axes(
     return found, variances
 
 
-def turned_towards(axes: NDArray[np.float32], reference: NDArray[np.float32]) -> FloatArray:
+def turned_towards(
+    axes: NDArray[np.float32], reference: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Return the orthonormal basis of the same subspace that is nearest to ``reference``.
 
     Args:
