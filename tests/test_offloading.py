@@ -1060,8 +1060,8 @@ def test_a_picture_of_many_users_shows_some() -> None:
     [
         ({"actions": "shares"}, "actions must be one of direct, grid, combination"),
         ({**COMBINATION, "n_devices": 7}, r'at most 6 with actions="combination", got 7; .*"grid"'),
-        ({"iterations": 0}, "iterations must be an integer at least 1"),
-        ({"period": 0}, "period must be an integer at least 1"),
+        ({"iterations": 0}, r"iterations must be an integer in \[1, 1000000\], got 0"),
+        ({"period": 0}, r"period must be an integer in \[1, 1000000\], got 0"),
         ({"accuracy_weight": -1}, "accuracy_weight must be a finite number"),
         ({"time_weight": 0}, "time_weight must be a finite number"),
         ({"model_bits": 0}, "model_bits must be a finite number"),
@@ -1078,6 +1078,40 @@ def test_a_picture_of_many_users_shows_some() -> None:
 def test_wrong_settings_are_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OffloadingConfig(**fields)
+
+
+ENDS: dict[str, tuple[float, float]] = {
+    "accuracy_weight": (0, 1e6),
+    "energy_weight": (0, 1e6),
+    "time_weight": (1e-6, 1e6),
+    "first_download_s": (0, 1e6),
+    "move_m": (0, 1e5),
+    "cycles_per_bit": (1e-6, 1e9),
+    "server_hz": (1, 1e15),
+    "max_cpu_hz": (1, 1e15),
+    "model_bits": (1, 1e12),
+    "task_bits": (1, 1e12),
+    "training_s": (0, 1e6),
+    "training_j": (0, 1e6),
+    "receive_power_w": (0, 1e6),
+    "capacitance": (1e-40, 1e-15),
+}
+
+
+@pytest.mark.parametrize(("field", "ends"), ENDS.items())
+def test_what_is_accepted_can_be_run(field: str, ends: tuple[float, float]) -> None:
+    """Beyond physical magnitudes costs would overflow; within them everything stays finite."""
+    for beyond in (1e300, 10 * ends[1], *((1e-300, ends[0] / 10) if ends[0] else (-1e-300,))):
+        with pytest.raises(ValueError, match=f"{field} must be a finite number in"):
+            OffloadingConfig(**{field: beyond})
+    for end, fields in itertools.product(ends, ({}, GRID)):
+        env = make(period=2, iterations=3, **fields, **{field: end})
+        observation, _ = env.reset(seed=0)
+        for action in itertools.islice(actions_for(env.config), 3):
+            assert env.observation_space.contains(observation)
+            observation, reward, *_, info = env.step(action)
+            assert np.isfinite(reward)
+            assert all(np.isfinite(value) for value in info.values())
 
 
 def test_any_number_of_users_may_choose_levels() -> None:

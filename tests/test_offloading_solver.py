@@ -478,6 +478,20 @@ def test_near_optimal_is_no_worse_than_a_fine_grid() -> None:
         assert (ratio >= 0.98).all()
 
 
+@pytest.mark.parametrize("model_megabit", [0.01, 0.1, 1.0, 4.0, 16.0])
+@pytest.mark.parametrize("task_megabit", [4.0, 64.0])
+def test_near_optimal_is_near_for_all_sizes(model_megabit: float, task_megabit: float) -> None:
+    """Small models take less than a cell of the band: that once cost 3 % too much."""
+    gains = channel_gains(np.random.default_rng(21), (16, 4))
+    costs = table_one(gains, model_megabit, task_bits=1e6 * task_megabit)
+    found = wsel(costs, solver.near_optimal(costs))
+    others = solver.exhaustive(costs), solver.admm(costs)[0]
+    others += (solver.near_optimal(costs, cells=120, levels=60),)
+    ratio = found / np.min([wsel(costs, other) for other in others], axis=0)
+    assert ratio.max() < 1.0075
+    assert ratio.mean() < 1.0007
+
+
 def test_near_optimal_beats_all_other_methods() -> None:
     rng = np.random.default_rng(9)
     for costs in (table_one(channel_gains(rng, (20, 4))), table_one(channel_gains(rng, (3, 12)))):

@@ -25,6 +25,7 @@ from rollouts import assert_same, random_actions
 from scipy.stats import kstest
 from stable_baselines3.common.env_checker import check_env as check_for_sb3
 
+from edge_gym.baselines import make_baseline
 from edge_gym.envs import task_allocation
 from edge_gym.envs.task_allocation import (
     TaskAllocationConfig,
@@ -554,6 +555,47 @@ def test_the_observed_staleness_is_that_of_the_info() -> None:
             assert column(env, observation, "system", seen) == pytest.approx(info[told])
         idle += (env.problem._updates[0] == 0).any()
     assert idle > 2
+
+
+ENDS: dict[str, tuple[float, float]] = {
+    "cycle_s": (1e-9, 1e9),
+    "energy_limit_j": (1e-12, 1e9),
+    "slowdown": (1, 1e6),
+    "model_bits": (1, 1e12),
+    "model_bits_per_sample": (0, 1e9),
+    "sample_bits": (1, 1e12),
+    "cycles_per_sample": (1e-3, 1e15),
+    "capacitance": (1e-40, 1e-15),
+}
+
+
+@pytest.mark.parametrize(("field", "ends"), ENDS.items())
+def test_what_is_accepted_can_be_run(field: str, ends: tuple[float, float]) -> None:
+    """Beyond physical magnitudes costs would overflow; within them everything stays finite."""
+    for beyond in (1e300, 10 * ends[1], *((1e-300, ends[0] / 10) if ends[0] else (-1e-300,))):
+        with pytest.raises(ValueError, match=f"{field} must be a finite number in"):
+            TaskAllocationConfig(**{"energy_spread_j": 0.0, field: beyond})
+    for end, fields in itertools.product(ends, ({}, STALENESS, JOINT)):
+        if field == "model_bits_per_sample" and fields == JOINT:
+            continue
+        env = make(**fields, **{"energy_spread_j": 0.0, "slowdown_probability": 0.5, field: end})
+        observation, _ = env.reset(seed=0)
+        for action in itertools.islice(random_actions(env.action_space, 3), 3):
+            assert env.observation_space.contains(observation)
+            observation, reward, *_, info = env.step(action)
+            assert np.isfinite(reward)
+            assert all(np.isfinite(value) for value in info.values())
+
+
+def test_joint_rules_end_at_any_magnitude() -> None:
+    """A second is nothing beside the cycle, and speeds differ by fifteen orders: this once hung."""
+    extremes = {"cycle_s": 1e9, "model_bits": 1.0, "sample_bits": 1.0, "transmit_power_dbm": 60.0}
+    env = make(**JOINT, **extremes, cpu_groups_hz=(1.0, 1e15))
+    observation, _ = env.reset(seed=0)
+    for name in ("task-only", "resource-only", "joint-task-resource", "random-shares"):
+        rule = make_baseline(name, env)
+        rule.begin(np.zeros(1, np.int64), [0])
+        assert np.isfinite(rule.act(observation)).all()
 
 
 # --------------------------------------------------------------------------------- the projection
@@ -1236,7 +1278,7 @@ def test_a_picture_of_many_learners_shows_some() -> None:
         ({"caps": (1,)}, "caps must be two or more that ascend"),
         ({"caps": (1, 0)}, "caps must be two or more that ascend"),
         ({"caps": (1, 1)}, "caps must be two or more that ascend"),
-        ({"caps": (-1, 1)}, "caps must be an integer at least 0"),
+        ({"caps": (-1, 1)}, r"caps must be an integer in \[0, 10000\]"),
         ({"cpu_groups_hz": ()}, "cpu_groups_hz must have 1 to n_devices = 10 speeds"),
         ({"cpu_groups_hz": (1e9, 0.0)}, "cpu_groups_hz must be a finite number in"),
         ({"fading": "round"}, "fading must be one of none, cycle"),

@@ -138,24 +138,30 @@ class OffloadingConfig(FederatedConfig):
                 f'n_devices must be at most 6 with actions="combination", got {self.n_devices}; '
                 'actions="grid" has no limit'
             )
-        check_integer("iterations", self.iterations, 1)
+        check_integer("iterations", self.iterations, 1, 1_000_000)
         if self.period is not None:
-            check_integer("period", self.period, 1)
-        for name in ("accuracy_weight", "energy_weight", "first_download_s", "move_m"):
-            check_number(name, getattr(self, name), 0)
-        for name in ("time_weight", "cycles_per_bit", "server_hz", "max_cpu_hz"):
-            check_number(name, getattr(self, name), 0, open_low=True)
-        check_integer("local_epochs", self.local_epochs, 1)
-        check_integer("batch_size", self.batch_size, 1)
+            check_integer("period", self.period, 1, 1_000_000)
+        for name, most in (
+            *(("accuracy_weight", 1e6), ("energy_weight", 1e6), ("first_download_s", 1e6)),
+            ("move_m", 1e5),
+        ):
+            check_number(name, getattr(self, name), 0, most)
+        for name, least, most in (
+            *(("time_weight", 1e-6, 1e6), ("cycles_per_bit", 1e-6, 1e9)),
+            *(("server_hz", 1, 1e15), ("max_cpu_hz", 1, 1e15)),
+        ):
+            check_number(name, getattr(self, name), least, most)
+        check_integer("local_epochs", self.local_epochs, 1, 10_000)
+        check_integer("batch_size", self.batch_size, 1, 1_000_000)
         for name in ("model_bits", "task_bits"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), 0, open_low=True)
+                check_number(name, getattr(self, name), 1, 1e12)
         for name in ("training_s", "training_j"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), 0)
+                check_number(name, getattr(self, name), 0, 1e6)
         check_number("task_spread", self.task_spread, 0, 1, open_high=True)
-        check_integer("task_images", self.task_images, 1)
-        check_number("receive_power_w", self.receive_power_w, 0)
+        check_integer("task_images", self.task_images, 1, 1_000_000)
+        check_number("receive_power_w", self.receive_power_w, 0, 1e6)
         check_number("downlink_power_dbm", self.downlink_power_dbm, -50, 60)
         check_choice("placement", self.placement, ("ring", "disc"))
         check_number("path_loss_exponent", self.path_loss_exponent, 0, 6)

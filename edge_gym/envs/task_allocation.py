@@ -140,12 +140,12 @@ class TaskAllocationConfig(FederatedConfig):
         check_choice("actions", self.actions, ("direct", "staleness", "joint"))
         check_choice("learning", self.learning, ("parallelized", "federated"))
         check_number("task_share", self.task_share, 0, 1, open_low=True)
-        check_number("cycle_s", self.cycle_s, 0, open_low=True)
-        check_number("energy_limit_j", self.energy_limit_j, 0, open_low=True)
+        check_number("cycle_s", self.cycle_s, 1e-9, 1e9)
+        check_number("energy_limit_j", self.energy_limit_j, 1e-12, 1e9)
         check_number("energy_spread_j", self.energy_spread_j, 0, self.energy_limit_j)
-        check_integer("cycles", self.cycles, 1)
-        check_integer("batch_size", self.batch_size, 1)
-        check_integer("least_samples", self.least_samples, 1)
+        check_integer("cycles", self.cycles, 1, 1_000_000)
+        check_integer("batch_size", self.batch_size, 1, 1_000_000)
+        check_integer("least_samples", self.least_samples, 1, 1_000_000)
         if self.samples_per_device is not None:
             fewest = self.task_share * (1 - self.size_spread) * self.samples_per_device
             if self.least_samples > fewest:
@@ -154,11 +154,11 @@ class TaskAllocationConfig(FederatedConfig):
                     "samples_per_device, size_spread and task_share leave for a learner, got "
                     f"{self.least_samples}"
                 )
-        check_integer("most_updates", self.most_updates, 1)
+        check_integer("most_updates", self.most_updates, 1, 10_000)
         if len(self.caps) < 2 or list(self.caps) != sorted(set(self.caps)):
             raise ValueError(f"caps must be two or more that ascend, got {self.caps}")
         for cap in self.caps:
-            check_integer("caps", cap, 0)
+            check_integer("caps", cap, 0, 10_000)
         if self.cpu_groups_hz is not None:
             if not 1 <= len(self.cpu_groups_hz) <= self.n_devices:
                 raise ValueError(
@@ -166,11 +166,11 @@ class TaskAllocationConfig(FederatedConfig):
                     f"{self.cpu_groups_hz}"
                 )
             for speed in self.cpu_groups_hz:
-                check_number("cpu_groups_hz", speed, 0, open_low=True)
+                check_number("cpu_groups_hz", speed, 1, 1e15)
         check_choice("fading", self.fading, ("none", "cycle"))
         check_number("drop_out", self.drop_out, 0, 1)
         check_number("slowdown_probability", self.slowdown_probability, 0, 1)
-        check_number("slowdown", self.slowdown, 1)
+        check_number("slowdown", self.slowdown, 1, 1e6)
         check_integer("redundancy", self.redundancy, 1, self.n_devices)
         if self.n_devices % self.redundancy:
             raise ValueError(
@@ -178,10 +178,12 @@ class TaskAllocationConfig(FederatedConfig):
             )
         if self.redundancy > 1 and self.actions != "direct":
             raise ValueError(f'redundancy needs actions="direct", got {shown(self.actions)}')
-        for name in ("model_bits", "sample_bits", "cycles_per_sample"):
+        for name in ("model_bits", "sample_bits"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), 0, open_low=True)
-        check_number("model_bits_per_sample", self.model_bits_per_sample, 0)
+                check_number(name, getattr(self, name), 1, 1e12)
+        if self.cycles_per_sample is not None:
+            check_number("cycles_per_sample", self.cycles_per_sample, 1e-3, 1e15)
+        check_number("model_bits_per_sample", self.model_bits_per_sample, 0, 1e9)
         if self.model_bits_per_sample and self.actions == "joint":
             raise ValueError('model_bits_per_sample must be 0 with actions="joint"')
         for target in self.targets:

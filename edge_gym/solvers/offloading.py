@@ -443,9 +443,11 @@ def exhaustive(
 def near_optimal(costs: OffloadingCosts, *, cells: int = 40, levels: int = 20) -> Offloading:
     """Return decisions that are nearly optimal, ι continuous.
 
-    No worse than ``local_only`` and ``edge_only``. 413 draws of 3 to 200 users, a third of them
-    with users that differ in all, cost 4e-4 more at worst, relatively, and 1e-5 on average of any
-    setting, than the best of what ``admm``, ``exhaustive`` and twice the cells and levels find.
+    No worse than ``local_only`` and ``edge_only``. Against the best that ``admm``, ``exhaustive``,
+    up to four times the cells and levels, and a search in single ι from these find, 40 draws of
+    2, 4 and 8 users of Table I for each of 24 settings, models of 0.01 to 48 Mbit and mean tasks of
+    1 to 64 Mbit, cost 0.72 % more at worst and 0.07 % on average of any setting; with models of
+    8 Mbit or more 0.2 % and 0.01 %.
 
     Args:
         costs: Costs of the iteration, ``(..., M)``.
@@ -1498,8 +1500,18 @@ def _coarse(users, levels, n_cells, limit, costs, found):  # type: ignore[no-unt
     budget = max(n_cells, _CELLS_PER_USER * n_users)
     work = _work(n_users, n_cells + 1, n_cells + 1)
     cells, trial = np.zeros((n_users, 3)), np.zeros((n_users, 3))
+    # Small models need less than a cell for their downlinks: the least sum of needs/share has
+    # shares that go with the roots of the needs, of models and of halves of the tasks.
+    total = 0.0
     for j in range(n_users):
+        user = users[j]
         cells[j, 2] = 1 / budget
+        cells[j, 1] = math.sqrt(user.download * _stretch(1 / n_users, user.downlink_snr))
+        total += math.sqrt(user.offload / 2 * _stretch(1 / n_users, user.uplink_snr)) + cells[j, 1]
+    for j in range(n_users):
+        cells[j, 1] /= total
+        if cells[j, 1] >= cells[j, 2]:
+            cells[j, 1] = 0.0
     order = np.argsort(costs)[:limit]
     costs[:] = math.inf
     best, least = order[0], math.inf

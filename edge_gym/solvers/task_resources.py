@@ -84,6 +84,8 @@ _SLACK = 1 + 1e-12
 _IDLE_SHARE = 1e-6
 """Part of an equal share of the band that is left to a learner that takes no part."""
 _MOST_STEPS = 100
+_MOST_SEARCHES = 300
+"""Searches end by themselves, but where magnitudes are such that rounding moves them."""
 """Steps of a search, as a safeguard: few take more than ten."""
 _FEW_STEPS = 8
 """Steps after which a search for a band gives way to bisection."""
@@ -678,9 +680,11 @@ def _capacity(learner, updates, band):  # type: ignore[no-untyped-def]
         if ratio > 0:
             v = min(v, math.sqrt(volume / ratio))
         step = v
-        while step > 1e-14 * v:
+        for _ in range(_MOST_SEARCHES):
             step = (v * v * (v + ratio) - volume) / (v * (3 * v + 2 * ratio))
             v -= step
+            if not step > 1e-14 * v:
+                break
         clock = 1 / v
         samples = joules * v * v / (kappa * work)
         worth = 1 / (2 * kappa * clock**3 * (sample_s + work * v) + kappa * work * clock**2)
@@ -693,7 +697,7 @@ def _capacity(learner, updates, band):  # type: ignore[no-untyped-def]
     if limit <= unit * math.expm1(low) / low:
         return 0.0, 0.0, 0.0
     x = high
-    while True:
+    for _ in range(_MOST_SEARCHES):
         slope = _slope(x)
         joules = limit - unit * math.expm1(x) / x
         clock = (band * slope / (2 * kappa * gain)) ** (1 / 3)
@@ -736,7 +740,7 @@ def _least_band(learner, updates, samples, guess, most):  # type: ignore[no-unty
     # Nothing but the downlink would take the whole cycle there.
     low, high = (learner.model + learner.sample * samples) / learner.cycle_s, most
     band = min(max(guess, low), high)
-    while True:
+    for _ in range(_MOST_SEARCHES):
         found, change, _ = _capacity(learner, updates, band)
         if found < samples:
             low = band
@@ -766,7 +770,9 @@ def _tangent(learner, updates, low, high):  # type: ignore[no-untyped-def]
     if near >= high or _capacity(learner, updates, near)[1] <= price * (1 + _ROUNDING):
         return low, price
     left, right = low, high
-    while right > left * (1 + _ROUNDING):
+    for _ in range(_MOST_SEARCHES):
+        if not right > left * (1 + _ROUNDING):
+            break
         middle = math.sqrt(left * right)
         found, price, _ = _capacity(learner, updates, middle)
         if price * (middle - low) > found - first:
@@ -831,7 +837,7 @@ def _share(learners, updates, low, high, band, shares):  # type: ignore[no-untyp
         z += math.log(_capacity(learners[k], updates[k], shares[k])[1]) / n
         left, right = min(left, math.log(bottom[k])), max(right, math.log(top[k]))
     z = min(max(z, left), right)
-    while True:
+    for _ in range(_MOST_SEARCHES):
         price, change = math.exp(z), 0.0
         for k in range(n):
             if price > top[k]:
