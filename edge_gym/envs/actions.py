@@ -33,7 +33,9 @@ def validate_actions(
         ValueError: If the shape is wrong, or a value is not finite or out of bounds; the message
             names the lane and the value.
     """
-    array = _numbers(actions, (n_lanes, *(space.shape or ())), "actions", fill)[lanes]
+    array = _numbers(actions, (n_lanes, *(space.shape or ())), "actions", _fill_of(space, fill))[
+        lanes
+    ]
     return _of_space(space, array, lambda row: f"the action of lane {lanes[row]}")
 
 
@@ -48,7 +50,7 @@ def validate_action(
         ValueError: If the shape is wrong, or a value is not finite or out of bounds; the message
             names the value.
     """
-    array = _numbers(action, space.shape or (), "the action", fill)[None]
+    array = _numbers(action, space.shape or (), "the action", _fill_of(space, fill))[None]
     return _of_space(space, array, lambda _: "the action")
 
 
@@ -57,16 +59,28 @@ def _numbers(given: Any, shape: tuple[int, ...], what: str, fill: float | None) 
         array = np.asarray(given)
     except ValueError as error:
         raise ValueError(f"{what} must be an array of shape {shape}, got {shown(given)}") from error
-    if fill is not None and array.shape == shape[:-1]:
-        array = array[..., None]
-    if fill is not None and array.shape[:-1] == shape[:-1] and 0 < array.shape[-1] < shape[-1]:
-        rest = np.full((*shape[:-1], shape[-1] - array.shape[-1]), fill, array.dtype)
-        array = np.concatenate([array, rest], axis=-1)
+    if fill is not None:
+        array = _filled(array, shape, fill)
     if array.shape != shape:
         raise ValueError(f"{what} must have shape {shape}, got shape {array.shape}")
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{what} must hold numbers, got {array.dtype}")
     return array
+
+
+def _fill_of(space: spaces.Space[Any], fill: float | None) -> float | None:
+    """Return what fills missing columns, None where a lane's actions have no columns to miss."""
+    return fill if len(space.shape or ()) > 1 else None
+
+
+def _filled(array: NDArray[Any], shape: tuple[int, ...], fill: float) -> NDArray[Any]:
+    """Return actions with their last columns filled up, where nothing but these are missing."""
+    if array.shape == shape[:-1]:
+        array = array[..., None]
+    if array.shape[:-1] != shape[:-1] or not 0 < array.shape[-1] < shape[-1]:
+        return array
+    rest = np.full((*shape[:-1], shape[-1] - array.shape[-1]), fill, array.dtype)
+    return np.concatenate([array, rest], axis=-1)
 
 
 def _of_space(
