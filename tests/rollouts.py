@@ -113,6 +113,7 @@ NETWORKS = {"RetransmissionCNN-v0", "DataSchedulingCNN-v0"}
 MASKED = {
     *(row.name for row in ENVIRONMENTS if row.name.startswith("Retransmission")),
     "DataSchedulingBatchDiscrete-v0",
+    *("OffloadingDiscrete-v0", "OffloadingGrid-v0", "OffloadingDiscrete-Document-v0"),
 }
 NAMES = [row.name for row in ENVIRONMENTS]
 HAS_DATA = bool(os.environ.get("EDGE_GYM_DATA"))

@@ -585,23 +585,26 @@ def test_action_masks_agree_and_say_what_is_projected(name: str) -> None:
     env, vector = make(name), make_vec(name, 2)
     env.reset(seed=0)
     vector.reset(seed=0)
-    if not isinstance(env.action_space, gym.spaces.Discrete):
+    if isinstance(env.action_space, gym.spaces.Box):
         for either in (env, vector):
             with pytest.raises(AttributeError, match="has no discrete actions to mask"):
                 either.action_masks()
         return
+    # Of several components, the masks of all stand one after the other.
+    several = isinstance(env.action_space, gym.spaces.MultiDiscrete)
+    size = int(env.action_space.nvec.sum() if several else env.action_space.n)
+    action: Any = np.ones(env.action_space.shape, np.int64) if several else 1
     over = hidden = False
     while not over:
         mask = env.action_masks()
         assert mask.dtype == np.bool_
-        assert mask.shape == (env.action_space.n,)
+        assert mask.shape == (size,)
         masks = vector.action_masks()
-        assert masks.shape == (2, env.action_space.n)
+        assert masks.shape == (2, size)
         assert np.array_equal(masks[0], mask)
-        action = 1
         *_, terminated, truncated, info = env.step(action)
-        vector.step([action, action])
-        assert info.get("projected", 0) == (not mask[action])
+        vector.step(np.array([action, action]))
+        assert info.get("projected", 0) == (not mask[1])
         over = terminated or truncated
         hidden |= not mask.all()
     assert hidden == (name in rollouts.MASKED)

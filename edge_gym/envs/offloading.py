@@ -533,6 +533,9 @@ class OffloadingProblem(FederatedLearning):
         info["inference_accuracy"] = self._inference_accuracy[lanes].copy()
         info["downloads"] = offloading.download.sum(axis=1).astype(np.float64)
         info["staleness"] = self._staleness[lanes].mean(axis=1)
+        if config.actions != "direct":
+            wanted = np.reshape(actions, (len(lanes), -1)).any(axis=1)
+            info["projected"] = (wanted & ~inferred).astype(np.float64)
         times = sum(config.has_tasks(n) for n in range(1, config.iterations + 1))
         final_info |= {
             "total_wsel": self._wsel_sum[lanes].copy(),
@@ -580,6 +583,24 @@ class OffloadingProblem(FederatedLearning):
             "devices": self.tables["devices"].fill(devices),
             "system": self.tables["system"].fill(system),
         }
+
+    def action_masks(self) -> BoolArray | None:
+        """Offloading nothing alone, where there are no tasks; None for direct actions.
+
+        Returns:
+            ``(n_lanes, 6^M)`` of combinations, ``(n_lanes, M·6)`` of levels, user after user.
+        """
+        config = self.config
+        if config.actions == "direct":
+            return None
+        arrive = self._task_bits.any(axis=1)
+        if config.actions == "combination":
+            masks = np.repeat(arrive[:, None], SPLIT_LEVELS**config.n_devices, axis=1)
+            masks[:, 0] = True
+            return masks
+        levels = np.repeat(arrive[:, None], SPLIT_LEVELS, axis=1)
+        levels[:, 0] = True
+        return np.tile(levels, config.n_devices)
 
     def scene(self, lane: int) -> Scene:
         """Show what was offloaded, the band, latencies and the accuracy."""
@@ -848,7 +869,10 @@ class OffloadingEnv(EdgeEnv):
     - ``actions="grid"`` (``OffloadingGrid-v0``): ``MultiDiscrete([6] * M)``, every ι_j on the
       grid of 0.2, for any M; band and frequencies are optimal for these.
 
-    Every action is possible. Where there is no task, ι_j counts for nothing and users download.
+    Where there is no task, as in every second iteration of the default, ι_j counts for nothing and
+    users download. Direct actions still share the band then. With the others there is nothing to
+    decide: ``action_masks()`` leaves only the action 0, to offload nothing, which is taken for any
+    other one; ``info["projected"]`` is then 1. Else every action is possible.
 
     ## Observation Space
     A ``Dict`` of ``devices`` (M, F_d), the users, and ``system`` (G,). Bounds are those of the
@@ -886,7 +910,7 @@ class OffloadingEnv(EdgeEnv):
     ``upload_j``, ``offload_j``, ``download_j`` and ``local_j``, ``tasks`` (users with one),
     ``offloaded`` (mean ι_j of these), ``inference_accuracy`` (of the last tasks; 0 before there
     were any), ``downloads`` and ``staleness`` (mean age of the users' models); with
-    ``track_test`` also ``test_accuracy``.
+    ``track_test`` also ``test_accuracy``, and unless actions are direct ``projected``.
 
     ## Arguments
     The fields of ``OffloadingConfig``, by name or as ``config=``.
