@@ -585,10 +585,17 @@ def test_action_masks_agree_and_say_what_is_projected(name: str) -> None:
     env, vector = make(name), make_vec(name, 2)
     env.reset(seed=0)
     vector.reset(seed=0)
-    if not isinstance(env.action_space, gym.spaces.Discrete):
+    space = env.action_space
+    if isinstance(space, gym.spaces.Box):
         for either in (env, vector):
             with pytest.raises(AttributeError, match="has no discrete actions to mask"):
                 either.action_masks()
+        return
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        # What is possible of one component stands beside that of the next.
+        assert env.action_masks().shape == (space.nvec.sum(),)
+        assert vector.action_masks().shape == (2, space.nvec.sum())
+        assert vector.action_masks().dtype == env.action_masks().dtype == np.bool_
         return
     over = hidden = False
     while not over:
@@ -743,6 +750,7 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         "max_batch": (0, -1, 2.5, "3"),
         "reference_batch": NOT_COUNTS,
         "max_learning_rate": NOT_POSITIVE,
+        "download": ("twice", "", None),
         "downlink_power_dbm": (-51, 61, np.nan, None, "2"),
         "fading": ("never", "", None),
         "device": ("tpu", "", None),
@@ -939,7 +947,7 @@ def test_unknown_fields_and_foreign_configurations() -> None:
                 maker(PLAIN, config=wrong)
         with pytest.raises(ValueError, match=r"render_mode must be one of .* got 'ascii'"):
             maker(PLAIN, render_mode="ascii")
-    with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_envs must be an integer at least 1, got 0"):
         make_vec(PLAIN, 0)
 
 

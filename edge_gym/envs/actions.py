@@ -33,7 +33,8 @@ def validate_actions(
         ValueError: If the shape is wrong, or a value is not finite or out of bounds; the message
             names the lane and the value.
     """
-    array = _numbers(actions, (n_lanes, *(space.shape or ())), "actions", fill)[lanes]
+    array = _numbers(actions, (n_lanes, *(space.shape or ())), "actions", _columns(space, fill))
+    array = array[lanes]
     return _of_space(space, array, lambda row: f"the action of lane {lanes[row]}")
 
 
@@ -48,8 +49,13 @@ def validate_action(
         ValueError: If the shape is wrong, or a value is not finite or out of bounds; the message
             names the value.
     """
-    array = _numbers(action, space.shape or (), "the action", fill)[None]
+    array = _numbers(action, space.shape or (), "the action", _columns(space, fill))[None]
     return _of_space(space, array, lambda _: "the action")
+
+
+def _columns(space: spaces.Space[Any], fill: float | None) -> float | None:
+    """Return ``fill`` where there are columns that can be left out: rows of several values."""
+    return fill if len(space.shape or ()) > 1 else None
 
 
 def _numbers(given: Any, shape: tuple[int, ...], what: str, fill: float | None) -> NDArray[Any]:
