@@ -746,6 +746,7 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         "max_batch": (0, -1, 2.5, "3"),
         "reference_batch": NOT_COUNTS,
         "max_learning_rate": NOT_POSITIVE,
+        "download": ("twice", "", None),
         "downlink_power_dbm": (-51, 61, np.nan, None, "2"),
         "fading": ("never", "", None),
         "device": ("tpu", "", None),
@@ -942,7 +943,7 @@ def test_unknown_fields_and_foreign_configurations() -> None:
                 maker(PLAIN, config=wrong)
         with pytest.raises(ValueError, match=r"render_mode must be one of .* got 'ascii'"):
             maker(PLAIN, render_mode="ascii")
-    with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_envs must be an integer at least 1, got 0"):
         make_vec(PLAIN, 0)
 
 

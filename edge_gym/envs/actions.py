@@ -33,9 +33,8 @@ def validate_actions(
         ValueError: If the shape is wrong, or a value is not finite or out of bounds; the message
             names the lane and the value.
     """
-    array = _numbers(actions, (n_lanes, *(space.shape or ())), "actions", _fill_of(space, fill))[
-        lanes
-    ]
+    array = _numbers(actions, (n_lanes, *(space.shape or ())), "actions", _fill_of(space, fill))
+    array = array[lanes]
     return _of_space(space, array, lambda row: f"the action of lane {lanes[row]}")
 
 
