@@ -87,7 +87,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
     text = succeed(capsys, "describe", f"edge_gym:edge_gym/{ID}", "--set", "budget=77")
-    for part in (" budget ", " 77 ", "Channel uses in an episode.", "observation: (14,)", " dB "):
+    for part in (" budget ", " 77 ", "Channel uses in an episode.", "observation: (", " dB "):
         assert part in text
     assert "action: Discrete(2)" in text
     assert "tuned-support-vector-aware, ppo, dqn" in text
