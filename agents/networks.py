@@ -459,7 +459,7 @@ class AgentPolicy:
     ) -> None:
         self.decoder: Decoder | None = None
         self.reading: Reading | None = None
-        self.network = network.eval()
+        self.network: Any = network.eval()
         self.metadata = dict(metadata)
         self.name = name
         self._continuous = self.metadata["action_space"].get("kind") == "box"

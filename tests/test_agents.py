@@ -2187,9 +2187,9 @@ def test_agents_of_the_package_load(name: str) -> None:
     arrays, header = files.read_tensors(file, "agent")
     assert header["format"] == "edge_gym agent 1"
     observations, _ = env.reset(seed=0)
-    x = np.clip(
-        (observations - arrays["centre"]) / arrays["spread"], -header["clip"], header["clip"]
-    )
+    names = [column.partition(" ")[0] for column in header["columns"]]
+    own = observations[:, [env.tables[""].index(name) for name in names]]
+    x = np.clip((own - arrays["centre"]) / arrays["spread"], -header["clip"], header["clip"])
     act = {"tanh": np.tanh, "relu": lambda v: np.maximum(v, 0)}[header["activation"]]
     x = act(x @ arrays["0.weight"].T + arrays["0.bias"])
     x = act(x @ arrays["1.weight"].T + arrays["1.bias"])

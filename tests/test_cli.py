@@ -87,7 +87,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_describe(capsys: pytest.CaptureFixture[str]) -> None:
     text = succeed(capsys, "describe", f"edge_gym:edge_gym/{ID}", "--set", "budget=77")
-    for part in (" budget ", " 77 ", "Channel uses in an episode.", "observation: (14,)", " dB "):
+    for part in (" budget ", " 77 ", "Channel uses in an episode.", "observation: (", " dB "):
         assert part in text
     assert "action: Discrete(2)" in text
     assert "tuned-support-vector-aware, ppo, dqn" in text
@@ -145,7 +145,8 @@ def test_every_environment_says_what_happens(row: Any) -> None:
         assert len(describing._text(sections, name)) > 30
     actions = getattr(own_config(row.id), "actions", None)
     meaning = describing._of_actions(sections, actions)
-    assert meaning.startswith(("Discrete", "MultiDiscrete", "Box"))
+    assert re.search(r"(Discrete|Box)\(|Discrete, one of", meaning)
+    assert "actions=" not in meaning.partition(".")[0]
     # A summary stands by itself.
     assert not re.search(r"\b(the same|as the first|own setting|the document)\b", row.summary)
 
