@@ -319,7 +319,7 @@ def test_memory_is_bounded_by_the_file(tmp_path: Path) -> None:
 
 def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_GYM_DATA", "~nobody-of-this-name/x")
-    with pytest.raises(DataError, match="EDGE_GYM_DATA is '~nob.* no such home folder: set"):
+    with pytest.raises(DataError, match=r"EDGE_GYM_DATA is '~nob.* no such home folder: set"):
         datasets.data_dir()
     # As of a user whom the system does not know.
     monkeypatch.delenv("EDGE_GYM_DATA")
