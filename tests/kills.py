@@ -345,9 +345,9 @@ def disturbed(
                 if code != expected or "Traceback" in errors:
                     raise DifferenceError(f"{name} ends with {code}: {errors}")
                 if number == signal.SIGINT:
-                    *_, last = errors.strip().splitlines()
-                    if not last.startswith("edge-gym: "):
-                        raise DifferenceError(f"{name} says: {errors}")
+                    last = errors.strip().splitlines()[-1:]
+                    if not last or not last[0].startswith("edge-gym: "):
+                        raise DifferenceError(f"{name} is stopped and says: {errors!r}")
             count["ended"] += 1
             found = outcome(command, folder)
             if found != wanted:
