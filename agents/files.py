@@ -88,7 +88,7 @@ def check_agent(path: Path, arrays: Mapping[str, NDArray[Any]], header: Any) -> 
     samples = columns.get("samples", ()) if isinstance(columns, dict) else ()
     present = header.get("present")
     require(
-        present is None or (_is_count(present) and present < len(samples)),
+        present is None or (_is_count(present) and (not samples or present < len(samples))),
         f"present must be a column of samples, got {shown(present)}",
     )
     told = header.get("evaluation", {"first_seed": 0, "episodes": 1, "mean_return": 0.0})

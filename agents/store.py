@@ -164,7 +164,10 @@ def load_agent(
     found = model_reading if kind == _MODEL_FORMAT else reading
     policy.reading = found(file, header, env)
     if header.get("decoder") is not None:
-        policy.decoder = make_decoder(header["decoder"], env)
+        try:
+            policy.decoder = make_decoder(header["decoder"], env)
+        except ValueError as error:
+            raise AgentError(f"{file} has a decoder that cannot be made here: {error}") from error
     if kind == _DEVICE_FORMAT:
         outputs = network.scores.shape.outputs
         columns = None if policy.decoder is None else policy.decoder.columns

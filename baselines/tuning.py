@@ -26,7 +26,7 @@ from edge_gym.evaluation import (
     plain_config,
     run_episodes,
 )
-from edge_gym.files import write_text
+from edge_gym.files import working_in, write_text
 from edge_gym.seeds import TUNING
 from edge_gym.statistics import mean_intervals
 from edge_gym.yaml_values import dump_yaml, load_yaml
@@ -254,8 +254,19 @@ def write_tunings(env_id: str, config: Any, tunings: Sequence[Tuning]) -> Path:
         raise ValueError(
             "only searches under the id's own configuration are shipped: leave out --set"
         )
-    content = dict(shipped_tunings())
-    entry = content.get(_name(env_id))
+    path = tuned_path()
+    with working_in(path.parent):
+        content = _with_tunings(shipped_tunings(), _name(env_id), own, tunings)
+        write_text(path, _HEADER + dump_yaml(content, default_flow_style=None))
+    return path
+
+
+def _with_tunings(
+    shipped: Mapping[str, Any], name: str, own: Mapping[str, Any], tunings: Sequence[Tuning]
+) -> dict[str, Any]:
+    """Return the content of ``tuned.yaml`` with the results of searches put in."""
+    content = dict(shipped)
+    entry = content.get(name)
     policies = dict(entry["policies"]) if entry and entry["config"] == own else {}
     for tuning in tunings:
         policies[tuning.policy] = {
@@ -266,10 +277,8 @@ def write_tunings(env_id: str, config: Any, tunings: Sequence[Tuning]) -> Path:
             "ci95": [round(end, 6) for end in tuning.best.ci95],
             "edge_gym": edge_gym.__version__,
         }
-    content[_name(env_id)] = {"config": own, "policies": policies}
-    path = tuned_path()
-    write_text(path, _HEADER + dump_yaml(content, default_flow_style=None))
-    return path
+    content[name] = {"config": own, "policies": policies}
+    return content
 
 
 def _grid(policy: str, config: Any) -> Mapping[str, Sequence[Any]]:

@@ -48,8 +48,14 @@ class _StoppedError(Exception):
 
 
 class _Commands(TyperGroup):
+    # What becomes of an interrupt above differs between typer's versions.
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except KeyboardInterrupt as error:
+            raise _StoppedError from error
+
     def invoke(self, ctx: Any) -> Any:
-        # What becomes of an interrupt above differs between typer's versions.
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -170,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         full = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
         if error.errno in full and error.filename is None and "disk is full" not in str(error):
-            return _complain(f"the disk is full ({error}): make room, what was written is kept")
+            return _complain(
+                f"the disk is full ({error.strerror}): make room, what was written is kept"
+            )
         # Without the number that Python puts in front of what has one.
         own = error.filename is None and error.strerror
         return _complain(str(error.strerror if own else error))

@@ -72,6 +72,7 @@ from edge_gym.baselines import make_baseline
 from edge_gym.envs.core import EdgeVectorEnv, Problem, Step
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.evaluation import Policy, make_lanes, run_episodes
+from edge_gym.files import FolderInUseError, working_in
 from edge_gym.seeds import SELECTION, TRAINING
 
 ID = "edge_gym/Retransmission-v0"
@@ -742,6 +743,39 @@ def test_training_in_a_thread(tmp_path: Path) -> None:
     assert found == [tmp_path / "best.safetensors"]
 
 
+def test_one_process_trains_in_a_folder(
+    finished: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with working_in(tmp_path):
+        begun = time.monotonic()
+        for resume in (False, True):
+            with pytest.raises(FolderInUseError, match=f"another process works in {tmp_path}"):
+                tiny_train("ppo", tmp_path, resume=resume)
+        assert time.monotonic() - begun > 2  # for one that is about to end
+    tiny_train("ppo", tmp_path)
+    assert run_files(tmp_path) == run_files(finished["ppo"])
+
+
+def test_interrupt_in_the_last_evaluation(
+    finished: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not lost: the agent is whole, and whoever trained it is told to stop."""
+    real, calls = training.run_episodes, []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(training, "run_episodes", interrupted)
+    with pytest.raises(TrainingInterrupted, match="the agent is trained") as caught:
+        tiny_train("ppo", tmp_path)
+    assert caught.value.best == tmp_path / "best.safetensors"
+    assert len(calls) == 4
+    assert run_files(tmp_path) == run_files(finished["ppo"])
+
+
 def test_unwritable_folder(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -989,6 +1023,22 @@ def test_foreign_files(agent_file: Path, tmp_path: Path) -> None:
     refused("does not follow", lambda a, h: a.update({"1.weight": a["1.weight"][:, :-1]}))
     refused("must be finite", lambda a, h: a["0.bias"].fill(np.nan))
     refused("damaged", lambda a, h: a.update({"0.weight": a["0.weight"][0]}))
+    # What would be found out only when the agent acts, or not at all.
+    for clip in (math.nan, math.inf, 10**400, 1e300, 0, -1.0, True, [5.0], "5"):
+        refused("clip must be a positive number", lambda a, h, c=clip: h.update(clip=c))
+    for decoder in ("residual", ["residual"], 3, {}, {"name": 3}, {"scale": 1.0}):
+        refused("decoder must be a mapping", lambda a, h, d=decoder: h.update(decoder=d))
+    refused("is not of float32", lambda a, h: a.update(centre=a["centre"].astype(np.float64)))
+    refused("is not of float32", lambda a, h: a.update(more=np.zeros(2, np.int8)))
+    refused("spread must be positive", lambda a, h: a["spread"].fill(0))
+    refused("centre must be finite", lambda a, h: a["centre"].fill(np.inf))
+    for told in ([], {}, {"first_seed": "0", "episodes": 4, "mean_return": 0.1}):
+        refused("evaluation must have", lambda a, h, t=told: h.update(evaluation=t))
+    long = "x" * 10**6
+    files.write_tensors(file, arrays, {**header, "format": long})
+    with pytest.raises(AgentError) as caught:
+        load_agent(file, env)
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_failed_write_leaves_the_old_file(
@@ -2162,9 +2212,9 @@ def test_damaged_device_agents(tmp_path: Path) -> None:
             load_agent(path, env)
 
     refused("does not fit its columns", lambda a, h: h["columns"]["devices"].append("more [1]"))
-    refused("present must be a column of samples", lambda a, h: h["columns"].pop("samples"))
-    three = np.ones(3, np.float32)
-    refused("scaling does not fit", lambda a, h: a.update({"scaling.system_spread": three}))
+    refused("does not fit its columns", lambda a, h: h["columns"].pop("samples"))
+    wide = np.ones(3, np.float32)
+    refused("scaling does not fit", lambda a, h: a.update({"scaling.system_spread": wide}))
     refused("damaged or no agent", lambda a, h: a.pop("scaling.system_spread"))
     refused("damaged or no agent", lambda a, h: h["network"].update(hidden=[8, 9]))
     refused("damaged or no agent", lambda a, h: h["network"].update(layers=3))
@@ -2173,6 +2223,13 @@ def test_damaged_device_agents(tmp_path: Path) -> None:
     refused("damaged or no agent", lambda a, h: a.pop("scores.score.bias"))
     refused("must be finite", lambda a, h: a["scores.score.bias"].fill(np.nan))
     refused("damaged or no agent", lambda a, h: h.pop("present"))
+    for present in (99, -1, "1", 1.0):
+        refused("present must be a column", lambda a, h, p=present: h.update(present=p))
+    for decoder in ({"name": "magic"}, {"name": "residual"}, {"name": "residual", "policy": [3]}):
+        refused(
+            "has a decoder that cannot be made here: (unknown|the|policy)",
+            lambda a, h, d=decoder: h.update(decoder=d),
+        )
     refused("of another kind", lambda a, h: h.update(format="edge_gym device agent 9"))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import edge_gym
 import edge_gym.agents
 from edge_gym import benchmark, comparison, describing
 from edge_gym.agents import catalogue, find_recipe, shipped_agents
@@ -28,6 +31,7 @@ from edge_gym.describing import describe
 from edge_gym.evaluation import make_lanes, own_config
 from edge_gym.policies import parse_value
 from edge_gym.registration import ENVIRONMENTS
+from edge_gym.stored import StoredWarning
 from edge_gym.tensors import read_tensors, write_tensors
 
 ID = "Retransmission-v0"
@@ -335,6 +339,30 @@ def test_ctrl_c_in_a_callback_is_not_lost() -> None:
         (["evaluate", "ppo", ID, "--stated", "--episodes", "4"], "leave out --episodes, --seed"),
         (["evaluate", "ppo", ID, "--stated", "--out", "x"], "leave out --episodes, --seed"),
         (["watch", ID, "--out", "episode.png"], "must end in .gif"),
+        (["compare", ID, "--policy", ""], "unknown policy ''; here are random"),
+        (["compare", ID, "--policy", "."], "unknown policy '.'; here are random"),
+        (["compare", ID, "--policy", "x" * 5000], "unknown policy 'xxx"),
+        (["compare", ID, "--policy", "tuned-channel-aware", "--policy", "no"], "unknown policy"),
+        (["compare", ID, "--policy", "tuned-random"], "nothing to tune"),
+        (["compare", ID, "--set", "budget=" + "[" * 2000], "nested more than 30 deep"),
+        (["compare", ID, "--set", "budget=[&a [1], *a]"], "references (& and *) are not read"),
+        (["compare", ID, "--set", "budget=" + "9" * 5000], "cannot read the value '999"),
+        (["compare", "x" * 5000], "unknown environment 'xxx"),
+        (["compare", "Retransmision"], "did you mean Retransmission-v0"),
+        (["compare", "Nothing-v0"], "(edge-gym list shows all)"),
+        (["evaluate", "ppo", ID, "--stated", "--lanes", "0"], "lanes must be"),
+        (["watch", ID, "--fps", "0"], "fps must be a finite number in [0.01, 50], got 0.0"),
+        (["watch", ID, "--fps", "1e-9"], "fps must be"),
+        (["watch", ID, "--fps", "nan"], "fps must be"),
+        (["watch", "Nothing-v0", "--out", "new/a.gif"], "unknown environment"),
+        (["watch", ID, "--policy", "nobody"], "unknown policy 'nobody'"),
+        (["tune", ID, "--lanes", "0"], "lanes must be"),
+        (["train", "ppo", ID, "--seeds", "0"], "seeds must be"),
+        (["train", "ppo", ID, "--seeds", "2", "--workers", "0"], "workers must be"),
+        (["train", "ppo", ID, "--seeds", "2", "--set", "budget=x"], "budget must be"),
+        (["leaderboard", ID, "--workers", "-1"], "workers must be"),
+        (["leaderboard", ID, "--out", "/proc/x"], "cannot write to the folder"),
+        (["plan", ID, "--base", "tuned-channel-aware", "--candidate", "no"], "unknown policy"),
         (["watch", ID, "--every", "0"], "every must be an integer"),
         (["watch", ID, "--out", "/proc/x/episode.gif"], "cannot write to the folder"),
         (["tune", ID, "--policy", "random"], "nothing to tune"),
@@ -359,7 +387,83 @@ def test_mistakes_are_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert message in fail(capsys, *arguments)
+    begun = time.monotonic()
+    line = fail(capsys, *arguments)
+    assert message in line
+    assert len(line) < 2100
+    assert time.monotonic() - begun < 30  # before anything long is done
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "there is not enough memory"),
+        (MemoryError("Unable to allocate 7 TiB"), "not enough memory (Unable to allocate 7 TiB)"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+        (OSError(28, "No space left on device"), "the disk is full"),
+        (OSError(122, "cannot write a.csv, the disk is full (quota)"), "cannot write a.csv"),
+        (FileNotFoundError(2, "No such file or directory", "a.csv"), "a.csv"),
+    ],
+)
+def test_what_no_check_foresees_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    message: str,
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(comparison, "compare", fails)
+    line = fail(capsys, "compare", ID)
+    assert message in line
+    assert "Errno" not in line or error.filename  # type: ignore[attr-defined]
+
+
+def test_own_warnings_are_remarks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warns(*_: Any, **__: Any) -> None:
+        warnings.warn(StoredWarning("a part is damaged"), stacklevel=1)
+        raise ValueError("the end")
+
+    monkeypatch.setattr(comparison, "compare", warns)
+    assert main(["compare", ID]) == 2
+    assert capsys.readouterr().err == "edge-gym: a part is damaged\nedge-gym: the end\n"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert succeed(capsys, "--version") == f"edge-gym {edge_gym.__version__}\n"
+
+
+def test_nowhere_to_write(tmp_path: Path) -> None:
+    """As of a user without a home, in a place that only holds what is installed."""
+    unknown = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), "/proc/nowhere")
+    left = {"EDGE_GYM_DATA", "MPLCONFIGDIR"}
+    env = {name: value for name, value in os.environ.items() if name not in left}
+    arguments = ["--episodes", "2", *SET, *RULES, "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_gym", "compare", ID, *arguments],
+        env={**env, **unknown, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/proc",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "out" / "comparison.png").exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_gym", "compare", ID, "--set", "dataset=mnist"],
+        env={**env, **unknown, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/proc",
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_a_damaged_model_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -127,10 +127,14 @@ def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_really_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"cannot write .*a\.txt, the disk is full"):  # noqa: PT012, SIM117
+    def write() -> None:
         with replacing(tmp_path / "a.txt") as scratch:
             scratch.symlink_to("/dev/full")
             scratch.write_bytes(bytes(100_000))
+
+    with pytest.raises(OSError, match=r"cannot write .*a\.txt, the disk is full"):
+        write()
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_process_works_in_a_folder(tmp_path: Path) -> None:
@@ -157,10 +161,8 @@ with working_in(Path({str(tmp_path)!r})):
             pass
 
 
-def wait_for(
-    ready: Callable[[], bool], process: subprocess.Popen[Any], limit_s: float = 60
-) -> None:
-    deadline = time.monotonic() + limit_s
+def wait_for(ready: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + 60
     while not ready():
         assert process.poll() is None, "it ended before it was expected to"
         assert time.monotonic() < deadline
@@ -238,19 +240,23 @@ def tensor_file(header: Any, data: bytes = b"") -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
+def one_array(**changes: Any) -> bytes:
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **changes}
+    return tensor_file({"a": entry}, b"abcdefgh"[: 8 if entry["data_offsets"] == [4, 8] else 4])
+
+
 @pytest.mark.parametrize(
     "content",
     [
         tensor_file({"a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}, b"x"),
         tensor_file({"a": {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 2**64]}}),
-        tensor_file(
-            {"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}, b"abcd"
-        ),
-        tensor_file({"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, b"abcd"),
-        tensor_file({"a": {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]}}, b"abcd"),
-        tensor_file({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, b"abcdefgh"),
-        tensor_file({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}, b"abcd"),
-        tensor_file({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, b"abcd"),
+        one_array(shape=[2**40, 2**40]),
+        one_array(shape=[-1, -1]),
+        one_array(shape=["1"]),
+        one_array(data_offsets=[4, 8]),
+        one_array(data_offsets=[0]),
+        one_array(data_offsets=[[], {}]),
+        one_array(dtype=["F32"]),
         tensor_file({"a": 3}),
         tensor_file([]),
         tensor_file(b"[" * 100_000),
@@ -311,13 +317,17 @@ def test_memory_is_bounded_by_the_file(tmp_path: Path) -> None:
     assert datasets.parse_idx(b"\0\0\x08\x01\0\0\0\x02ab").tolist() == [97, 98]
 
 
-@pytest.mark.parametrize("variable", ["EDGE_GYM_DATA", "HOME"])
-def test_no_home_folder(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("EDGE_GYM_DATA", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv(variable, "~nobody-of-this-name/x")
-    with pytest.raises(DataError, match="no such home folder: set EDGE_GYM_DATA"):
+def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_GYM_DATA", "~nobody-of-this-name/x")
+    with pytest.raises(DataError, match=r"EDGE_GYM_DATA is '~nob.* no such home folder: set"):
         datasets.data_dir()
+    # As of a user whom the system does not know.
+    monkeypatch.delenv("EDGE_GYM_DATA")
+    for unknown in ("~/.cache/edge_gym", "cache"):
+        monkeypatch.setattr(datasets.platformdirs, "user_cache_dir", lambda *_, u=unknown: u)
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+        with pytest.raises(DataError, match="There is no such home folder: set EDGE_GYM_DATA"):
+            datasets.data_dir()
 
 
 # YAML
@@ -388,7 +398,7 @@ def test_bounds_hold_where_values_come_in(tmp_path: Path) -> None:
     bomb: Any = ["x"] * 9
     for _ in range(12):
         bomb = [bomb] * 9
-    for field in ("budget", "classes", "learner", "mean_snr_db", "track_test"):
+    for field in ("budget", "learner", "mean_snr_db", "track_test"):
         with pytest.raises(ValueError, match=field) as caught:
             make_lanes("Retransmission-v0", 1, {field: bomb})
         assert len(str(caught.value)) < 600

@@ -19,7 +19,7 @@ from edge_gym.evaluation import Episodes, make_lanes
 from edge_gym.leaderboard import Leaderboard, rank
 from edge_gym.policies import default_specs, shipped_specs
 from edge_gym.registration import ENVIRONMENTS
-from edge_gym.standings import Standing, gap_cell
+from edge_gym.standings import Standing, gap_cell, gap_texts, mean_text
 from edge_gym.statistics import improvement_probability, mean_intervals, stratified_interval
 from edge_gym.sweep import contender, zero_of
 from edge_gym.workers import here
@@ -316,6 +316,16 @@ def test_differences_have_as_many_decimals_as_are_known(board: Leaderboard) -> N
     same = replace(row, difference=1e-17, difference_ci95=(0.0, 3e-17))
     assert gap_cell(same) == "+0.0000 [+0.0000, +0.0000]"
     assert gap_cell(replace(row, difference=None)) == gap_cell(None) == ""
+
+
+def test_what_rounding_leaves_of_zero_is_zero(board: Leaderboard) -> None:
+    assert [mean_text(value) for value in (2.776e-17, -2.776e-17, 0.0)] == ["0"] * 3
+    assert mean_text(-1e-16, "#.4g") == "0.000"
+    assert [mean_text(value) for value in (0.74312, -697.25, 1e-9)] == ["0.7431", "-697.2", "1e-09"]
+    row = replace(board.standings[0], difference=-1e-17, difference_ci95=(-2e-17, 2e-17))
+    assert gap_texts(row) == ("+0.0000", "+0.0000", "+0.0000")
+    row = replace(row, difference=-0.2, difference_ci95=(-30.0, 30.0))
+    assert gap_texts(row) == ("+0", "-30", "+30")
 
 
 def test_wrong_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

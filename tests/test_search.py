@@ -354,6 +354,92 @@ def test_ctrl_c(
     assert len(found.trials) == 4
 
 
+def proposals(out: Path) -> list[tuple[Any, ...]]:
+    """Return what was proposed and what came of it, in the order of places."""
+    ended = [trial for trial in study_of(out) if trial.state.name in ("COMPLETE", "PRUNED")]
+    ended.sort(key=lambda trial: trial.user_attrs["place"])
+    assert [trial.user_attrs["place"] for trial in ended] == list(range(len(ended)))
+    return [(trial.params, trial.value, trial.state) for trial in ended]
+
+
+@pytest.mark.parametrize("place", ["training", "proposal", "attribute"])
+def test_a_stopped_search_proposes_as_one_that_was_not(
+    tmp_path: Path, trained: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Beyond the ten trials, too, that the sampler draws at random."""
+    tiny_search(tmp_path / "whole", trials=15)
+    calls: list[int] = []
+
+    def stopping(real: Callable[..., Any], at: set[int]) -> Callable[..., Any]:
+        def stop(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) in at:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        return stop
+
+    if place == "training":
+        monkeypatch.setattr(search, "train", stopping(search.train, {1, 2, 3, 9, 15, 17}))
+    elif place == "proposal":
+        sampler = optuna.samplers.TPESampler
+        real = sampler.sample_independent
+        monkeypatch.setattr(sampler, "sample_independent", stopping(real, {2, 20, 44, 77}))
+    else:
+        real = optuna.Trial.set_user_attr
+        monkeypatch.setattr(optuna.Trial, "set_user_attr", stopping(real, {1, 2, 8, 13}))
+    stops = 0
+    while True:
+        try:
+            tiny_search(tmp_path / "stopped", trials=15)
+            break
+        except SearchInterrupted:
+            stops += 1
+    assert stops >= 4
+    assert proposals(tmp_path / "stopped") == proposals(tmp_path / "whole")
+
+
+def test_ctrl_c_as_a_trial_ends(
+    tmp_path: Path, trained: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial is kept, and no other is begun."""
+    quick = search.train
+
+    def stopped(*args: Any, **kwargs: Any) -> Path:
+        best = quick(*args, **kwargs)
+        raise TrainingInterrupted("stopped at the end", best)
+
+    monkeypatch.setattr(search, "train", stopped)
+    for number in (1, 2):
+        with pytest.raises(SearchInterrupted, match="same settings and folder"):
+            tiny_search(tmp_path, trials=4)
+        assert states_of(tmp_path) == ["COMPLETE"] * number
+    # Of several trainings the others are missing.
+    with pytest.raises(SearchInterrupted):
+        tiny_search(tmp_path / "several", trials=4, seeds=2)
+    assert states_of(tmp_path / "several") == ["FAIL", "WAITING"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"op_code": 99, "worker_id": "x"}',
+        '{"op_code": "create", "worker_id": "x"}',
+        '{"op_code": 0}',
+        "[1, 2]",
+        "[" * 100_000,
+        '{"op_code": 2, "worker_id": "x", "study_id": 0, "user_attr": {"settings": [3]}}',
+    ],
+)
+def test_damaged_studies(tmp_path: Path, trained: list[dict[str, Any]], line: str) -> None:
+    tiny_search(tmp_path, trials=1)
+    with (tmp_path / "study.log").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match=r"study\.log is damaged or no study of Optuna") as caught:
+        tiny_search(tmp_path, trials=2)
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_killed_trial_is_made_up_for(tmp_path: Path, trained: list[dict[str, Any]]) -> None:
     """While a process is at a trial it is left alone; once it is killed, others take it over."""
     code = f"""

@@ -198,3 +198,53 @@ def fail(chunk: Chunk) -> Episodes:
 def test_an_error_in_a_process_is_the_callers(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no luck with 90000"):
         sweep(chunks(), tmp_path, in_processes(2, fail))
+
+
+def wait(chunk: Chunk) -> Episodes:
+    (Path(os.environ["EDGE_GYM_TEST_MARK"]) / str(os.getpid())).touch()
+    time.sleep(600)
+    return run_chunk(chunk)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("everyone", [True, False], ids=["terminal", "kill"])
+def test_ctrl_c_ends_processes_without_a_word(tmp_path: Path, everyone: bool) -> None:
+    """Whether all get the signal, as from a terminal, or the one that began the others does."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tests.test_sweep import *\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        f"        sweep(chunks(), Path({str(tmp_path / 'parts')!r}), in_processes(2, wait))\n"
+        "    except KeyboardInterrupt:\n"
+        "        sys.exit('stopped')\n"
+    )
+    root = str(Path(__file__).parent.parent)
+    mark = tmp_path / "mark"
+    mark.mkdir()
+    begun = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env={**os.environ, "EDGE_GYM_TEST_MARK": str(mark), "PYTHONPATH": root},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(mark.iterdir()):  # the other one may still be on its way
+            assert begun.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (os.killpg if everyone else os.kill)(begun.pid, signal.SIGINT)
+        _, said = begun.communicate(timeout=60)
+    finally:
+        begun.kill()
+        begun.wait()
+    assert said == "stopped\n"
+    deadline = time.monotonic() + 30
+    while not all(gone(int(path.name)) for path in mark.iterdir()):
+        assert time.monotonic() < deadline, "processes were left behind"
+        time.sleep(0.1)
