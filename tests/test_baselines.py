@@ -324,7 +324,7 @@ def test_tuning_on_the_environment() -> None:
     assert found.best.mean_return == max(trial.mean_return for trial in full)
     with pytest.raises(ValueError, match="nothing to tune here; what has: channel-aware, import"):
         tuning.tune(env, "random", 8)
-    with pytest.raises(ValueError, match=r"episodes must be in \[8"):
+    with pytest.raises(ValueError, match=r"episodes must be an integer in \[8"):
         tuning.tune(env, "channel-aware", 2)
 
 
