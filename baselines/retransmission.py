@@ -23,6 +23,7 @@ from edge_gym.envs.retransmission import (
 )
 from edge_gym.wireless import linear_to_db
 
+_ABOVE_ANY_CAP = 1e9
 _MAX_SNR_GRID = (2.0, 5.0, 8.0, 10.0, 11.5, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0)
 
 
@@ -135,7 +136,8 @@ class ImportanceAware(_RetransmissionRule):
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Retransmit while γ is at most what the sample's uncertainty asks for."""
-        required_db = linear_to_db(self.required_snr(observations))
+        # On the boundary an infinite SNR is asked for, of which the cap is left.
+        required_db = linear_to_db(np.minimum(self.required_snr(observations), _ABOVE_ANY_CAP))
         threshold_db = np.minimum(required_db, self.parameters.max_snr_db)
         snr_db = self.read(observations, "effective_snr_db")
         return np.where(snr_db <= threshold_db, RETRANSMIT, ACCEPT)
