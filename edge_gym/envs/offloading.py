@@ -593,7 +593,7 @@ class OffloadingProblem(FederatedLearning):
         config = self.config
         if config.actions == "direct":
             return None
-        arrive = self._task_bits.any(axis=1)
+        arrive = np.asarray(self._task_bits.any(axis=1))
         if config.actions == "combination":
             masks = np.repeat(arrive[:, None], SPLIT_LEVELS**config.n_devices, axis=1)
             masks[:, 0] = True
