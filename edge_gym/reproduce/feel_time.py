@@ -254,7 +254,7 @@ def _draw(findings: Findings, path: Path) -> None:
         row[0].set_xlabel("simulated seconds", color=INK)
         row[0].set_ylabel("validation accuracy", color=INK)
         row[0].set_title(cell, fontsize=10, color=INK)
-        row[0].legend(frameon=False, fontsize=8, loc="best")
+        row[0].legend(edgecolor="none", framealpha=0.85, fontsize=8, loc="lower right")
         metric = "seconds_to_90"
         if metric not in next(iter(policies.values()))["metrics"]:
             metric = next(m for m in policies[_OPTIMUM]["metrics"] if m.startswith("seconds_to_"))
