@@ -31,15 +31,21 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **k
     Raises:
         ImportError: If matplotlib is missing.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing_extra("pictures need matplotlib", "plots", error) from error
+    require_pictures()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+
+
+def require_pictures() -> None:
+    """Raise an ``ImportError`` that says how to install it if matplotlib is missing."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise missing_extra("pictures need matplotlib", "plots", error) from error
 
 
 def tidy(axes: Axes) -> None:

@@ -664,6 +664,15 @@ def test_reproduce_time_to_accuracy(capsys: pytest.CaptureFixture[str], tmp_path
     assert verdicts[never] == "within noise"
 
 
+def test_pictures_are_asked_for_first(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    out = tmp_path / "out"
+    assert "pictures need matplotlib" in fail(capsys, "reproduce", "rrm-fig9", "--out", str(out))
+    assert not out.exists()
+
+
 def test_reproduce_without_data(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

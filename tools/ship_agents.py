@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_gym.agents import find_recipe, load_recipe, read_agent_metadata
+from edge_gym.files import write_bytes
 
 TRAINED = Path(__file__).parent.parent / "agents" / "trained"
 
@@ -31,7 +32,7 @@ def ship(run: Path) -> Path:
         raise ValueError(f"{run} is of another configuration: {told['overrides']}")
     path = TRAINED / str(recipe.environment) / f"{recipe.algorithm}-seed{recipe.seed}.safetensors"
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(best.read_bytes())
+    write_bytes(path, best.read_bytes())
     return path
 
 

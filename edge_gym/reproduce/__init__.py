@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from edge_gym.charts import require_pictures
 from edge_gym.files import prepare_folder
 from edge_gym.reproduce.async_mel import (
     async_mel_fig4,
@@ -45,8 +46,10 @@ class Reproduction:
         Raises:
             ValueError: If a value is out of range or does not suit the experiment.
             OSError: If ``out`` cannot be written to.
+            ImportError: If matplotlib is missing; nothing was run then.
             edge_gym.data.DataError: If data are missing; the message says what to do.
         """
+        require_pictures()
         return self._run(prepare_folder(out), options or Options())
 
 
