@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import random
 import subprocess
@@ -225,6 +226,21 @@ def test_episodes_may_begin_under_settings_and_go_on_without(name: str) -> None:
         (contextlib.nullcontext, all_settings),
     ):
         assert_same(steps(begin, go_on), expected)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_copies_made_under_settings_go_on_without(name: str) -> None:
+    envs: tuple[Any, ...] = (
+        gym.make(f"edge_gym/{name}", **rollouts.brief(name)).unwrapped,
+        gym.make_vec(f"edge_gym/{name}", 2, **rollouts.brief(name)),
+    )
+    for env in envs:
+        env.reset(seed=6)
+        with all_settings():
+            twin = copy.deepcopy(env)
+        action = next(random_actions(env.action_space))
+        assert_same(twin.step(action), env.step(action))
+        assert twin.problem is not env.problem
 
 
 @pytest.mark.parametrize("name", KINDS)

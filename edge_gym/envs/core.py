@@ -178,7 +178,18 @@ class _Documented:
                 cls.__doc__ = cls.__doc__.replace(mark, table.markdown("    "))
 
 
-class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
+class _Copied:
+    """Copies hold ordinary tensors, although they may be made in torch's inference mode."""
+
+    @in_isolation
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+
+class EdgeVectorEnv(_Documented, _Copied, gym.vector.VectorEnv[Any, Any, Any]):
     """N lanes of a problem as a Gymnasium vector environment.
 
     Args:
@@ -438,7 +449,7 @@ class EdgeVectorEnv(_Documented, gym.vector.VectorEnv[Any, Any, Any]):
             infos[f"_{name}"][lanes] = True
 
 
-class EdgeEnv(_Documented, gym.Env[Any, Any]):
+class EdgeEnv(_Documented, _Copied, gym.Env[Any, Any]):
     """One lane of a problem as a Gymnasium environment.
 
     Args:
