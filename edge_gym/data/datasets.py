@@ -441,10 +441,9 @@ def _torchvision_datasets(name: str, root: Path) -> Any:
         raise DataError(
             f"{name} is not in {root}, and torchvision, which would download it, cannot be "
             f"imported ({error}): torch {_version('torch')} and torchvision "
-            f"{_version('torchvision')} do not match. Install both from one index, for example "
-            "with: pip install --force-reinstall torch torchvision --index-url "
-            "https://download.pytorch.org/whl/cpu. Or, without torchvision, set EDGE_GYM_DATA to "
-            'a folder that has the data, or use the data set "mnist-subset"'
+            f"{_version('torchvision')} do not match. Install both anew from one "
+            "source: pip install --force-reinstall torch torchvision. Or, without torchvision, set "
+            'EDGE_GYM_DATA to a folder that has the data, or use the data set "mnist-subset"'
         ) from error
 
 
