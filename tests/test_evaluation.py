@@ -450,7 +450,7 @@ def test_few_episodes_are_called_few() -> None:
         ({"seed": -1}, "seed must be an integer at least 0"),
         ({"lanes": 0}, "lanes must be an integer at least 1"),
         ({"overrides": {"budgets": 3}}, "has no field 'budgets'; its fields are dataset"),
-        ({"overrides": {"budget": 0}}, "budget must be an integer at least 1"),
+        ({"overrides": {"budget": 0}}, r"budget must be an integer in \[1, 1000000\]"),
     ],
 )
 def test_mistakes_are_explained(arguments: dict[str, Any], message: str) -> None:
