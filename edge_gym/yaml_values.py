@@ -59,7 +59,8 @@ def load_yaml(content: str | bytes) -> Any:
     try:
         return yaml.load(content, _Loader)  # the kind that makes plain types alone
     except yaml.YAMLError as error:
-        raise ValueError(f"it is not valid YAML: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"it is not valid YAML: {reason}") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

@@ -438,8 +438,9 @@ def test_bad_recipe_files(tmp_path: Path) -> None:
         load_recipe(tmp_path / "none.yaml")
     file = tmp_path / "bad.yaml"
     file.write_text("a: [")
-    with pytest.raises(ValueError, match=r"bad\.yaml is not valid YAML"):
+    with pytest.raises(ValueError, match=r"bad\.yaml: it is not valid YAML: .*$") as error:
         load_recipe(file)
+    assert "\n" not in str(error.value)
     file.write_text("- 1")
     with pytest.raises(ValueError, match="must be a mapping"):
         load_recipe(file)
@@ -501,6 +502,7 @@ def test_models_refuse_what_they_cannot_learn() -> None:
 def test_a_run_leaves_its_files(finished: Mapping[str, Path], algorithm: str) -> None:
     out = finished[algorithm]
     assert {path.name for path in out.iterdir()} == {
+        ".lock",
         "best.safetensors",
         "checkpoint.safetensors",
         "last.safetensors",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
 from sb3_contrib import TQC, TRPO, MaskablePPO
 from stable_baselines3 import DQN, PPO, SAC
@@ -24,7 +25,9 @@ class Watched(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> Any:
         possible = self.get_wrapper_attr("action_masks")()
-        assert possible[int(action)]
+        # Of several components, the masks stand one after the other.
+        levels = getattr(self.action_space, "nvec", np.array([possible.size]))
+        assert possible[np.cumsum(levels) - levels + action].all()
         self.masked += not possible.all()
         return super().step(action)
 
@@ -41,6 +44,8 @@ def run(env_id: str, **fields: Any) -> str:
         learnt.append(f"MaskablePPO with {masked} steps masked")
     elif isinstance(single.action_space, spaces.MultiDiscrete):
         learnt.append(_learn(TRPO, single, **ROLLOUT))
+        masked = learn_with_masks(env_id, **fields)
+        learnt.append(f"MaskablePPO with {masked} steps masked")
     else:
         learnt.append(_learn(SAC, single, **REPLAY))
         learnt.append(_learn(TQC, single, **REPLAY))
