@@ -120,7 +120,8 @@ class _Process:
             here.shares = False
             if here.threads > 1:
                 self.lowered -= 1
-                torch.set_num_threads(here.threads)
+                if not here.ours:
+                    torch.set_num_threads(here.threads)
             self.inside -= 1
             if not self.inside:
                 self.put_back(torch)
@@ -139,13 +140,15 @@ class _Thread(threading.local):
         undo: What puts this thread's settings back, last to first.
         shares: Whether it counts in ``_Process.inside``.
         known: Whether it was inside before.
+        ours: Whether it is one of our own, which keeps its single thread of torch: a number that it
+            put back would be what later threads of the user begin with.
         threads: Torch's threads that it had.
     """
 
     def __init__(self) -> None:
         self.depth = 0
         self.undo: list[Callable[[], object]] = []
-        self.shares = self.known = False
+        self.shares = self.known = self.ours = False
         self.threads = 1
 
 
@@ -181,6 +184,11 @@ class isolated:  # noqa: N801  # as contextlib's are
             _here.depth -= 1
         else:
             _leave()
+
+
+def work_for_others() -> None:
+    """Say that this thread works for callers that are in ``isolated()`` themselves."""
+    _here.ours = True
 
 
 def in_isolation(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:

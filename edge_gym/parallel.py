@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
-from edge_gym.isolation import isolated
+from edge_gym.isolation import in_isolation, isolated, work_for_others
 from edge_gym.messages import shown
 
 _pool: ThreadPoolExecutor | None = None
@@ -46,6 +46,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
+@in_isolation
 def for_ranges(kernel: Callable[[int, int], object], size: int, grain: int = 1) -> None:
     """Call ``kernel(start, stop)`` so that the calls cover ``range(size)`` once.
 
@@ -60,7 +61,9 @@ def for_ranges(kernel: Callable[[int, int], object], size: int, grain: int = 1) 
         kernel(0, size)
         return
     if _pool is None:
-        _pool = ThreadPoolExecutor(thread_count(), thread_name_prefix="edge-gym")
+        _pool = ThreadPoolExecutor(
+            thread_count(), thread_name_prefix="edge-gym", initializer=work_for_others
+        )
     # More chunks than threads: lanes differ in work, and a late chunk must not stall the rest.
     # Whoever is free takes the next one, this thread too: a task in the pool costs microseconds.
     n_chunks = min(size, 4 * threads)

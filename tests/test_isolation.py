@@ -28,6 +28,7 @@ from edge_gym.baselines import applicable_baselines, make_baseline
 from edge_gym.isolation import in_isolation, isolated
 from edge_gym.learning.federated import FederatedLearner, average
 from edge_gym.learning.models import make_network
+from edge_gym.parallel import for_ranges
 
 NAMES = [name for name in rollouts.NAMES if name not in rollouts.NEEDS_DATA]
 # One of each problem, and of each way to learn.
@@ -334,6 +335,18 @@ def test_no_race_leaves_a_thread_with_one_torch_thread() -> None:
         for thread in threads:
             thread.join()
     assert left == [7] * 240
+    assert torch.get_num_threads() == threads_elsewhere() == 7
+
+
+def test_our_own_threads_leave_later_ones_what_the_user_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of the pool began with another number, which they must not put back."""
+    monkeypatch.setenv("EDGE_GYM_THREADS", "3")
+    torch.set_num_threads(2)
+    for_ranges(lambda start, stop: time.sleep(1e-3), 24)
+    torch.set_num_threads(7)
+    for_ranges(lambda start, stop: time.sleep(1e-3), 24)
     assert torch.get_num_threads() == threads_elsewhere() == 7
 
 
