@@ -30,8 +30,10 @@ FEDERATED = ("UpdateScheduling", "BatchSlot", "TaskAllocation", "JointTaskResour
 LEVEL = {"TaskAllocationStaleness-v0": ("tuned-ha-asyn", 0.004)}
 # Agents of rounds in which devices reported nothing before the server decided: they let all take
 # part, and are nearer to chance until they are trained anew.
-OUTDATED = ("UpdateScheduling-", "UpdateSchedulingIID", "UpdateSchedulingGradient")
-OUTDATED += ("UpdateSchedulingRisk", "UpdateSchedulingDiscrete")
+MORE_EPISODES = {
+    "UpdateSchedulingGradient-v0": 128,
+    **dict.fromkeys((f"UpdateScheduling{kind}-v0" for kind in ("", "IID", "Risk", "Discrete")), 48),
+}
 SHIPPED = sorted(path.relative_to(FOLDER) for path in FOLDER.glob("trained/*/*.safetensors"))
 
 
@@ -118,9 +120,7 @@ def test_a_shipped_agent_beats_chance(path: Path) -> None:
     env_id, (name, seed) = path.parent.name, named(path)
     few = env_id.startswith(FEDERATED) or "CNN" in env_id
     rule, behind = LEVEL.get(env_id, ("random", 0.0))
-    episodes = 16 if few and rule == "random" else 48
-    if env_id.startswith(OUTDATED):
-        episodes = 128
+    episodes = MORE_EPISODES.get(env_id, 16 if few and rule == "random" else 48)
     env = make_lanes(env_id, episodes)
     agent = run_episodes(env, load_agent(name, env, seed=seed), EVALUATION[:episodes]).returns
     gain = agent - returns_of(env_id, rule, episodes)
