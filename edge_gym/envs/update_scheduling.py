@@ -20,7 +20,7 @@ from edge_gym.envs.core import BoolArray, EdgeEnv, EdgeVectorEnv, IntArray, Step
 from edge_gym.envs.federated import MAX_LOSS, FederatedConfig, FederatedLearning, bounded
 from edge_gym.envs.observation import Column, ObservationTable
 from edge_gym.learning.federated import average
-from edge_gym.rendering import BarPanel, GaugePanel, Scene
+from edge_gym.rendering import BarPanel, GaugePanel, Scene, acted_on
 from edge_gym.statistics import jain_index
 
 MODES = ("importance", "lazy")
@@ -618,10 +618,7 @@ class UpdateScheduling(FederatedLearning):
             return BarPanel(
                 title=title,
                 labels=labels,
-                series={
-                    "scheduled last": np.where(scheduled, values[:shown], np.nan),
-                    "others": np.where(scheduled, np.nan, values[:shown]),
-                },
+                series=acted_on(values[:shown], scheduled, "scheduled last"),
                 x_label="device",
                 y_label=label,
             )
