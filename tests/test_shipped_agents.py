@@ -97,12 +97,19 @@ def test_what_training_came_to_is_kept(tmp_path: Path) -> None:
 
 
 def first_seeds() -> list[Any]:
-    """Return all agents, those of further training seeds marked as slow."""
+    """Return all agents, those of further training seeds marked as slow.
+
+    Some of these are at chance since rounds are causal, and are expected to fail until they are
+    trained anew.
+    """
     seen: set[tuple[str, str]] = set()
     agents = []
     for path in SHIPPED:
         key = path.parent.name, named(path)[0]
-        agents.append(pytest.param(path, marks=[pytest.mark.slow] if key in seen else []))
+        marks = [pytest.mark.slow] if key in seen else []
+        if marks and key[0] in MORE_EPISODES:
+            marks.append(pytest.mark.xfail(reason="outdated: made for an oracle's indicators"))
+        agents.append(pytest.param(path, marks=marks))
         seen.add(key)
     return agents
 
