@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,6 +21,17 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 # Modules whose tests with a ``name`` run on every id.
 EVERY_ID = ("test_environments", "test_inputs", "test_fuzz")
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Keep reference computations from waiting for cores that others use."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

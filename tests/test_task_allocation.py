@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any
@@ -66,13 +65,7 @@ OWN_COSTS = {
 LANE = np.zeros(1, np.int64)
 
 
-@pytest.fixture(autouse=True)
-def _one_torch_thread() -> Iterator[None]:
-    """Keep reference computations from waiting for cores that others use."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def make(**fields: Any) -> Any:
