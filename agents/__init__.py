@@ -11,29 +11,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edge_gym.agents.files import AgentError
-    from edge_gym.agents.networks import AgentPolicy
+    from edge_gym.agents.archive import AgentError
+    from edge_gym.agents.networks.modules import AgentPolicy
     from edge_gym.agents.recipe import ALGORITHMS, Recipe, find_recipe, load_recipe
     from edge_gym.agents.replay import CompactReplayBuffer
     from edge_gym.agents.store import load_agent, read_agent_metadata, save_agent, shipped_agents
-    from edge_gym.agents.training import TrainingInterrupted, train
+    from edge_gym.agents.training.run import TrainingInterrupted, train
     from edge_gym.agents.vec_env import LaneVecEnv
 
 _HOMES = {
     "ALGORITHMS": "recipe",
-    "AgentError": "files",
-    "AgentPolicy": "networks",
+    "AgentError": "archive",
+    "AgentPolicy": "networks.modules",
     "CompactReplayBuffer": "replay",
     "LaneVecEnv": "vec_env",
     "Recipe": "recipe",
-    "TrainingInterrupted": "training",
+    "TrainingInterrupted": "training.run",
     "find_recipe": "recipe",
     "load_agent": "store",
     "load_recipe": "recipe",
     "read_agent_metadata": "store",
     "save_agent": "store",
     "shipped_agents": "store",
-    "train": "training",
+    "train": "training.run",
 }
 
 __all__ = [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_gym.agents.recipe import ALGORITHMS
 from edge_gym.agents.store import best_seed, read_agent_metadata, shipped_files
-from edge_gym.registration import ENVIRONMENTS, find_environment
+from edge_gym.core.registration import find_environment, list_environments
 
 TRAINED_BEFORE = "trained before the environment changed"
 
@@ -54,7 +54,9 @@ def catalogue(environments: Sequence[str] | None = None) -> list[Entry]:
     Raises:
         ValueError: If an id is unknown.
     """
-    rows = ENVIRONMENTS if environments is None else [find_environment(e) for e in environments]
+    rows = (
+        list_environments() if environments is None else [find_environment(e) for e in environments]
+    )
     return [
         _entry(row.id, algorithm, files)
         for row in rows

@@ -22,23 +22,23 @@ from edge_gym.baselines.batch_slot import observed_costs as observed_round_costs
 from edge_gym.baselines.offloading import observed_costs as observed_offloading_costs
 from edge_gym.baselines.task_allocation import observed_costs, observed_limits, observed_total
 from edge_gym.baselines.update_scheduling import Seen
-from edge_gym.envs.batch_slot import BatchSlotConfig
-from edge_gym.envs.batch_slot import action_of as batches_and_slots
-from edge_gym.envs.batch_slot import allocation_of as batches_and_slots_of
-from edge_gym.envs.checks import check_number
-from edge_gym.envs.core import IntArray
-from edge_gym.envs.offloading import OffloadingConfig, action_of, offloading_of
-from edge_gym.envs.task_allocation import (
+from edge_gym.envs.batch_slot.dynamics import BatchSlotConfig
+from edge_gym.envs.batch_slot.dynamics import action_of as batches_and_slots
+from edge_gym.envs.batch_slot.dynamics import allocation_of as batches_and_slots_of
+from edge_gym.envs.offloading.dynamics import OffloadingConfig, action_of, offloading_of
+from edge_gym.envs.task_allocation.dynamics import (
     SHARE_EXPONENT,
     TaskAllocationConfig,
     direct_columns,
     joint_columns,
 )
-from edge_gym.messages import shown
+from edge_gym.runtime.checks import check_number
+from edge_gym.runtime.messages import shown
 from edge_gym.solvers import task_resources
 from edge_gym.solvers.batch_slot import optimal_slots
 from edge_gym.solvers.offloading import optimal_resources
 from edge_gym.solvers.task_allocation import Tasks
+from edge_gym.typing import IntArray
 
 _PRIORITY_SPAN = 2.0
 _MOST_WANTED = 6

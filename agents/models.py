@@ -25,8 +25,8 @@ from edge_gym.agents.interface import (
     scaling_clip,
     single_spaces,
 )
-from edge_gym.agents.networks import AgentPolicy, tensors
-from edge_gym.isolation import in_isolation
+from edge_gym.agents.networks.modules import AgentPolicy, tensors
+from edge_gym.runtime.isolation import in_isolation
 from edge_gym.wrappers import scaled_space
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {

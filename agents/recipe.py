@@ -10,12 +10,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from edge_gym import seeds
-from edge_gym.envs.checks import check_choice, check_integer, check_number
-from edge_gym.messages import shown
-from edge_gym.plain import plain
-from edge_gym.registration import NAMESPACE
-from edge_gym.yaml_values import load_yaml
+from edge_gym.core.registration import NAMESPACE
+from edge_gym.evaluation import seeds
+from edge_gym.runtime.checks import check_choice, check_integer, check_number
+from edge_gym.runtime.messages import shown
+from edge_gym.runtime.plain import plain
+from edge_gym.runtime.yaml import load_yaml
 
 ALGORITHMS = ("ppo", "dqn")
 SCHEDULES = ("constant", "linear")
@@ -199,7 +199,7 @@ class Recipe:
         seed_ranges: First and last seed of the episodes that agents learn from (``training``), that
             searches are scored on (``tuning``), that choose among checkpoints (``selection``) and
             that results are reported on (``evaluation``): stated in a recipe for whoever reads it,
-            and always those of ``edge_gym.seeds``.
+            and always those of ``edge_gym.evaluation.seeds``.
         steps: Environment steps, all lanes together.
         lanes: Episodes run at a time.
         checkpoint_every: Steps from one checkpoint to the next.
@@ -241,7 +241,7 @@ class Recipe:
         check_integer("seed", self.seed, 0, 2**32 - 1)
         if plain(self.seed_ranges) != plain(_SEED_RANGES):
             raise ValueError(
-                f"seed_ranges must be those of edge_gym.seeds, {plain(_SEED_RANGES)}, "
+                f"seed_ranges must be those of edge_gym.evaluation.seeds, {plain(_SEED_RANGES)}, "
                 f"got {shown(self.seed_ranges)}"
             )
         object.__setattr__(self, "seed_ranges", _SEED_RANGES.copy())

@@ -1,6 +1,6 @@
 """What is used of stable-baselines3, so that its absence is reported once and clearly."""
 
-from edge_gym.extras import missing_extra
+from edge_gym.runtime.optional import missing_extra
 
 try:
     from stable_baselines3 import DQN, PPO

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_gym.agents.decoders import make_decoder
 from edge_gym.agents.sb3 import Monitor, VecEnv
-from edge_gym.envs.core import EdgeVectorEnv
+from edge_gym.core.vector_env import EdgeVectorEnv
 
 Indices = int | Iterable[int] | None
 

@@ -13,7 +13,7 @@ from edge_gym.baselines import (
     update_scheduling,
 )
 from edge_gym.baselines.base import Baseline, RandomPolicy
-from edge_gym.messages import shown
+from edge_gym.runtime.messages import shown
 
 __all__ = [
     "BASELINES",

@@ -11,10 +11,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from edge_gym.envs.core import EdgeEnv, EdgeVectorEnv
-from edge_gym.isolation import in_isolation
-from edge_gym.messages import shown
-from edge_gym.plain import plain_scalar
+from edge_gym.core.env import EdgeEnv
+from edge_gym.core.vector_env import EdgeVectorEnv
+from edge_gym.runtime.isolation import in_isolation
+from edge_gym.runtime.messages import shown
+from edge_gym.runtime.plain import plain_scalar
 
 OURS = "edge_gym"
 

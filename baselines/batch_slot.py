@@ -18,8 +18,13 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
 from edge_gym.baselines.update_scheduling import Seen
-from edge_gym.envs.batch_slot import BatchSlotConfig, action_of, global_batches, round_costs
-from edge_gym.envs.checks import check_choice, check_integer, check_number
+from edge_gym.envs.batch_slot.dynamics import (
+    BatchSlotConfig,
+    action_of,
+    global_batches,
+    round_costs,
+)
+from edge_gym.runtime.checks import check_choice, check_integer, check_number
 from edge_gym.solvers.batch_slot import (
     Allocation,
     RoundCosts,

@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
+from edge_gym.core.observation import ObservationTable
 from edge_gym.data import load_dataset
-from edge_gym.envs.checks import check_choice, check_flag, check_number
-from edge_gym.envs.core import BoolArray, IntArray
-from edge_gym.envs.data_scheduling import (
+from edge_gym.envs.data_scheduling.dynamics import (
     EMBEDDING_SIZE,
     DataSchedulingConfig,
     preferred_sample,
 )
-from edge_gym.envs.observation import ObservationTable
 from edge_gym.learning import LEARNERS, importance
-from edge_gym.wireless import db_to_linear
+from edge_gym.physics.wireless import db_to_linear
+from edge_gym.runtime.checks import check_choice, check_flag, check_number
+from edge_gym.typing import BoolArray, IntArray
 
 Float64Array = NDArray[np.float64]
 

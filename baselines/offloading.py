@@ -18,8 +18,13 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
 from edge_gym.baselines.update_scheduling import Seen
-from edge_gym.envs.checks import check_integer, check_number
-from edge_gym.envs.offloading import SPLIT_LEVELS, OffloadingConfig, action_of, offloading_costs
+from edge_gym.envs.offloading.dynamics import (
+    SPLIT_LEVELS,
+    OffloadingConfig,
+    action_of,
+    offloading_costs,
+)
+from edge_gym.runtime.checks import check_integer, check_number
 from edge_gym.solvers.offloading import (
     Offloading,
     OffloadingCosts,

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline
 from edge_gym.envs.centralized import SNR_DB_BOUNDS
-from edge_gym.envs.checks import check_number
-from edge_gym.envs.retransmission import (
+from edge_gym.envs.retransmission.dynamics import (
     ACCEPT,
     RETRANSMIT,
     RetransmissionConfig,
     check_alignment_probability,
     required_snr,
 )
-from edge_gym.wireless import linear_to_db
+from edge_gym.physics.wireless import linear_to_db
+from edge_gym.runtime.checks import check_number
 
 _ABOVE_ANY_CAP = 1e9
 _MAX_SNR_GRID = (2.0, 5.0, 8.0, 10.0, 11.5, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0)

@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline, NoParameters
 from edge_gym.baselines.update_scheduling import Seen
-from edge_gym.compute import cpu_energy, cpu_latency
-from edge_gym.envs.checks import check_choice, check_integer, check_number
-from edge_gym.envs.core import IntArray
-from edge_gym.envs.task_allocation import (
+from edge_gym.envs.task_allocation.dynamics import (
     SHARE_EXPONENT,
     TaskAllocationConfig,
     direct_columns,
@@ -27,6 +24,8 @@ from edge_gym.envs.task_allocation import (
     resource_limits,
     task_costs,
 )
+from edge_gym.physics.compute import cpu_energy, cpu_latency
+from edge_gym.runtime.checks import check_choice, check_integer, check_number
 from edge_gym.solvers.task_allocation import (
     TaskCosts,
     Tasks,
@@ -42,6 +41,7 @@ from edge_gym.solvers.task_resources import (
     joint_allocation,
     resource_allocation,
 )
+from edge_gym.typing import IntArray
 
 _COSTS = (
     "base_s",

@@ -22,12 +22,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_gym import wireless
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
-from edge_gym.envs.checks import check_integer, check_number
-from edge_gym.envs.core import BoolArray
-from edge_gym.envs.observation import ObservationTable
-from edge_gym.envs.update_scheduling import (
+from edge_gym.core.observation import ObservationTable
+from edge_gym.envs.update_scheduling.dynamics import (
     MEMORY_ROUNDS,
     SHARE_EXPONENT,
     Decision,
@@ -35,6 +32,9 @@ from edge_gym.envs.update_scheduling import (
     action_of,
     scheduled_of,
 )
+from edge_gym.physics import wireless
+from edge_gym.runtime.checks import check_integer, check_number
+from edge_gym.typing import BoolArray
 
 Float64Array = NDArray[np.float64]
 

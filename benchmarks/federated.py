@@ -4,8 +4,9 @@ Run with ``EDGE_GYM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.federated``
 the same network with SGD on the same data, devices, epochs and mini-batch sizes, on one core;
 ``pfl`` and ``flwr[simulation]`` take part if they are installed. Nobody scores the model.
 
-``--paths`` times the ways to compute gradients instead, from which ``edge_gym.learning.models``
-chooses by size. The numbers in ``edge_gym.learning.federated`` and there come from here.
+``--paths`` times the ways to compute gradients instead, from which
+``edge_gym.learning.networks.architectures`` chooses by size. The numbers in
+``edge_gym.learning.federated`` and there come from here.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ import torch
 from torch.nn import functional
 
 from edge_gym.data import load_features
-from edge_gym.learning import federated, models
+from edge_gym.learning import federated
 from edge_gym.learning.federated import FederatedLearner, average
+from edge_gym.learning.networks import architectures as models
 
 RATE = 0.05
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import torch
 
-from edge_gym.learning.networks import NetworkLearner, split_layers
+from edge_gym.learning.networks.learners import NetworkLearner, split_layers
 
 
 def grouped_convolutions(learner: NetworkLearner, inputs: torch.Tensor) -> torch.Tensor:

@@ -15,10 +15,10 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+from tests.test_offloading_solver import channel_gains, row, table_one
 
 from edge_gym.solvers import offloading as solver
 from edge_gym.solvers.offloading import Offloading, OffloadingCosts
-from tests.test_offloading_solver import channel_gains, row, table_one
 
 MANY = 64
 MANY_REPEATS = 3

@@ -22,12 +22,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-
-from benchmarks.federated import Module, Task
-from edge_gym.baselines import make_baseline
-from edge_gym.evaluation import make_lanes
-from edge_gym.learning.federated import pad_rows
-from edge_gym.solvers import task_allocation as allocation
 from tests.test_task_allocation_solver import (
     LEAST,
     PLACED,
@@ -36,6 +30,12 @@ from tests.test_task_allocation_solver import (
     mixed_integer,
     row,
 )
+
+from benchmarks.federated import Module, Task
+from edge_gym.baselines import make_baseline
+from edge_gym.evaluation.rollouts import make_lanes
+from edge_gym.learning.federated import pad_rows
+from edge_gym.solvers import task_allocation as allocation
 
 COUNTS = {20: (1, 16, 256), 100: (1, 16, 256), 1000: (1, 16)}
 CAPS = (0, 1, 3)
@@ -161,7 +161,7 @@ def main() -> None:
         torch.set_num_threads(1)
         for env_id, n_lanes, repeats in (
             ("TaskAllocation-v0", 64, options.repeats),
-            ("TaskAllocation-Document-v0", 4, 3),
+            ("TaskAllocation-Paper-v0", 4, 3),
         ):
             found = training(env_id, n_lanes, repeats)
             line = ", ".join(f"{name} {value:.1f}" for name, value in found.items())

@@ -4,7 +4,7 @@
 ``gym.make_vec("edge_gym/Retransmission-v0", num_envs=64)``.
 
 What is exported, and every module, is imported when it is used: ``edge_gym.compare`` and
-``edge_gym.comparison`` need no import of their own.
+``edge_gym.evaluation.comparison`` need no import of their own.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edge_gym import isolation as _isolation  # noqa: F401  # what it does in forked children
-from edge_gym.registration import ENVIRONMENTS, register_environments
+from edge_gym import envs as _envs  # noqa: F401  # registers our ids
+from edge_gym.core.registration import list_environments, register_environment
+from edge_gym.registry import load_plugins as _load_plugins
+from edge_gym.runtime import isolation as _isolation  # noqa: F401  # what it does in forked children
 
 if TYPE_CHECKING:
     from edge_gym.agents import LaneVecEnv, load_agent, save_agent, train
     from edge_gym.baselines import make_baseline
-    from edge_gym.comparison import compare
-    from edge_gym.describing import describe
-    from edge_gym.evaluation import make_lanes, run_episodes
-    from edge_gym.policies import make_policy
+    from edge_gym.evaluation.comparison import compare
+    from edge_gym.evaluation.policies import make_policy
+    from edge_gym.evaluation.rollouts import make_lanes, run_episodes
+    from edge_gym.reports.describe import describe
     from edge_gym.wrappers import ScaleObservation, ScaleVectorObservation
 
 __version__ = "0.1.0"
@@ -30,52 +32,49 @@ _HOMES = {
     "LaneVecEnv": "agents",
     "ScaleObservation": "wrappers",
     "ScaleVectorObservation": "wrappers",
-    "compare": "comparison",
-    "describe": "describing",
+    "compare": "evaluation.comparison",
+    "describe": "reports.describe",
     "load_agent": "agents",
     "make_baseline": "baselines",
-    "make_lanes": "evaluation",
-    "make_policy": "policies",
-    "run_episodes": "evaluation",
+    "make_lanes": "evaluation.rollouts",
+    "make_policy": "evaluation.policies",
+    "run_episodes": "evaluation.rollouts",
     "save_agent": "agents",
     "train": "agents",
 }
 
-_MODULES = ("agents", "baselines", "comparison", "evaluation", "policies", "seeds", "wrappers")
+_MODULES = ("agents", "baselines", "data", "envs", "evaluation", "learning", "physics", "wrappers")
 
 __all__ = [
-    "ENVIRONMENTS",
     "LaneVecEnv",
     "ScaleObservation",
     "ScaleVectorObservation",
     "__version__",
     "compare",
     "describe",
+    "list_environments",
     "load_agent",
     "make_baseline",
     "make_lanes",
     "make_policy",
-    "register_environments",
+    "register_environment",
     "run_episodes",
     "save_agent",
     "train",
 ]
 
-register_environments()
-
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    module = f"{__name__}.{name}"
-    if not name.startswith("_"):
-        try:
-            return import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted([*__all__, *_MODULES])
+
+
+# Last, for plug-ins import this package themselves.
+_load_plugins()

@@ -2,6 +2,6 @@
 
 import sys
 
-from edge_gym.cli import main
+from edge_gym.cli.main import main
 
 sys.exit(main())

@@ -17,8 +17,8 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from edge_gym.envs.checks import check_number
-from edge_gym.envs.observation import ObservationTable
+from edge_gym.core.observation import ObservationTable
+from edge_gym.runtime.checks import check_number
 
 CLIP = 5.0
 

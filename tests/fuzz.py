@@ -35,7 +35,7 @@ import pytest
 import rollouts
 from gymnasium.vector import AutoresetMode
 
-from edge_gym.registration import find_environment
+from edge_gym.core.registration import find_environment
 
 LONGEST_MESSAGE = 300
 SHARE_DRAWN = 0.2
@@ -226,8 +226,7 @@ def draw_fields(rng: np.random.Generator, name: str) -> dict[str, Any]:
 @functools.cache
 def config_type_of(name: str) -> type[Any]:
     row = find_environment(name)
-    module = __import__(row.module, fromlist=[row.scalar])
-    found: type[Any] = getattr(module, row.scalar).problem_type.config_type
+    found: type[Any] = row.problem_type().config_type
     return found
 
 

@@ -31,18 +31,18 @@ from typing import Any
 import torch
 import yaml
 
-import edge_gym.agents.repeated
-import edge_gym.agents.search
-import edge_gym.agents.stated
-import edge_gym.agents.training
-import edge_gym.charts
-import edge_gym.leaderboard
-import edge_gym.planning
+import edge_gym.agents.record
+import edge_gym.agents.training.run
+import edge_gym.agents.training.search
+import edge_gym.agents.training.seeds
+import edge_gym.evaluation.leaderboard
+import edge_gym.evaluation.planner
+import edge_gym.reports.charts
 import edge_gym.reproduce
-import edge_gym.workers
-from edge_gym import cli, generalisation
-from edge_gym.baselines import tuning
-from edge_gym.tensors import read_tensors
+import edge_gym.runtime.workers
+from edge_gym.cli import main as cli
+from edge_gym.evaluation import generalisation, tuning
+from edge_gym.runtime.tensors import read_tensors
 
 ID = "Retransmission-v0"
 SMALL = {
@@ -83,7 +83,9 @@ class Command:
 
 
 def _work_here(folder: Path) -> None:
-    edge_gym.workers.in_processes = lambda workers, work: edge_gym.workers.here(work)
+    edge_gym.runtime.workers.in_processes = lambda workers, work: edge_gym.runtime.workers.here(
+        work
+    )
 
 
 def _few_settings(folder: Path) -> None:
@@ -176,7 +178,7 @@ COMMANDS = {
 def _with_small_statement(folder: Path) -> None:
     """Put an agent there whose file states an evaluation of few episodes."""
     from edge_gym.agents.store import shipped_files
-    from edge_gym.tensors import write_tensors
+    from edge_gym.runtime.tensors import write_tensors
 
     path = folder / "agent.safetensors"
     if path.exists():
@@ -185,7 +187,7 @@ def _with_small_statement(folder: Path) -> None:
     header["evaluation"]["episodes"] = 4
     header["overrides"] = {**SMALL}
     write_tensors(path, arrays, header)
-    _, header["evaluation"] = edge_gym.agents.stated.statements(str(path), ID)
+    _, header["evaluation"] = edge_gym.agents.record.statements(str(path), ID)
     write_tensors(path, arrays, header)
 
 

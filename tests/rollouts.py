@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from edge_gym import ENVIRONMENTS
+from edge_gym.core.registration import list_environments
 
 # Few and short buffers keep the golden files small.
 FEW_DEVICES = {"n_devices": 3, "buffer_size": 2, "budget": 40, "validation_size": 100}
@@ -65,7 +65,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "Retransmission-v0": {"budget": 40, "validation_size": 100},
     "RetransmissionMulticlass-v0": {"budget": 40, "validation_size": 100, "retrain_every": 10},
     "RetransmissionCNN-v0": {"budget": 40, "validation_size": 100, "retrain_every": 10},
-    "Retransmission-Document-v0": {"budget": 40, "validation_size": 100, "retrain_every": 10},
+    "Retransmission-Paper-v0": {"budget": 40, "validation_size": 100, "retrain_every": 10},
     "DataScheduling-v0": FEW_DEVICES,
     "DataSchedulingUnlabelled-v0": FEW_DEVICES,
     "DataSchedulingDevice-v0": FEW_DEVICES,
@@ -73,7 +73,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "DataSchedulingBatchDiscrete-v0": FEW_DEVICES,
     "DataSchedulingMulticlass-v0": {**FEW_DEVICES, "retrain_every": 10},
     "DataSchedulingCNN-v0": {**FEW_DEVICES, "image_size": 7, "train_steps": 3, "test_size": 100},
-    "DataScheduling-Document-v0": FEW_DEVICES,
+    "DataScheduling-Paper-v0": FEW_DEVICES,
     "UpdateScheduling-v0": FEW_SAMPLES,
     "UpdateSchedulingIID-v0": FEW_SAMPLES,
     "UpdateSchedulingGradient-v0": FEW_SAMPLES,
@@ -86,36 +86,36 @@ SMALL: dict[str, dict[str, Any]] = {
     "BatchSlotGlobal-v0": {**FEW_BATCHES, "budget_s": 5e-3},
     "BatchSlotNonIID-v0": FEW_BATCHES,
     "BatchSlotGPU-v0": FEW_BATCHES,
-    "BatchSlot-Document-v0": FEW_DOCUMENT_BATCHES,
-    "BatchSlotGlobal-Document-v0": {**FEW_DOCUMENT_BATCHES, "budget_s": 1.0},
-    "BatchSlotNonIID-Document-v0": FEW_DOCUMENT_BATCHES,
-    "BatchSlotResNet-Document-v0": {**FEW_DOCUMENT_BATCHES, "hidden_sizes": (5,)},
-    "BatchSlotMobileNet-Document-v0": {**FEW_DOCUMENT_BATCHES, "hidden_sizes": (4,)},
-    "BatchSlotGPU-Document-v0": FEW_DOCUMENT_BATCHES,
+    "BatchSlot-Paper-v0": FEW_DOCUMENT_BATCHES,
+    "BatchSlotGlobal-Paper-v0": {**FEW_DOCUMENT_BATCHES, "budget_s": 1.0},
+    "BatchSlotNonIID-Paper-v0": FEW_DOCUMENT_BATCHES,
+    "BatchSlotResNet-Paper-v0": {**FEW_DOCUMENT_BATCHES, "hidden_sizes": (5,)},
+    "BatchSlotMobileNet-Paper-v0": {**FEW_DOCUMENT_BATCHES, "hidden_sizes": (4,)},
+    "BatchSlotGPU-Paper-v0": FEW_DOCUMENT_BATCHES,
     "TaskAllocation-v0": FEW_TASKS,
     "TaskAllocationStaleness-v0": FEW_TASKS,
     "TaskAllocationFederated-v0": {**FEW_TASKS, "samples_per_device": 24},
     "TaskAllocationNonIID-v0": {**FEW_TASKS, "samples_per_device": 24},
     "TaskAllocationRisk-v0": FEW_TASKS,
     "JointTaskResource-v0": FEW_TASKS,
-    "TaskAllocation-Document-v0": FEW_DOCUMENT_TASKS,
-    "TaskAllocationStaleness-Document-v0": FEW_DOCUMENT_TASKS,
-    "JointTaskResource-Document-v0": FEW_DOCUMENT_TASKS,
+    "TaskAllocation-Paper-v0": FEW_DOCUMENT_TASKS,
+    "TaskAllocationStaleness-Paper-v0": FEW_DOCUMENT_TASKS,
+    "JointTaskResource-Paper-v0": FEW_DOCUMENT_TASKS,
     "Offloading-v0": FEW_USERS,
     "OffloadingDiscrete-v0": FEW_USERS,
     "OffloadingGrid-v0": FEW_USERS,
-    "Offloading-Document-v0": FEW_USERS,
-    "OffloadingDiscrete-Document-v0": FEW_USERS,
+    "Offloading-Paper-v0": FEW_USERS,
+    "OffloadingDiscrete-Paper-v0": FEW_USERS,
 }
-NEEDS_DATA = {row.name for row in ENVIRONMENTS if row.name.endswith("-Document-v0")}
+NEEDS_DATA = {row.name for row in list_environments() if row.from_paper}
 NETWORKS = {"RetransmissionCNN-v0", "DataSchedulingCNN-v0"}
 # Ids under which an action may be impossible, so that masks hide some.
 MASKED = {
-    *(row.name for row in ENVIRONMENTS if row.name.startswith("Retransmission")),
+    *(row.name for row in list_environments() if row.name.startswith("Retransmission")),
     "DataSchedulingBatchDiscrete-v0",
-    *("OffloadingDiscrete-v0", "OffloadingGrid-v0", "OffloadingDiscrete-Document-v0"),
+    *("OffloadingDiscrete-v0", "OffloadingGrid-v0", "OffloadingDiscrete-Paper-v0"),
 }
-NAMES = [row.name for row in ENVIRONMENTS]
+NAMES = [row.name for row in list_environments()]
 HAS_DATA = bool(os.environ.get("EDGE_GYM_DATA"))
 
 

@@ -10,8 +10,8 @@ import re
 import sys
 from pathlib import Path
 
-from edge_gym.files import write_text
-from edge_gym.leaderboard import SUMMARY, TABLE
+from edge_gym.evaluation.leaderboard import SUMMARY, TABLE
+from edge_gym.runtime.files import write_text
 
 ROOT = Path(__file__).parent.parent
 # All tables from the heading to the next one, with what empty lines lie between them.

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from edge_gym.agents.files import read_tensors, write_tensors
-from edge_gym.agents.stated import statements
-from edge_gym.workers import in_processes
+from edge_gym.agents.archive import read_tensors, write_tensors
+from edge_gym.agents.record import statements
+from edge_gym.runtime.workers import in_processes
 
 ROOT = Path(__file__).parent.parent
 LANES = 128

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_gym.agents import find_recipe, load_recipe, read_agent_metadata
-from edge_gym.files import write_bytes
+from edge_gym.runtime.files import write_bytes
 
 TRAINED = Path(__file__).parent.parent / "agents" / "trained"
 

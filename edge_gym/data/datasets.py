@@ -27,8 +27,8 @@ import numpy as np
 import platformdirs
 from numpy.typing import ArrayLike, NDArray
 
-from edge_gym.files import scratch_folder
-from edge_gym.messages import shown
+from edge_gym.runtime.files import scratch_folder
+from edge_gym.runtime.messages import shown
 
 DATASETS = ("mnist-subset", "mnist", "fashion-mnist", "cifar-10")
 

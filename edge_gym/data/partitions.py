@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.data.datasets import SampleError
-from edge_gym.messages import shown
+from edge_gym.runtime.messages import shown
 
 SCHEMES = ("iid", "shards", "dirichlet")
 

@@ -21,6 +21,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_gym.core.config import Config
+from edge_gym.core.problem import Problem
+from edge_gym.core.scene import LinePanel
 from edge_gym.data import (
     DATASETS,
     SCHEMES,
@@ -32,18 +35,16 @@ from edge_gym.data import (
     draw_split,
     load_features,
 )
-from edge_gym.envs.checks import (
+from edge_gym.learning import LEARNERS, make_learner
+from edge_gym.runtime.checks import (
     check_choice,
     check_classes,
     check_flag,
     check_integer,
     check_number,
 )
-from edge_gym.envs.config import Config
-from edge_gym.envs.core import BoolArray, IntArray, Problem
-from edge_gym.learning import LEARNERS, make_learner
-from edge_gym.messages import shown
-from edge_gym.rendering import LinePanel
+from edge_gym.runtime.messages import shown
+from edge_gym.typing import BoolArray, IntArray
 
 SNR_DB_BOUNDS = (-30.0, 60.0)
 SYMBOL_SNR_DB_BOUNDS = (-70.0, 60.0)

@@ -16,7 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_gym import wireless
+from edge_gym.core.config import Config
+from edge_gym.core.problem import Problem
+from edge_gym.core.scene import LinePanel
 from edge_gym.data import (
     DATASETS,
     SCHEMES,
@@ -26,19 +28,18 @@ from edge_gym.data import (
     load_features,
     partition,
 )
-from edge_gym.envs.checks import (
+from edge_gym.learning.compression import FULL_BITS, MAX_QUANTISED_BITS, Compressor
+from edge_gym.learning.federated import FederatedLearner
+from edge_gym.learning.networks.architectures import NETWORKS, make_network
+from edge_gym.physics import wireless
+from edge_gym.runtime.checks import (
     check_choice,
     check_classes,
     check_flag,
     check_integer,
     check_number,
 )
-from edge_gym.envs.config import Config
-from edge_gym.envs.core import IntArray, Problem
-from edge_gym.learning.compression import FULL_BITS, MAX_QUANTISED_BITS, Compressor
-from edge_gym.learning.federated import FederatedLearner
-from edge_gym.learning.models import NETWORKS, make_network
-from edge_gym.rendering import LinePanel
+from edge_gym.typing import IntArray
 
 MAX_LOSS = 100.0
 """A model that diverged counts as this loss, in nats, so that nothing told is infinite."""

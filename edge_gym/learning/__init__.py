@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_gym.learning.base import Assessment, Learner, Score
-from edge_gym.messages import shown
+from edge_gym.runtime.messages import shown
 
 LEARNERS = ("svm", "svm-ovo", "mlp", "cnn")
 
@@ -29,13 +29,13 @@ def make_learner(
         ValueError: If the name is unknown or an argument is out of range.
     """
     if name in ("svm", "svm-ovo"):
-        from edge_gym.learning.svm import SVMLearner
+        from edge_gym.learning.svm.learner import SVMLearner
 
         channels, height, width = image_shape
         n_features = channels * height * width
         return SVMLearner(n_lanes, n_features, n_classes, C=C, tolerance=tolerance)
     if name in ("mlp", "cnn"):
-        from edge_gym.learning.networks import NetworkLearner
+        from edge_gym.learning.networks.learners import NetworkLearner
 
         return NetworkLearner(
             n_lanes,

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from edge_gym.compiling import compiled
 from edge_gym.learning.base import IntArray
-from edge_gym.learning.models import STATISTICS_BITS
-from edge_gym.messages import shown
-from edge_gym.parallel import for_ranges
+from edge_gym.learning.networks.architectures import STATISTICS_BITS
+from edge_gym.runtime.compiling import compiled
+from edge_gym.runtime.messages import shown
+from edge_gym.runtime.threads import for_ranges
 
 ROUNDINGS = ("stochastic", "nearest")
 FULL_BITS = 32

@@ -13,7 +13,7 @@ A round of gradient averaging (FEEL) and one of model averaging (MEL) read::
 A *job* is what one device of one lane computes. Jobs of like size are batched: sorted by their
 number of steps, cut into blocks of a few megabytes, and each block runs through all its steps with
 one batched product per layer, dropping the jobs that are done. Blocks go to a thread pool with one
-torch thread each. Small perceptrons on a CPU are left to ``edge_gym.learning.perceptrons``, which
+torch thread each. Small perceptrons on a CPU are left to ``learning.networks.numba_mlp``, which
 takes jobs one by one in compiled code: ``UpdateScheduling-v0``, ``TaskAllocation-v0``,
 ``BatchSlot-v0`` and ``Offloading-v0`` take 5.1, 3.1, 11.6 and .9 seconds for 64 episodes so, 7.3,
 4.2, 16.7 and 1.2 in blocks (processor time, mean of two runs, which took turns).
@@ -57,13 +57,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from edge_gym.compiling import compiled
 from edge_gym.data import Features
-from edge_gym.isolation import isolated
-from edge_gym.learning import perceptrons
 from edge_gym.learning.base import IntArray, Score
-from edge_gym.learning.models import Network, Perceptron, log_probabilities
-from edge_gym.parallel import for_ranges
+from edge_gym.learning.networks import numba_mlp as perceptrons
+from edge_gym.learning.networks.architectures import Network, Perceptron, log_probabilities
+from edge_gym.runtime.compiling import compiled
+from edge_gym.runtime.isolation import isolated
+from edge_gym.runtime.threads import for_ranges
 
 FloatArray = NDArray[np.float64]
 Generators = Sequence[np.random.Generator]

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from edge_gym.compiling import compiled
 from edge_gym.learning.base import FloatArray, IntArray
-from edge_gym.parallel import for_ranges
+from edge_gym.runtime.compiling import compiled
+from edge_gym.runtime.threads import for_ranges
 
 
 def principal_axes(

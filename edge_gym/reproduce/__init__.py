@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from edge_gym.charts import require_pictures
-from edge_gym.files import prepare_folder
+from edge_gym.reports.charts import require_pictures
 from edge_gym.reproduce.async_mel import (
     async_mel_fig4,
     async_mel_fig5,
@@ -23,6 +22,7 @@ from edge_gym.reproduce.mel import mel_fig2, mel_fig3
 from edge_gym.reproduce.rrm_fig5 import rrm_fig5
 from edge_gym.reproduce.rrm_fig9 import rrm_fig9
 from edge_gym.reproduce.rrm_section5 import rrm_section5
+from edge_gym.runtime.files import prepare_folder
 
 __all__ = ["REPRODUCTIONS", "Claim", "Findings", "Options", "find_reproduction"]
 

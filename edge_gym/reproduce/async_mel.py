@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines import make_baseline
-from edge_gym.charts import INK, new_figure, save, tidy, write_title
-from edge_gym.envs.config import make_config
-from edge_gym.envs.task_allocation import TaskAllocationConfig
-from edge_gym.evaluation import Episodes, even_lanes, make_lanes, plain_config
-from edge_gym.files import prepare_folder
-from edge_gym.registration import find_environment
+from edge_gym.core.config import make_config
+from edge_gym.core.registration import find_environment
+from edge_gym.envs.task_allocation.dynamics import TaskAllocationConfig
+from edge_gym.evaluation.episode_store import part_name, run_or_load
+from edge_gym.evaluation.rollouts import Episodes, even_lanes, make_lanes, plain_config
+from edge_gym.evaluation.statistics import mean_intervals
+from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.reproduce.findings import (
     NO,
     OPEN,
@@ -41,8 +42,7 @@ from edge_gym.reproduce.findings import (
     with_interval,
     write_findings,
 )
-from edge_gym.statistics import mean_intervals
-from edge_gym.stored import part_name, run_or_load
+from edge_gym.runtime.files import prepare_folder
 
 Float64Array = NDArray[np.float64]
 
@@ -153,7 +153,7 @@ class Sweep:
         folder: Path,
         options: Options,
         small_id: str = "TaskAllocation-v0",
-        document_id: str = "TaskAllocation-Document-v0",
+        document_id: str = "TaskAllocation-Paper-v0",
         usual: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.options = folder, options

@@ -19,15 +19,16 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
 from edge_gym import __version__
-from edge_gym.agents.packing import pack, unpack
+from edge_gym.agents.networks.packing import pack, unpack
 from edge_gym.baselines import make_baseline
-from edge_gym.charts import INK, new_figure, save, tidy, write_title
-from edge_gym.envs.batch_slot import BatchSlot, BatchSlotConfig, BatchSlotVectorEnv
-from edge_gym.envs.config import make_config
-from edge_gym.envs.core import Info, IntArray, Step
-from edge_gym.evaluation import Episodes, even_lanes, plain_config
-from edge_gym.files import prepare_folder
-from edge_gym.registration import find_environment
+from edge_gym.core.config import make_config
+from edge_gym.core.problem import Step
+from edge_gym.core.registration import find_environment
+from edge_gym.envs.batch_slot.dynamics import BatchSlot, BatchSlotConfig, BatchSlotVectorEnv
+from edge_gym.evaluation.episode_store import SUFFIX, load_stored, part_name, run_or_load
+from edge_gym.evaluation.rollouts import Episodes, even_lanes, plain_config
+from edge_gym.evaluation.statistics import mean_intervals
+from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.reproduce.findings import (
     NO,
     OPEN,
@@ -44,9 +45,9 @@ from edge_gym.reproduce.findings import (
     with_interval,
     write_findings,
 )
-from edge_gym.statistics import mean_intervals
-from edge_gym.stored import SUFFIX, load_stored, part_name, run_or_load
-from edge_gym.tensors import write_tensors
+from edge_gym.runtime.files import prepare_folder
+from edge_gym.runtime.tensors import write_tensors
+from edge_gym.typing import Info, IntArray
 
 Float64Array = NDArray[np.float64]
 
@@ -474,7 +475,7 @@ _TABLE_SIZES = {
         _SMALL,
     ),
     "full": _Size(
-        "BatchSlot-Document-v0",
+        "BatchSlot-Paper-v0",
         {"model-based": 2e6, "gradient-based": 4e6, "proposed": 1e6},
         (2, 5, 10, 20, 40),
         {"max_rounds": 50_000},
@@ -741,9 +742,9 @@ _FIG3_NETWORKS: dict[str, tuple[str, float, dict[str, Any]]] = {
     "lenet": ("BatchSlotNonIID-v0", 4.0, {"network": "lenet", "learning_rate": 0.08}),
 }
 _FIG3_DOCUMENT = {
-    "densenet-121": "BatchSlotNonIID-Document-v0",
-    "resnet-18": "BatchSlotResNet-Document-v0",
-    "mobilenet-v2": "BatchSlotMobileNet-Document-v0",
+    "densenet-121": "BatchSlotNonIID-Paper-v0",
+    "resnet-18": "BatchSlotResNet-Paper-v0",
+    "mobilenet-v2": "BatchSlotMobileNet-Paper-v0",
 }
 
 
@@ -857,7 +858,7 @@ def feel_fig5(folder: Path, options: Options) -> Findings:
 def _gpu_schemes(folder: Path, options: Options, name: str, partition: str) -> Findings:
     seeds = _seeds(options, usual=20, quick=4)
     runner = _Runner(folder / "parts", options, seeds)
-    env_id = "BatchSlotGPU-Document-v0" if options.full else "BatchSlotGPU-v0"
+    env_id = "BatchSlotGPU-Paper-v0" if options.full else "BatchSlotGPU-v0"
     usual = {} if options.full else {**_SMALL, "budget_s": 0.08 if options.quick else 0.5}
     fixed = {"partition": partition, "n_devices": 6}
     runs = {

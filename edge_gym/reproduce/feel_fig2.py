@@ -14,11 +14,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import nnls
 
-from edge_gym.charts import INK, new_figure, save, tidy, write_title
-from edge_gym.compute import gpu_latency
-from edge_gym.envs.checks import check_choice, check_integer
-from edge_gym.isolation import in_isolation
-from edge_gym.learning.models import Network, make_network
+from edge_gym.learning.networks.architectures import Network, make_network
+from edge_gym.physics.compute import gpu_latency
+from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.reproduce.feel import plain_ticks
 from edge_gym.reproduce.findings import (
     NO,
@@ -29,6 +27,8 @@ from edge_gym.reproduce.findings import (
     Options,
     write_findings,
 )
+from edge_gym.runtime.checks import check_choice, check_integer
+from edge_gym.runtime.isolation import in_isolation
 
 Float64Array = NDArray[np.float64]
 

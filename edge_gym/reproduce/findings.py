@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from edge_gym.agents import load_agent, shipped_agents
 from edge_gym.baselines import make_baseline
-from edge_gym.baselines.tuning import shipped_parameters
+from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.data import DataError, load_dataset
-from edge_gym.envs.checks import check_integer
-from edge_gym.envs.core import EdgeVectorEnv
-from edge_gym.evaluation import Episodes, Policy, TaskProgress
-from edge_gym.files import replacing, write_text
-from edge_gym.seeds import EVALUATION
-from edge_gym.statistics import mean_intervals
+from edge_gym.evaluation.rollouts import Episodes, Policy, TaskProgress
+from edge_gym.evaluation.seeds import EVALUATION
+from edge_gym.evaluation.statistics import mean_intervals
+from edge_gym.evaluation.tuning import shipped_parameters
+from edge_gym.runtime.checks import check_integer
+from edge_gym.runtime.files import replacing, write_text
 
 YES, PARTLY, NO, OPEN = "yes", "partly", "no", "within noise"
 

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines.update_scheduling import Seen
-from edge_gym.charts import GRID, INK, new_figure, save, tidy, write_title
-from edge_gym.envs.offloading import OffloadingConfig, offloading_costs
-from edge_gym.evaluation import make_lanes, plain_config
+from edge_gym.envs.offloading.dynamics import OffloadingConfig, offloading_costs
+from edge_gym.evaluation.rollouts import make_lanes, plain_config
+from edge_gym.evaluation.statistics import mean_intervals
+from edge_gym.reports.charts import GRID, INK, new_figure, save, tidy, write_title
 from edge_gym.reproduce.feel import plain_ticks
 from edge_gym.reproduce.findings import (
     NO,
@@ -43,11 +44,10 @@ from edge_gym.solvers.offloading import (
     local_only,
     near_optimal,
 )
-from edge_gym.statistics import mean_intervals
 
 Float64Array = NDArray[np.float64]
 
-_ENV_ID = "Offloading-Document-v0"
+_ENV_ID = "Offloading-Paper-v0"
 # An iteration's costs do not depend on what is learned in it, so that is small.
 _LEARNING: dict[str, Any] = {
     "dataset": "mnist-subset",
@@ -141,7 +141,7 @@ class _Solved(NamedTuple):
 def joint_fig2(folder: Path, options: Options) -> Findings:
     """Redo Fig. 2 of JOINT: WSEL against the model's size, and against the path-loss exponent.
 
-    Channels are those with which episodes of ``Offloading-Document-v0`` begin. ``--set`` changes
+    Channels are those with which episodes of ``Offloading-Paper-v0`` begin. ``--set`` changes
     its fields: ``path_loss_exponent`` is that of panel (a), ``model_bits`` that of panel (b). Grids
     in steps of 0.1 are searched in a fifth of the draws, with ``--full`` in all.
 

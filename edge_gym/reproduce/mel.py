@@ -91,7 +91,7 @@ def mel_fig3(folder: Path, options: Options) -> Findings:
 
     Source: MEL Fig. 3, joint task and resource optimisation.
     """
-    ids = ("JointTaskResource-v0", "JointTaskResource-Document-v0")
+    ids = ("JointTaskResource-v0", "JointTaskResource-Paper-v0")
     sweep = Sweep(folder, options, *ids, usual={"cycles": _CYCLES})
     schemes = dict(list(_FIG3.items())[:3]) if options.quick else _FIG3
     targets = _FIG3_TARGETS[options.full]

@@ -13,16 +13,16 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from edge_gym.baselines import make_baseline
-from edge_gym.charts import INK, new_figure, save, tidy, write_title
-from edge_gym.envs.config import make_config
-from edge_gym.envs.core import IntArray, Step
-from edge_gym.envs.retransmission import (
+from edge_gym.core.config import make_config
+from edge_gym.core.problem import Step
+from edge_gym.core.registration import find_environment
+from edge_gym.envs.retransmission.dynamics import (
     Retransmission,
     RetransmissionConfig,
     RetransmissionVectorEnv,
 )
-from edge_gym.evaluation import Episodes, even_lanes, plain_config, run_episodes
-from edge_gym.registration import find_environment
+from edge_gym.evaluation.rollouts import Episodes, even_lanes, plain_config, run_episodes
+from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.reproduce.findings import (
     NO,
     PARTLY,
@@ -37,6 +37,7 @@ from edge_gym.reproduce.findings import (
     with_interval,
     write_findings,
 )
+from edge_gym.typing import IntArray
 
 
 class _Observed(Retransmission):
@@ -62,7 +63,7 @@ class _ObservedVectorEnv(RetransmissionVectorEnv):
     problem_type = _Observed
 
 
-_FIG5_ID = "Retransmission-Document-v0"
+_FIG5_ID = "Retransmission-Paper-v0"
 _FIG5_POLICIES = {
     "no-retransmission": "#66717D",
     "channel-aware": "#0072B2",

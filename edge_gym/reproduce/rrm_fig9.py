@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines import make_baseline
-from edge_gym.charts import INK, new_figure, save, tidy, write_title
-from edge_gym.envs.config import make_config
-from edge_gym.envs.data_scheduling import DataSchedulingConfig
-from edge_gym.evaluation import even_lanes, make_lanes, plain_config
-from edge_gym.files import prepare_folder
-from edge_gym.registration import find_environment
+from edge_gym.core.config import make_config
+from edge_gym.core.registration import find_environment
+from edge_gym.envs.data_scheduling.dynamics import DataSchedulingConfig
+from edge_gym.evaluation.episode_store import SUFFIX, run_or_load
+from edge_gym.evaluation.rollouts import even_lanes, make_lanes, plain_config
+from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.reproduce.findings import (
     Claim,
     Findings,
@@ -27,7 +27,7 @@ from edge_gym.reproduce.findings import (
     with_interval,
     write_findings,
 )
-from edge_gym.stored import SUFFIX, run_or_load
+from edge_gym.runtime.files import prepare_folder
 
 _SNRS_DB = (5, 10, 15, 20, 25)
 _DOCUMENT_SNR_DB = 15
@@ -41,7 +41,7 @@ _COLOURS = {
 # The document's network is not in the text: ten classes of full MNIST, in a size that hundreds of
 # episodes can be trained in.
 _LEARNERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "svm": ("DataScheduling-Document-v0", {}, tuple(_COLOURS)),
+    "svm": ("DataScheduling-Paper-v0", {}, tuple(_COLOURS)),
     "cnn": (
         "DataSchedulingCNN-v0",
         {"dataset": "mnist", "budget": 100, "validation_size": 100, "test_size": 500},

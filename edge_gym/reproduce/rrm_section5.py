@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edge_gym.baselines import applicable_baselines, make_baseline
-from edge_gym.baselines.tuning import shipped_parameters, tunable_baselines
-from edge_gym.charts import INK, new_figure, save, tidy, write_title
-from edge_gym.envs.core import EdgeVectorEnv
-from edge_gym.evaluation import Episodes, Policy, even_lanes, make_lanes, plain_config
-from edge_gym.files import prepare_folder
+from edge_gym.core.vector_env import EdgeVectorEnv
+from edge_gym.evaluation.episode_store import part_name, run_or_load
+from edge_gym.evaluation.rollouts import Episodes, Policy, even_lanes, make_lanes, plain_config
+from edge_gym.evaluation.seeds import TUNING
+from edge_gym.evaluation.tuning import shipped_parameters, tunable_baselines
+from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.reproduce.findings import (
     Claim,
     Findings,
@@ -30,8 +31,7 @@ from edge_gym.reproduce.findings import (
     with_interval,
     write_findings,
 )
-from edge_gym.seeds import TUNING
-from edge_gym.stored import part_name, run_or_load
+from edge_gym.runtime.files import prepare_folder
 
 # What is searched again where K is another: how many, or how seldom.
 _SCALED = ("devices", "period")

@@ -58,8 +58,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edge_gym.compute import cpu_latency, gpu_latency, gpu_offset, gpu_update_latency
-from edge_gym.wireless import Float64Array, _checked
+from edge_gym.physics.compute import cpu_latency, gpu_latency, gpu_offset, gpu_update_latency
+from edge_gym.physics.wireless import Float64Array, _checked
 
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 _SMALL_STEP = 1e-9

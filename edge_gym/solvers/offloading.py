@@ -71,9 +71,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edge_gym.compiling import compiled
-from edge_gym.parallel import for_ranges
-from edge_gym.wireless import Float64Array, _checked
+from edge_gym.physics.wireless import Float64Array, _checked
+from edge_gym.runtime.compiling import compiled
+from edge_gym.runtime.threads import for_ranges
 
 _MAX_EXHAUSTIVE = 6
 _TOLERANCE = 1e-8

@@ -73,9 +73,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edge_gym.compiling import compiled
-from edge_gym.parallel import for_ranges
-from edge_gym.wireless import Float64Array, _checked
+from edge_gym.physics.wireless import Float64Array, _checked
+from edge_gym.runtime.compiling import compiled
+from edge_gym.runtime.threads import for_ranges
 
 Int64Array = NDArray[np.int64]
 

@@ -62,8 +62,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edge_gym.compiling import compiled
-from edge_gym.parallel import for_ranges
+from edge_gym.physics.wireless import Float64Array, _checked, shannon_rate
+from edge_gym.runtime.compiling import compiled
+from edge_gym.runtime.threads import for_ranges
 from edge_gym.solvers.task_allocation import (
     LARGEST,
     Int64Array,
@@ -75,7 +76,6 @@ from edge_gym.solvers.task_allocation import (
     exact_updates,
     split_samples,
 )
-from edge_gym.wireless import Float64Array, _checked, shannon_rate
 
 _ROUNDING = 1e-9
 """Samples or updates by which rounding may have lowered what a learner can do."""

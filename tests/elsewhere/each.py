@@ -37,6 +37,6 @@ def for_each(run: Callable[..., str]) -> None:
 
 
 def _all_ids() -> list[str]:
-    from edge_gym import ENVIRONMENTS
+    from edge_gym.core.registration import list_environments
 
-    return [row.id for row in ENVIRONMENTS if not row.name.endswith("-Document-v0")]
+    return [row.id for row in list_environments() if not row.from_paper]

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from edge_gym.rllib import ppo_config
+from edge_gym.integrations.rllib import ppo_config
 
 STEPS, LANES = 64, 4
 

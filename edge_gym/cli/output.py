@@ -1,0 +1,222 @@
+"""The command line: what its commands print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_gym.cli.options import read_settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edge_gym.agents.training.search import Search
+    from edge_gym.evaluation.comparison import Results
+    from edge_gym.evaluation.rollouts import TaskProgress
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+"""Exit codes."""
+
+_PIPE_WIDTH = 160
+_LONGEST_LINE = 2000  # of a complaint
+
+
+def interval(ends: tuple[float, float] | None, sign: str = "") -> str:
+    """Return an interval in brackets."""
+    return "" if ends is None else f"[{ends[0]:{sign}.4f}, {ends[1]:{sign}.4f}]"
+
+
+def parameters_text(parameters: Mapping[str, Any]) -> str:
+    """Return parameters in one line."""
+    return ", ".join(f"{name}={value}" for name, value in parameters.items())
+
+
+def print_json(content: Any) -> None:
+    """Print JSON."""
+    print(json.dumps(content, indent=2, allow_nan=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in columns:
+        table.add_column(Text(column))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(table)
+
+
+def errors() -> Console:
+    """Return the console of standard error."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr, soft_wrap=True, markup=False)
+
+
+def remark(text: str) -> None:
+    """Say something beside the results."""
+    errors().print(f"edge-gym: {text}", highlight=False)
+
+
+def complain(message: str, code: int = USAGE_ERROR) -> int:
+    """Print what is wrong in one line and return the exit code."""
+    # One line whatever the message holds, so that scripts can rely on it.
+    line = " ".join(message.split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
+    print(f"edge-gym: {line}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def progress_bars() -> Iterator[TaskProgress]:
+    """Show progress bars on standard error while it is a terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = errors()
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(task: str, done: int, total: int) -> None:
+            if task not in tasks:
+                tasks[task] = bars.add_task(task, total=total)
+            bars.update(tasks[task], completed=done, total=total)
+
+        yield update
+
+
+def print_results(results: Results) -> None:
+    """Print a comparison."""
+    # The report's own number first, where there is one.
+    metric = next(
+        (
+            name
+            for name in ("test_accuracy", *next(iter(results.policies.values())).metrics)
+            if all(name in result.metrics for result in results.policies.values())
+        ),
+        None,
+    )
+    best = next((r.difference.baseline for r in results.policies.values() if r.difference), None)
+    scored = any(result.normalised is not None for result in results.policies.values())
+    columns = ["policy", "return", "95 % interval", "IQM"] + ["score"] * scored
+    columns += [f"minus {best}", "95 % interval"] if best else []
+    columns += [metric.replace("_", " ")] if metric else []
+    rows = []
+    for name, result in sorted(results.policies.items(), key=lambda item: -item[1].mean):
+        row = [name, f"{result.mean:.4f}", interval(result.ci95), f"{result.iqm:.4f}"]
+        if result.normalised is not None:
+            row.append(f"{result.normalised:.2f}")
+        if result.difference:
+            row += [f"{result.difference.mean:+.4f}", interval(result.difference.ci95, "+")]
+        if metric:
+            mean = result.metrics[metric].mean
+            row.append("" if mean is None else f"{mean:.4f}")
+        rows.append(row)
+    title = f"{results.environment}, {len(results.seeds)} episodes from seed {results.seeds[0]}"
+    print_table(title, columns, rows)
+    origins = {"document": "the documents' best rule", "ours": "our best rule"}
+    for name, result in results.policies.items():
+        if result.kind not in ("learned", "custom"):
+            continue
+        for kind, gap in result.differences.items():
+            print(
+                f"{name} minus {gap.baseline}, {origins[kind]}: "
+                f"{gap.mean:+.4f} {interval(gap.ci95, '+')}"
+            )
+
+
+def run_comparison(
+    env_id: str,
+    policies: list[str] | None,
+    episodes: int,
+    seed: int,
+    lanes: int,
+    settings: list[str] | None,
+    out: Path | None,
+    as_json: bool,
+) -> Results:
+    """Run a comparison and print it."""
+    from edge_gym.evaluation.comparison import ComparisonInterrupted
+    from edge_gym.evaluation.comparison import compare as run
+
+    said: list[str] = []
+
+    def tell(text: str) -> None:
+        said.append(text)
+        remark(text)
+
+    with progress_bars() as progress:
+        try:
+            results = run(
+                env_id,
+                policies,
+                episodes=episodes,
+                seed=seed,
+                lanes=lanes,
+                overrides=read_settings(settings),
+                out=out,
+                progress=progress,
+                report=tell,
+            )
+        except ComparisonInterrupted as stopped:
+            results = stopped.results
+    if as_json:
+        print_json(results.to_json())
+    else:
+        print_results(results)
+    for note in results.notes:
+        if note not in said:
+            remark(note)
+    if results.interrupted:
+        remark("stopped; what was finished is kept")
+    return results
+
+
+_BEST_TRIALS = 4  # shown of a search, beside the base recipe
+
+
+def print_search(found: Search) -> None:
+    """Print what a search found."""
+    scored = [trial for trial in found.trials if trial.score is not None]
+    shown = [trial for trial in scored if trial is not found.base][:_BEST_TRIALS]
+    names = [f"trial {trial.number}" for trial in shown]
+    if found.base is not None:
+        shown, names = [found.base, *shown], ["base recipe", *names]
+    rows = [["mean return", *(f"{trial.score:.4f}" for trial in shown)]]
+    for parameter in found.trials[0].parameters if found.trials else ():
+        values = [trial.parameters[parameter] for trial in shown]
+        rows.append([parameter.removeprefix("hyperparameters."), *map(str, values)])
+    seeds = found.tuning_seeds
+    title = (
+        f"{found.algorithm} on {found.environment}: {len(found.trials)} trials of {found.steps:,} "
+        f"steps, {len(found.trials) - len(scored)} cut off; tuning seeds {seeds[0]} to {seeds[-1]}"
+    )
+    print_table(title, ["", *names], rows)

@@ -1,0 +1,219 @@
+"""Commands about policies: agents, compare, evaluate, tune."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_gym.cli.options import (
+    EnvironmentArgument,
+    EpisodesOption,
+    JsonOption,
+    LanesOption,
+    SeedOption,
+    SetOption,
+    app,
+    read_settings,
+)
+from edge_gym.cli.output import (
+    INTERRUPTED,
+    errors,
+    interval,
+    parameters_text,
+    print_json,
+    print_table,
+    progress_bars,
+    run_comparison,
+)
+from edge_gym.core.registration import find_environment
+from edge_gym.evaluation.seeds import EVALUATION, TUNING
+from edge_gym.runtime.messages import shown
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command("agents")
+def list_agents(
+    environments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Environments; all if not given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the trained agents that ship, and what it takes to train them again."""
+    from edge_gym.agents.catalogue import TRAINED_BEFORE, catalogue
+
+    entries = catalogue(environments)
+    if as_json:
+        print_json([{**asdict(entry), "command": entry.command} for entry in entries])
+        return
+    columns = [
+        "agents",
+        "training seeds",
+        "best",
+        "return on selection seeds",
+        "steps",
+        "minutes each",
+        "",
+    ]
+    rows = [
+        [
+            f"{entry.algorithm} {entry.environment.rpartition('/')[2]}",
+            ", ".join(map(str, entry.training_seeds)),
+            str(entry.best),
+            " ".join(f"{value:#.4g}" for value in entry.returns),
+            f"{entry.steps:,}",
+            "" if entry.minutes is None else f"{entry.minutes:.0f}",
+            TRAINED_BEFORE if entry.changed else "",
+        ]
+        for entry in entries
+    ]
+    print_table("edge-gym train ALGO ID --seeds N trains them again", columns, rows)
+
+
+@app.command()
+def compare(
+    env_id: EnvironmentArgument,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|MODEL",
+            help="NAME, NAME:param=value,..., tuned-NAME, ppo, dqn, or a trained agent's path; "
+            "all that apply if not given.",
+        ),
+    ] = None,
+    episodes: EpisodesOption = 100,
+    seed: SeedOption = EVALUATION.start,
+    lanes: LanesOption = 64,
+    settings: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder; results/ID if not given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare policies on the same episodes."""
+    folder = out or Path("results") / find_environment(env_id).name
+    results = run_comparison(env_id, policy, episodes, seed, lanes, settings, folder, as_json)
+    files = ", ".join(str(path) for path in sorted(folder.iterdir()) if path.is_file())
+    errors().print(f"written: {files}", highlight=False)
+    if results.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="ppo, dqn or a path.")],
+    env_id: EnvironmentArgument,
+    episodes: EpisodesOption = 100,
+    seed: SeedOption = EVALUATION.start,
+    lanes: LanesOption = 64,
+    settings: SetOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for files.")] = None,
+    stated: Annotated[
+        bool,
+        typer.Option(
+            "--stated",
+            help="The very episodes, of selection seeds, that its file states, and whether so.",
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one agent on evaluation seeds, or on those that its file states."""
+    if stated:
+        if (episodes, seed) != (100, EVALUATION.start) or settings or out:
+            raise ValueError(
+                "--stated takes episodes, seeds and configuration from the agent's file, and "
+                "writes nothing: leave out --episodes, --seed, --set and --out"
+            )
+        from edge_gym.runtime.checks import check_integer
+
+        check_integer("lanes", lanes, 1)
+        _evaluate_again(model, env_id, lanes, as_json)
+        return
+    run_comparison(env_id, [model], episodes, seed, lanes, settings, out, as_json)
+
+
+def _evaluate_again(model: str, env_id: str, lanes: int, as_json: bool) -> None:
+    from edge_gym.agents.record import evaluate_again
+
+    with progress_bars() as progress:
+        again = evaluate_again(
+            model, env_id, lanes, lambda done, total: progress("episodes", done, total)
+        )
+    if as_json:
+        print_json({**asdict(again), "same": again.same})
+    else:
+        print(
+            f"mean return of {again.episodes} episodes from seed {again.first_seed}: stated "
+            f"{again.stated:.6f}, found {again.found:.6f}"
+        )
+    if not again.same:
+        raise ValueError("the stated evaluation was not reproduced: another version made the agent")
+
+
+@app.command()
+def tune(
+    env_id: EnvironmentArgument,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Baseline; all that have a grid if not given."),
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="Episodes of the points left in the end.")] = 512,
+    lanes: LanesOption = 64,
+    settings: SetOption = None,
+    write: Annotated[bool, typer.Option("--write", help="Ship the result in tuned.yaml.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the parameters of baselines, on tuning seeds."""
+
+    from edge_gym.baselines import applicable_baselines
+    from edge_gym.evaluation.rollouts import make_lanes, own_config, plain_config
+    from edge_gym.evaluation.tuning import (
+        LEAST_EPISODES,
+        grid_points,
+        tunable_baselines,
+        tuned_path,
+        write_tunings,
+    )
+    from edge_gym.evaluation.tuning import tune as search
+    from edge_gym.runtime.checks import check_integer
+    from edge_gym.runtime.files import prepare_folder
+
+    check_integer("lanes", lanes, 1)
+    check_integer("episodes", episodes, LEAST_EPISODES, len(TUNING))
+    env = make_lanes(env_id, lanes, read_settings(settings))
+    if write and plain_config(env.config) != plain_config(own_config(env_id)):
+        raise ValueError("--write ships searches of the id's own configuration: leave out --set")
+    applicable = applicable_baselines(env)
+    names = policy or tunable_baselines(env)
+    for name in names:
+        if name not in applicable:
+            raise ValueError(f"no baseline {shown(name)} here; there are {', '.join(applicable)}")
+        grid_points(name, env)
+    if write:
+        prepare_folder(tuned_path().parent)
+    with progress_bars() as progress:
+        tunings = [search(env, name, episodes, progress) for name in names]
+    if as_json:
+        print_json([asdict(tuning) for tuning in tunings])
+    else:
+        rows = [
+            [
+                tuning.policy,
+                parameters_text(trial.parameters),
+                str(trial.episodes),
+                f"{trial.mean_return:.4f}",
+                interval(trial.ci95),
+                "best" if trial is tuning.best else "",
+            ]
+            for tuning in tunings
+            for trial in tuning.trials
+        ]
+        columns = ["policy", "parameters", "episodes", "mean return", "95 % interval", ""]
+        print_table("", columns, rows)
+    if write:
+        path = write_tunings(env_id, env.config, tunings)
+        errors().print(f"written: {path}", highlight=False)

@@ -1,0 +1,1 @@
+"""Problems, their state and spaces, and the Gymnasium environments."""

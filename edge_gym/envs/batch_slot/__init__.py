@@ -1,0 +1,1 @@
+"""How large is every batch and time slot? Ren et al. 2021."""

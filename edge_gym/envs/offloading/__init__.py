@@ -1,0 +1,1 @@
+"""What is offloaded while a model is trained? Li et al. 2021."""

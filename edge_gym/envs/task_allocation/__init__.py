@@ -1,0 +1,1 @@
+"""How are samples and local updates split over learners? Mohammad et al. 2020."""

@@ -1,0 +1,1 @@
+"""Whose model update is uploaded in this round? Wen et al. 2019 §5."""

@@ -1,0 +1,373 @@
+"""How far what was learned in one setting carries: the same policies in settings beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from edge_gym.core.registration import find_environment, list_environments
+from edge_gym.data.partitions import SCHEMES
+from edge_gym.evaluation.comparison import package_versions
+from edge_gym.evaluation.policies import shipped_specs
+from edge_gym.evaluation.ranking import (
+    ANALYTICAL,
+    Standing,
+    first_that,
+    gap_cell,
+    joined,
+    mean_text,
+    stand,
+    standings_csv,
+)
+from edge_gym.evaluation.rollouts import TaskProgress, make_lanes
+from edge_gym.evaluation.seeds import EVALUATION
+from edge_gym.evaluation.sweep import (
+    RUN_HERE,
+    Chunk,
+    Runner,
+    contender,
+    cut,
+    episode_seeds,
+    sweep,
+    zero_of,
+)
+from edge_gym.reports.charts import KINDS, new_figure, save, tidy, write_title
+from edge_gym.runtime.files import prepare_folder, write_text
+
+TABLE, NUMBERS, SUMMARY = "generalisation.csv", "generalisation.json", "generalisation.md"
+PARTS = "episodes"
+CHUNK = 64
+SNR_STEP_DB = 5.0
+POWER_STEP_DB = 10.0
+_BUDGETS = ("budget", "budget_s", "cycles", "iterations")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An environment with something changed.
+
+    Attributes:
+        axis: What: ``own`` for nothing, ``devices``, ``SNR``, ``data``, ``partition``, ``budget``.
+        label: Its value.
+        overrides: Fields of the configuration.
+    """
+
+    axis: str
+    label: str
+    overrides: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Axis and value."""
+        return self.axis if self.axis == self.label else f"{self.axis}: {self.label}"
+
+
+OWN = Setting("own", "own", {})
+
+
+@dataclass(frozen=True)
+class Generalisation:
+    """Standings in every setting.
+
+    Attributes:
+        seeds: First seed and number of the episodes.
+        versions: Of Python and the packages that the numbers depend on.
+        settings: The settings of each environment.
+        standings: By environment and setting's name, best first.
+        missing: Environments and settings left out, and why.
+    """
+
+    seeds: tuple[int, int]
+    versions: dict[str, str]
+    settings: dict[str, list[Setting]]
+    standings: dict[str, dict[str, list[Standing]]]
+    missing: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything in JSON's types."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        return plain
+
+    def to_csv(self) -> str:
+        """Return one row for each policy in each setting."""
+        cells = [
+            (setting.axis, setting.label, row)
+            for name, settings in self.settings.items()
+            for setting in settings
+            for row in self.standings[name][setting.name]
+        ]
+        axes, labels, rows = (list(column) for column in zip(*cells, strict=True))
+        return standings_csv(rows, axis=axes, value=labels)
+
+    def to_markdown(self) -> str:
+        """Return a table for each environment: a row for each setting."""
+        lines: list[str] = []
+        for name, settings in self.settings.items():
+            policies = _shared(self.standings[name])
+            lines += [
+                f"`{name.rpartition('/')[2]}`",
+                "",
+                f"| setting | {' | '.join(f'`{policy}`' for policy in policies)} "
+                "| best learned minus best rule |",
+                "|---" * (len(policies) + 2) + "|",
+            ]
+            for setting in settings:
+                rows = self.standings[name][setting.name]
+                means = {row.policy: mean_text(row.mean) for row in rows}
+                learned = first_that(rows, lambda row: row.kind == "learned")
+                cells = [setting.name, *(means[policy] for policy in policies), gap_cell(learned)]
+                lines.append(f"| {' | '.join(cells)} |")
+            lines.append("")
+        return "\n".join(lines)
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write table, numbers, summary and a picture for each environment; return their paths.
+
+        Raises:
+            ImportError: If matplotlib is missing; all else is written then.
+            OSError: If the folder cannot be written to.
+        """
+        texts = {
+            TABLE: self.to_csv(),
+            NUMBERS: json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n",
+            SUMMARY: self.to_markdown(),
+        }
+        for name, text in texts.items():
+            write_text(folder / name, text)
+        paths = [folder / name for name in texts]
+        for name in self.settings:
+            paths.append(folder / f"{name.rpartition('/')[2]}.png")
+            self.draw(name, paths[-1])
+        return paths
+
+    def draw(self, name: str, path: Path) -> None:
+        """Draw what agents gain on each setting's best rule, in units of its gain on the zero.
+
+        Args:
+            name: The environment's id.
+            path: The picture.
+
+        Raises:
+            ImportError: If matplotlib is missing.
+        """
+        settings = self.settings[name]
+        figure, grid = new_figure(7.5, 1.6 + 0.34 * len(settings))
+        axes = grid[0, 0]
+        axes.axvline(0, color=KINDS["ours"][0], linewidth=1)
+        learned = [row.policy for row in self.standings[name][OWN.name] if row.kind == "learned"]
+        for offset, policy in enumerate(sorted(learned, reverse=True)):
+            shape = "os^"[offset % 3]
+            axes.plot([], [], shape, color=KINDS["learned"][0], label=policy)
+            for position, setting in enumerate(reversed(settings)):
+                ends = _relative(self.standings[name][setting.name], policy)
+                if ends is not None:
+                    low, mean, high = ends
+                    height = position + 0.22 * (offset - (len(learned) - 1) / 2)
+                    axes.plot([low, high], [height] * 2, color=KINDS["learned"][0], linewidth=2)
+                    axes.plot([mean], [height], shape, color=KINDS["learned"][0], markersize=5)
+        labels = [
+            setting.name
+            if not learned or _relative(self.standings[name][setting.name], learned[0])
+            else f"{setting.name} (no rule above {zero_of(name)})"
+            for setting in reversed(settings)
+        ]
+        axes.set_yticks(range(len(settings)), labels)
+        axes.set_ylim(-0.6, len(settings) - 0.4)
+        zero = zero_of(name)
+        axes.set_xlabel(f"gain on the setting's best rule, over that rule's gain on {zero}")
+        tidy(axes)
+        axes.grid(False, axis="y")
+        if learned:
+            axes.legend(frameon=False, fontsize=9)
+        write_title(figure, f"{name}: trained in its own setting")
+        save(figure, path)
+
+
+def settings_of(env_id: str) -> Iterator[Setting]:
+    """Yield the settings beside an environment's own, which comes first.
+
+    Half and twice the devices; mean SNRs 5 dB below and above (transmit powers by 10 dB where
+    positions and powers make the SNR); Fashion-MNIST; the other partitions; half and twice the
+    budget or number of cycles. Not all need be possible.
+
+    Raises:
+        ValueError: If the id is unknown.
+    """
+    env = make_lanes(env_id, 1)
+    config, has_devices = env.config, "devices" in env.tables
+    yield OWN
+    if has_devices:
+        for n in (config.n_devices // 2, 2 * config.n_devices):
+            yield Setting("devices", str(n), {"n_devices": n})
+    for sign in (-1, 1):
+        if hasattr(config, "mean_snr_db"):
+            snr = config.mean_snr_db + sign * SNR_STEP_DB
+            yield Setting("SNR", f"{snr:g} dB", {"mean_snr_db": snr})
+        else:
+            powers = ("transmit_power_dbm", "downlink_power_dbm")
+            changed = {
+                power: getattr(config, power) + sign * POWER_STEP_DB
+                for power in powers
+                if hasattr(config, power)
+            }
+            yield Setting("SNR", f"{sign * POWER_STEP_DB:+g} dB", changed)
+    if config.dataset == "mnist-subset":
+        yield Setting("data", "Fashion-MNIST", {"dataset": "fashion-mnist"})
+    if has_devices:
+        for scheme in SCHEMES:
+            if scheme != config.partition:
+                yield Setting("partition", scheme, {"partition": scheme})
+    # Update scheduling has a property ``budget`` too, which is no field.
+    known = {field.name for field in fields(config)}
+    budget = next(name for name in _BUDGETS if name in known)
+    if getattr(config, "mode", None) == "lazy":
+        budget = "budget_j"
+    own = getattr(config, budget)
+    for value in (own // 2 if isinstance(own, int) else own / 2, 2 * own):
+        yield Setting("budget", f"{value:g}", {budget: value})
+
+
+def generalise(
+    environments: Sequence[str] | None = None,
+    *,
+    out: str | os.PathLike[str],
+    episodes: int = 64,
+    seed: int = EVALUATION.start,
+    lanes: int = 64,
+    run: Runner = RUN_HERE,
+    progress: TaskProgress | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Generalisation:
+    """Run policies in settings that they were neither trained nor tuned for.
+
+    Every policy runs in the environment's own setting. In the others do the policy without skill
+    whose score is 0, the shipped agents, and the best rule of the documents and of ours there, with
+    the parameters that they have there.
+
+    Args:
+        environments: Ids; None takes those with shipped agents.
+        out: Folder for ``generalisation.csv``, ``.json``, ``.md``, a picture of each environment,
+            and the episodes; what is there already is not run again.
+        episodes: Episodes of every policy in each setting, at least 2.
+        seed: The first seed; the others follow it.
+        lanes: Most episodes run at a time.
+        run: What runs the chunks; see ``sweep``.
+        progress: Told how many episodes of each environment are done.
+        report: Told what a user should know at once.
+
+    Raises:
+        ValueError: If an id or value is unknown or out of range.
+        ImportError: If matplotlib is missing; all but pictures is written then.
+        OSError: If ``out`` cannot be written to.
+    """
+    seeds = episode_seeds(episodes, seed, lanes, report)
+    names = [find_environment(name).id for name in environments or _with_agents()]
+    folder = prepare_folder(out)
+
+    def cut_all(
+        policies: Mapping[str, Mapping[str, str]], settings: Mapping[str, list[Setting]]
+    ) -> Cells:
+        return {
+            (name, setting.name, policy): cut(
+                name,
+                own if setting is OWN else policy,
+                seeds,
+                chunk=CHUNK,
+                lanes=lanes,
+                overrides=setting.overrides,
+            )
+            for name, specs in policies.items()
+            for setting in settings[name]
+            for policy, own in specs.items()
+        }
+
+    def play(cells: Cells) -> dict[str, dict[str, list[Standing]]]:
+        chunks = [chunk for part in cells.values() for chunk in part]
+        found = sweep(chunks, folder / PARTS, run, progress)
+        played: dict[str, dict[str, dict[str, Any]]] = {}
+        for (name, setting, policy), part in cells.items():
+            policies = played.setdefault(name, {}).setdefault(setting, {})
+            policies[policy] = [joined([found[chunk] for chunk in part])]
+        return {
+            name: {setting: stand(name, policies)[0] for setting, policies in settings.items()}
+            for name, settings in played.items()
+        }
+
+    settings, missing = _possible(names, report)
+    names = list(settings)
+    everywhere = {name: {spec: spec for spec in shipped_specs(name)} for name in names}
+    own = play(cut_all(everywhere, {name: [OWN] for name in names}))
+    chosen = {name: _as_there(name, own[name][OWN.name]) for name in names}
+    found = play(cut_all(chosen, settings))
+    result = Generalisation((seeds.start, len(seeds)), package_versions(), settings, found, missing)
+    result.write(folder)
+    return result
+
+
+Cells = dict[tuple[str, str, str], list[Chunk]]
+
+
+def _possible(
+    names: Sequence[str], report: Callable[[str], None] | None
+) -> tuple[dict[str, list[Setting]], dict[str, str]]:
+    """Return the settings that can be made, and why others cannot."""
+    settings: dict[str, list[Setting]] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        for setting in settings_of(name):
+            try:
+                make_lanes(name, 1, setting.overrides).reset(seed=0)
+            except (ValueError, RuntimeError) as error:
+                # Too many devices for an action space, data that are not there.
+                missing[f"{name}, {setting.name}"] = str(error)
+                if report is not None:
+                    report(f"{name}, {setting.name} is left out: {error}")
+                continue
+            settings.setdefault(name, []).append(setting)
+    return settings, missing
+
+
+def _as_there(name: str, rows: Sequence[Standing]) -> dict[str, str]:
+    """Return the policies for the other settings, and what they are called in their own.
+
+    There, rules have the parameters that they have in their own.
+    """
+    best = [first_that(rows, lambda row, kind=kind: row.kind == kind) for kind in ANALYTICAL]  # type: ignore[misc]
+    rules = {_with_parameters(name, row.policy): row.policy for row in best if row is not None}
+    learned = sorted((row.policy for row in rows if row.kind == "learned"), reverse=True)
+    zero = zero_of(name)
+    return {zero: zero, **rules, **{policy: policy for policy in learned}}
+
+
+def _with_parameters(name: str, policy: str) -> str:
+    parameters = contender(name, policy).parameters
+    values = ",".join(f"{name}={json.dumps(value)}" for name, value in parameters.items())
+    rule = policy.partition(":")[0].removeprefix("tuned-")
+    return f"{rule}:{values}" if values else rule
+
+
+def _with_agents() -> list[str]:
+    from edge_gym.agents import shipped_agents
+
+    return [row.id for row in list_environments() if shipped_agents(row.id)]
+
+
+def _shared(standings: Mapping[str, Sequence[Standing]]) -> list[str]:
+    """Return the policies in the order of the first setting."""
+    return [row.policy for row in next(iter(standings.values()))]
+
+
+def _relative(rows: Sequence[Standing], policy: str) -> tuple[float, float, float] | None:
+    """Return low end, mean and high end of a policy's gain on the best rule in units of its own."""
+    row = next(row for row in rows if row.policy == policy)
+    best = first_that(rows, lambda row: row.kind in ANALYTICAL)
+    zero = next(row for row in rows if row.policy == zero_of(row.environment))
+    if best is None or row.score is None or row.difference is None or row.difference_ci95 is None:
+        return None
+    gain = best.mean - zero.mean
+    low, high = row.difference_ci95
+    return low / gain, row.difference / gain, high / gain

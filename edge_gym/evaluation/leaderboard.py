@@ -1,0 +1,353 @@
+"""Every policy in every environment, on the same episodes: who is ahead, and by how much."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_gym.core.registration import find_environment, list_environments
+from edge_gym.evaluation.comparison import Interval, package_versions
+from edge_gym.evaluation.policies import AGENTS, one_for_each_seed, shipped_specs
+from edge_gym.evaluation.ranking import (
+    ANALYTICAL,
+    Standing,
+    first_that,
+    gap_cell,
+    joined,
+    mean_text,
+    stand,
+    standings_csv,
+)
+from edge_gym.evaluation.rollouts import Episodes, TaskProgress
+from edge_gym.evaluation.seeds import EVALUATION
+from edge_gym.evaluation.statistics import interquartile_mean, stratified_interval
+from edge_gym.evaluation.sweep import (
+    RUN_HERE,
+    Chunk,
+    Runner,
+    contender,
+    cut,
+    episode_seeds,
+    identity,
+    sweep,
+)
+from edge_gym.reports.films import DRAW_HERE, Film
+from edge_gym.reports.html import write_page
+from edge_gym.runtime.files import file_stem, prepare_folder, write_bytes, write_text
+from edge_gym.runtime.workers import Run
+
+TABLE, NUMBERS, SUMMARY = "leaderboard.csv", "leaderboard.json", "leaderboard.md"
+PAGE = "leaderboard.html"
+PARTS, FILMS = "episodes", "films"
+CHUNK = 100
+PICTURES = 10
+"""Pictures of an episode's film, about."""
+
+
+@dataclass(frozen=True)
+class Overall:
+    """How a group of policies does over all environments in which there is one of them.
+
+    Attributes:
+        group: ``ppo``, ``dqn``, ``learned`` (the better of these), ``document`` or ``ours`` (the
+            best rule of a kind).
+        environments: In how many.
+        score: Mean normalised score. That of an episode is 1 plus the paired difference to the best
+            analytical policy over that policy's mean gain on the one without skill.
+        ci95: Its 95 % bootstrap interval, stratified by environment.
+        iqm: Interquartile mean of the episodes' scores.
+        iqm_ci95: Its interval.
+        above: In how many its paired interval against the best analytical policy is above zero.
+        below: In how many it is below.
+    """
+
+    group: str
+    environments: int
+    score: float
+    ci95: Interval
+    iqm: float
+    iqm_ci95: Interval
+    above: int
+    below: int
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All standings.
+
+    Attributes:
+        seeds: First seed and number of the episodes.
+        versions: Of Python and the packages that the numbers depend on.
+        best: The best analytical policy of each environment.
+        standings: By environment, best first.
+        overall: Over all environments.
+        missing: Ids left out, and why.
+        notes: What must be known of a policy's results, by environment and policy.
+    """
+
+    seeds: tuple[int, int]
+    versions: dict[str, str]
+    best: dict[str, str]
+    standings: list[Standing]
+    overall: list[Overall]
+    missing: dict[str, str]
+    notes: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def by_environment(self) -> dict[str, list[Standing]]:
+        """Return each environment's standings, best first."""
+        found: dict[str, list[Standing]] = {}
+        for row in self.standings:
+            found.setdefault(row.environment, []).append(row)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything in JSON's types."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        return plain
+
+    def to_csv(self) -> str:
+        """Return one row for each standing."""
+        return standings_csv(self.standings)
+
+    def to_markdown(self) -> str:
+        """Return the table for a README: a row for each environment, and one for each group."""
+        lines = [
+            "| environment | best rule of the documents | best rule of ours "
+            "| `ppo` (training seeds) | `dqn` | best learned minus best rule | above in |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        standings = self.by_environment()
+        for name in self.best:
+            rows = standings[name]
+            learned = first_that(rows, lambda row: row.kind == "learned")
+            cells = [
+                _cell(first_that(rows, lambda row: row.kind == "document")),
+                _cell(first_that(rows, lambda row: row.kind == "ours")),
+                _cell(first_that(rows, lambda row: row.policy == "ppo")),
+                _cell(first_that(rows, lambda row: row.policy == "dqn")),
+                gap_cell(learned),
+                ""
+                if learned is None or learned.improvement is None
+                else f"{100 * learned.improvement:.0f} %",
+            ]
+            lines.append(f"| `{name.rpartition('/')[2]}` | {' | '.join(cells)} |")
+        if not self.overall:
+            return "\n".join(lines) + "\n"
+        lines += [
+            "",
+            "| over all environments | in | mean score | interquartile mean | above the best rule "
+            "| below |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {_GROUPS[row.group]} | {row.environments} | {row.score:.3f} {_ends(row.ci95)} "
+            f"| {row.iqm:.3f} {_ends(row.iqm_ci95)} | {row.above} | {row.below} |"
+            for row in self.overall
+        ]
+        return "\n".join(lines) + "\n"
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the table, the numbers and the summary; return their paths.
+
+        Raises:
+            OSError: If the folder cannot be written to.
+        """
+        texts = {
+            TABLE: self.to_csv(),
+            NUMBERS: json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n",
+            SUMMARY: self.to_markdown(),
+        }
+        for name, text in texts.items():
+            write_text(folder / name, text)
+        return [folder / name for name in texts]
+
+
+_GROUPS = {
+    "learned": "better of `ppo` and `dqn`",
+    "ppo": "`ppo`",
+    "dqn": "`dqn`",
+    "document": "best rule of the documents",
+    "ours": "best rule of ours",
+}
+
+
+def leaderboard(
+    environments: Sequence[str] | None = None,
+    *,
+    out: str | os.PathLike[str],
+    episodes: int = 100,
+    seed: int = EVALUATION.start,
+    lanes: int = 64,
+    run: Runner = RUN_HERE,
+    draw: Run[Film, bytes] = DRAW_HERE,
+    progress: TaskProgress | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Leaderboard:
+    """Run every policy in every environment on the same episodes and rank them.
+
+    Policies are the rules that apply, their shipped tuned versions, ``random`` and the shipped
+    agents. The best analytical policy of an environment is chosen on these very episodes, which
+    favours it a little: what is said to beat it, does.
+
+    Args:
+        environments: Ids; None takes all but the documents' own large settings.
+        out: Folder for ``leaderboard.csv``, ``.json``, ``.md`` and ``.html``, the episodes and
+            their films; what is there already is not run again.
+        episodes: Episodes of every policy and training seed, at least 2.
+        seed: The first seed; the others follow it.
+        lanes: Most episodes run at a time.
+        run: What runs the chunks; see ``sweep``.
+        draw: What draws the films: ``DRAW_HERE``, or ``draw`` elsewhere, see ``runtime.workers``.
+        progress: Told how many episodes of each environment are done.
+        report: Told what a user should know at once.
+
+    Raises:
+        ValueError: If an id or value is unknown or out of range.
+        OSError: If ``out`` cannot be written to.
+    """
+    seeds = episode_seeds(episodes, seed, lanes, report)
+    rows = [find_environment(name) for name in environments or _usual()]
+    folder = prepare_folder(out)
+    chunks: dict[tuple[str, str], list[list[Chunk]]] = {}
+    missing: dict[str, str] = {}
+    for row in rows:
+        try:
+            specs = shipped_specs(row.id)
+        except RuntimeError as error:
+            # Data that are not there: what can be run is.
+            missing[row.id] = str(error)
+            if report is not None:
+                report(f"{row.id} is left out: {error}")
+            continue
+        for spec in specs:
+            chunks[row.id, spec] = [
+                cut(row.id, one, seeds, chunk=CHUNK, lanes=lanes)
+                for one in one_for_each_seed(spec, row.id)
+            ]
+    every = [chunk for parts in chunks.values() for part in parts for chunk in part]
+    found = sweep(every, folder / PARTS, run, progress)
+    played = {
+        key: [joined([found[chunk] for chunk in part]) for part in parts]
+        for key, parts in chunks.items()
+    }
+    board = rank(played, seeds, missing)
+    board.write(folder)
+    try:
+        lengths = {key: int(parts[0].lengths[0]) for key, parts in played.items()}
+        films = _films(board, prepare_folder(folder / FILMS), lengths, draw, progress)
+        write_page(board, folder / PAGE, films)
+    except ImportError as error:
+        if report is not None:
+            report(f"no {PAGE}: {error}")
+    return board
+
+
+def _films(
+    board: Leaderboard,
+    folder: Path,
+    lengths: Mapping[tuple[str, str], int],
+    draw: Run[Film, bytes],
+    progress: TaskProgress | None,
+) -> dict[str, tuple[str, Path]]:
+    """Draw each environment's first episode, in which its best agent acts, or its best rule."""
+    paths: dict[Film, Path] = {}
+    for name, rows in board.by_environment().items():
+        learned = first_that(rows, lambda row: row.kind == "learned")
+        actor = rows[0].policy if learned is None else learned.policy
+        film = Film(name, actor, board.seeds[0], -(-lengths[name, actor] // PICTURES), 2.0)
+        # Named by all that the episode depends on: that of another agent is another film.
+        title = f"{name.rpartition('/')[2]}-{actor}-{film.seed}"
+        paths[film] = folder / f"{file_stem(title, identity(Chunk(name, actor, film.seed, 1)))}.gif"
+    missing = [film for film, path in paths.items() if not path.exists()]
+    done = len(paths) - len(missing)
+    for film, drawn in draw(missing):
+        write_bytes(paths[film], drawn)
+        done += 1
+        if progress is not None:
+            progress("films", done, len(paths))
+    return {film.environment: (film.policy, path) for film, path in paths.items()}
+
+
+def rank(
+    played: Mapping[tuple[str, str], Sequence[Episodes]], seeds: range, missing: Mapping[str, str]
+) -> Leaderboard:
+    """Rank policies.
+
+    Args:
+        played: Episodes by environment and policy, all of the same seeds, once for each of a
+            learned policy's training seeds.
+        seeds: These.
+        missing: Environments that were left out, and why.
+    """
+    standings: list[Standing] = []
+    best: dict[str, str] = {}
+    scored: dict[str, list[tuple[Standing, NDArray[np.float64]]]] = {}
+    for name in dict.fromkeys(environment for environment, _ in played):
+        policies = {spec: parts for (of, spec), parts in played.items() if of == name}
+        rows, champion, scores = stand(name, policies)
+        standings += rows
+        if champion is not None:
+            best[name] = champion
+        for group, standing in _groups(rows).items():
+            if standing.policy in scores:
+                scored.setdefault(group, []).append((standing, scores[standing.policy]))
+    notes = {name: _notes(name, standings) for name in best}
+    overall = [_over_all(group, scored[group]) for group in _GROUPS if group in scored]
+    return Leaderboard(
+        *((seeds.start, len(seeds)), package_versions(), best, standings, overall, dict(missing)),
+        notes={name: said for name, said in notes.items() if said},
+    )
+
+
+def _notes(name: str, standings: Sequence[Standing]) -> dict[str, str]:
+    """Return what must be known of policies of an environment, by policy."""
+    policies = [row.policy for row in standings if row.environment == name]
+    return {policy: note for policy in policies if (note := contender(name, policy).note)}
+
+
+def _groups(rows: Sequence[Standing]) -> dict[str, Standing]:
+    """Return the best of each group."""
+    found = {
+        "learned": first_that(rows, lambda row: row.kind == "learned"),
+        **{row.policy: row for row in reversed(rows) if row.policy in AGENTS},
+        **{row.kind: row for row in reversed(rows) if row.kind in ANALYTICAL},
+    }
+    return {group: row for group, row in found.items() if row is not None}
+
+
+def _over_all(group: str, parts: Sequence[tuple[Standing, NDArray[np.float64]]]) -> Overall:
+    strata = [scores for _, scores in parts]
+    gaps = [row.difference_ci95 for row, _ in parts if row.difference_ci95 is not None]
+    return Overall(
+        group=group,
+        environments=len(parts),
+        score=float(np.mean([scores.mean() for scores in strata])),
+        ci95=stratified_interval(strata),
+        iqm=float(np.mean([interquartile_mean(scores.ravel()) for scores in strata])),
+        iqm_ci95=stratified_interval(strata, "iqm"),
+        above=sum(low > 0 for low, _ in gaps),
+        below=sum(high < 0 for _, high in gaps),
+    )
+
+
+def _usual() -> list[str]:
+    return [row.id for row in list_environments() if not row.from_paper]
+
+
+def _cell(row: Standing | None) -> str:
+    if row is None:
+        return ""
+    if row.kind == "learned":
+        return f"{mean_text(row.mean, '#.4g')} ({row.training_seeds})"
+    return f"`{row.policy}` {mean_text(row.mean, '#.4g')}"
+
+
+def _ends(interval: Interval) -> str:
+    return f"[{interval[0]:.3f}, {interval[1]:.3f}]"

@@ -1,0 +1,192 @@
+"""What there is to win: a planner that may copy the running environment and try things out.
+
+It is no contender: policies see observations, the planner sees all. At every step it lets each
+candidate act once in copies of the episode, goes on with a base policy to the end, and takes the
+candidate whose copies end best (the rollout algorithm, one step of policy iteration). Where even
+that is no better than the base policy, agents that end level with it have hardly missed anything.
+What an environment draws when an episode begins, channels of later steps say, is the same in all
+copies, so a planner may win by luck foreseen; what is drawn on the way is drawn anew.
+
+Source: Bertsekas, *Rollout, Policy Iteration, and Distributed Reinforcement Learning*, 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from edge_gym.core.registration import find_environment
+from edge_gym.core.vector_env import EdgeVectorEnv
+from edge_gym.evaluation.comparison import Interval
+from edge_gym.evaluation.policies import make_policy, resolve_all
+from edge_gym.evaluation.rollouts import TaskProgress, make_lanes, run_episodes
+from edge_gym.evaluation.seeds import TUNING
+from edge_gym.evaluation.statistics import mean_intervals
+from edge_gym.runtime.checks import check_integer
+
+MOST_ACTIONS = 64
+_KEY = 7  # of the futures, apart from other generators of the same seeds
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What planning came to, beside the policy it began from.
+
+    Attributes:
+        environment: The environment's id.
+        base: The base policy.
+        candidates: What was tried at every step.
+        futures: Copies of each candidate; 0 where the true future was known.
+        seeds: First seed and number of the episodes.
+        base_mean: Mean return of the base policy.
+        mean: Mean return of the planner.
+        difference: Mean paired difference.
+        difference_ci95: Its 95 % bootstrap interval.
+    """
+
+    environment: str
+    base: str
+    candidates: tuple[str, ...]
+    futures: int
+    seeds: tuple[int, int]
+    base_mean: float
+    mean: float
+    difference: float
+    difference_ci95: Interval
+
+
+def plan(
+    env_id: str,
+    base: str,
+    candidates: Sequence[str] = (),
+    *,
+    futures: int = 4,
+    episodes: int = 32,
+    seed: int = TUNING.start,
+    overrides: Mapping[str, Any] | None = None,
+    progress: TaskProgress | None = None,
+) -> Bound:
+    """Run a planner and its base policy on the same episodes.
+
+    Args:
+        env_id: The environment.
+        base: The policy that copies go on with; it is a candidate too.
+        candidates: Further policies whose actions are tried; none takes every possible action
+            of a ``Discrete`` space.
+        futures: Copies for each candidate, with chance drawn anew but alike for all candidates;
+            0 for one copy with the chance that will really come, which is more than any policy
+            could know: what that wins may be luck foreseen.
+        episodes: Episodes, at least 2.
+        seed: The first one's seed.
+        overrides: Fields of the configuration.
+        progress: Told how many steps of the episodes are planned.
+
+    Raises:
+        ValueError: If an id, policy or value is unknown or out of range, or the actions are not
+            few and discrete where no candidates are given.
+    """
+    check_integer("futures", futures, 0)
+    check_integer("episodes", episodes, 2)
+    check_integer("seed", seed, 0)
+    row = find_environment(env_id)
+    seeds = range(seed, seed + episodes)
+    env = make_lanes(row.id, episodes, overrides)
+    planner = _Planner(row.id, env, base, candidates, futures, overrides, progress)
+    ours = run_episodes(env, planner, seeds).returns
+    theirs = run_episodes(env, make_policy(base, env), seeds).returns
+    low, high = mean_intervals(ours - theirs)
+    return Bound(
+        environment=row.id,
+        base=base,
+        candidates=tuple(candidates) or ("every action",),
+        futures=futures,
+        seeds=(seed, episodes),
+        base_mean=float(theirs.mean()),
+        mean=float(ours.mean()),
+        difference=float((ours - theirs).mean()),
+        difference_ci95=(float(low), float(high)),
+    )
+
+
+class _Planner:
+    """Acts in ``env`` by what its copies come to."""
+
+    def __init__(
+        self,
+        env_id: str,
+        env: EdgeVectorEnv,
+        base: str,
+        candidates: Sequence[str],
+        futures: int,
+        overrides: Mapping[str, Any] | None,
+        progress: TaskProgress | None,
+    ) -> None:
+        self.env, self.futures, self.progress = env, futures, progress
+        space = env.single_action_space
+        few = isinstance(space, spaces.Discrete) and space.n <= MOST_ACTIONS
+        if not candidates and not few:
+            raise ValueError(
+                f"{env_id} has more than {MOST_ACTIONS} actions, {space}: name candidates, "
+                "policies whose actions are tried"
+            )
+        self.first, self.every = 0, 0
+        if not candidates:
+            discrete = cast(spaces.Discrete, space)
+            self.first, self.every = int(discrete.start), int(discrete.n)
+        made = resolve_all({spec: spec for spec in (base, *candidates)}, env)
+        self.base = made[base].policy
+        self.others = [made[candidate].policy for candidate in candidates]
+        self.tried = 1 + len(self.others) + self.every
+        self.copies = make_lanes(env_id, env.num_envs * self.tried * max(futures, 1), overrides)
+        self.going_on = make_policy(base, self.copies)
+        self.going_on.begin(np.arange(self.copies.num_envs), range(self.copies.num_envs))
+        self.steps = 0
+
+    def begin(self, lanes: NDArray[np.int64], seeds: Sequence[int]) -> None:
+        """Episodes begin in ``lanes``."""
+        for policy in (self.base, *self.others):
+            policy.begin(lanes, seeds)
+
+    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Return the best candidate's action in each lane."""
+        n = self.env.num_envs
+        proposals = [policy.act(observations, masks) for policy in (self.base, *self.others)]
+        proposals += [np.full(n, self.first + action) for action in range(self.every)]
+        actions = np.stack(proposals, axis=1)  # (n, tried, ...)
+        if self.every and masks is not None:
+            # The base policy's own action, which is no better than itself, for what cannot be.
+            actions[:, 1:] = np.where(masks, actions[:, 1:], actions[:, :1])
+        # The base policy comes first, so that it acts where nothing is better.
+        best = self._values(actions).argmax(axis=1)
+        self.steps += 1
+        if self.progress is not None:
+            self.progress("planned steps", self.steps, self.steps + 1)
+        return np.asarray(actions[np.arange(n), best])
+
+    def _values(self, actions: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the mean rest of the return after each candidate, ``(n, tried)``."""
+        n, futures = self.env.num_envs, max(self.futures, 1)
+        problem = self.copies.problem
+        state = self.env.problem.get_state(np.repeat(np.arange(n), self.tried * futures))
+        if self.futures:
+            state["generators"] = [
+                np.random.default_rng([_KEY, self.steps, lane, future]).bit_generator.state
+                for lane in range(n)
+                for _ in range(self.tried)
+                for future in range(futures)
+            ]
+        running = np.arange(self.copies.num_envs)
+        problem.set_state(running, state)
+        total = np.zeros(len(running))
+        taken = np.repeat(actions.reshape(-1, *actions.shape[2:]), futures, axis=0)
+        while len(running):
+            step = problem.step_lanes(running, taken[running])
+            total[running] += step.reward
+            running = running[~(step.terminated | step.truncated)]
+            taken = self.going_on.act(problem.observe(), problem.action_masks())
+        return np.asarray(total.reshape(n, self.tried, futures).mean(axis=2))

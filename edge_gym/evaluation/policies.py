@@ -1,0 +1,232 @@
+"""Policies by name, as the command line takes them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edge_gym.baselines import BASELINES, applicable_baselines, make_baseline
+from edge_gym.core.registration import find_environment
+from edge_gym.evaluation.rollouts import ActingFunction, Policy, TaskProgress, as_policy, make_lanes
+from edge_gym.evaluation.tuning import (
+    grid_points,
+    shipped_parameters,
+    tunable_baselines,
+    tuned_parameters,
+)
+from edge_gym.runtime.messages import shown
+from edge_gym.runtime.yaml import load_yaml
+
+AGENTS = ("ppo", "dqn")
+TUNED = "tuned-"
+_LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A policy that takes part in a comparison.
+
+    Attributes:
+        name: As it was asked for.
+        policy: What acts.
+        kind: ``"document"``, ``"ours"`` (a rule of this project), ``"reference"`` (random),
+            ``"learned"`` or ``"custom"``.
+        source: Where it comes from.
+        parameters: The parameters of a rule.
+        note: What must be known of its results; see ``Baseline.note``.
+    """
+
+    name: str
+    policy: Policy
+    kind: str
+    source: str
+    parameters: dict[str, Any]
+    note: str | None = None
+
+    @property
+    def analytical(self) -> bool:
+        """Whether it counts when the best analytical policy is looked for."""
+        return self.kind in ("document", "ours")
+
+
+def parse_parameters(text: str, spec: str) -> dict[str, Any]:
+    """Read ``param=value,param=value``; values are YAML scalars.
+
+    Raises:
+        ValueError: If a part has no ``=`` or its value cannot be read.
+    """
+    parameters: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(
+                f"policy {shown(spec)}: parameters are given as name:param=value,param=value"
+            )
+        parameters[name.strip()] = parse_value(value, spec)
+    return parameters
+
+
+def parse_value(text: str, where: str) -> Any:
+    """Read a YAML value.
+
+    Raises:
+        ValueError: If it is none; the message names ``where`` it stands.
+    """
+    try:
+        return load_yaml(text)
+    except ValueError as error:
+        # The parser's own words take several lines, and name a file that there is not.
+        reason = "" if isinstance(error.__cause__, yaml.YAMLError) else f": {error}"
+        raise ValueError(f"{where}: cannot read the value {shown(text)}{reason}") from error
+
+
+def resolve(
+    spec: str, env: Any, *, lanes: int = 64, progress: TaskProgress | None = None
+) -> Contender:
+    """Make the policy that ``spec`` names.
+
+    Args:
+        spec: ``name``, ``name:param=value,param=value``, ``tuned-name``, ``ppo`` or ``dqn``
+            (the best of those shipped, or that of one training seed, ``ppo:seed=2``), or the path
+            of a trained agent.
+        env: The environment to act in.
+        lanes: Episodes run at a time if a tuned version must be searched.
+        progress: Told how far such a search is.
+
+    Raises:
+        ValueError: If the name is unknown, the rule does not apply, a value is out of range, or
+            tuned parameters are stale.
+        TypeError: If a parameter is unknown.
+        ImportError: If an agent needs an extra that is not installed.
+    """
+    name, colon, text = spec.partition(":")
+    tuned = name.startswith(TUNED)
+    name = name.removeprefix(TUNED)
+    if name in BASELINES:
+        if tuned and colon:
+            raise ValueError(
+                f"policy {shown(spec)}: a tuned policy's parameters are found, not given"
+            )
+        if tuned:
+            # Whether the rule applies is said before anything is searched.
+            make_baseline(name, env)
+            parameters = tuned_parameters(name, env, lanes, progress)
+        else:
+            parameters = parse_parameters(text, spec) if colon else {}
+        baseline = make_baseline(name, env, **parameters)
+        kind = "document" if baseline.documented else "ours"
+        if name == "random":
+            kind = "reference"
+        return Contender(
+            spec,
+            baseline,
+            kind,
+            baseline.source,
+            asdict(baseline.parameters),
+            baseline.note(baseline.config),
+        )
+    if name in AGENTS or _is_file(spec):
+        from edge_gym.agents import load_agent
+
+        shipped = name in AGENTS
+        parameters = parse_parameters(text, spec) if shipped and colon else {}
+        unknown = [parameter for parameter in parameters if parameter != "seed"]
+        if unknown:
+            raise ValueError(f"policy {shown(spec)}: a shipped agent has a seed, no {unknown[0]}")
+        agent = load_agent(name if shipped else spec, env, **parameters)
+        if shipped:
+            parameters = {"seed": agent.metadata["recipe"]["seed"]}
+        return Contender(spec, agent, "learned", "trained agent", parameters)
+    here = applicable_baselines(env)
+    known = [*here, *AGENTS]
+    close = difflib.get_close_matches(name, here, 2) if 2 < len(name) < _LONGEST_NAME else []
+    raise ValueError(
+        f"unknown policy {shown(spec)}"
+        + (f", did you mean {' or '.join(close)}?" if close else "")
+        + f"; here are {', '.join(known)}, {TUNED}NAME, or the path of a trained agent"
+    )
+
+
+def resolve_all(
+    specs: Mapping[str, str], env: Any, *, lanes: int = 64, progress: TaskProgress | None = None
+) -> dict[str, Contender]:
+    """Make the policies that specifications name, by the names given to them.
+
+    Every specification is checked before the parameters of one are searched. Arguments and errors
+    are those of ``resolve``.
+    """
+    ready = {}
+    for name, spec in specs.items():
+        if spec.startswith(TUNED):
+            rule = spec.removeprefix(TUNED).partition(":")[0]
+            if rule in BASELINES and spec == TUNED + rule:
+                grid_points(rule, env)
+                continue
+        ready[name] = resolve(spec, env)
+    for name, spec in specs.items():
+        if name not in ready:
+            ready[name] = resolve(spec, env, lanes=lanes, progress=progress)
+    return {name: replace(ready[name], name=name) for name in specs}
+
+
+def make_policy(spec: str, env: Any) -> Policy:
+    """Make the policy that ``spec`` names; see ``resolve``."""
+    return resolve(spec, env).policy
+
+
+def _is_file(spec: str) -> bool:
+    try:
+        return Path(spec).is_file()
+    except (OSError, ValueError):
+        return False  # no name of a file at all
+
+
+def custom(name: str, policy: Policy | ActingFunction) -> Contender:
+    """Let a user's own policy take part."""
+    return Contender(name, as_policy(policy), "custom", "given", {})
+
+
+def default_specs(env_id: str, env: Any) -> list[str]:
+    """Return every policy that applies: baselines, their tuned versions, shipped agents."""
+    specs: list[str] = []
+    tunable = tunable_baselines(env)
+    for name in applicable_baselines(env):
+        specs.append(name)
+        if name in tunable:
+            specs.append(TUNED + name)
+    from edge_gym.agents import shipped_agents
+
+    return [*specs, *shipped_agents(find_environment(env_id).id)]
+
+
+def shipped_specs(env_id: str) -> list[str]:
+    """Return ``default_specs`` without tuned rules that are nothing new.
+
+    Left out are those whose search does not ship, and those that it found best as they are.
+    """
+    env = make_lanes(env_id, 1)
+    return [spec for spec in default_specs(env_id, env) if _is_new(spec, env)]
+
+
+def _is_new(spec: str, env: Any) -> bool:
+    if not spec.startswith(TUNED):
+        return True
+    name = spec.removeprefix(TUNED)
+    found = shipped_parameters(name, env)
+    if found is None:
+        return False
+    return bool(make_baseline(name, env, **found).parameters != make_baseline(name, env).parameters)
+
+
+def one_for_each_seed(spec: str, env_id: str) -> list[str]:
+    """Return the policies that a name stands for: a shipped algorithm's, one per training seed."""
+    if spec not in AGENTS:
+        return [spec]
+    from edge_gym.agents import shipped_agents
+
+    return [f"{spec}:seed={seed}" for seed in shipped_agents(find_environment(env_id).id)[spec]]

@@ -1,0 +1,326 @@
+"""Channel models: how the power gain of a link fades around its mean.
+
+A channel is named in the configuration of every problem, ``channel="rayleigh"``, with parameters
+after a colon: ``"rician:k=5"``, ``"nakagami:m=2,shadowing_db=6,correlation=0.9"``. Every model
+takes
+
+- ``shadowing_db``: standard deviation of log-normal shadowing, dB; 0 has none;
+- ``correlation``: of the fading from one step to the next, in [0, 1): a first-order autoregressive
+  (Gauss-Markov) process with the same distribution at every step; 0 fades anew at each;
+- ``shadowing_correlation``: of the shadowing from one step to the next, in [0, 1]; 1 keeps it for
+  the episode.
+
+Gains have mean 1 but for shadowing, whose median is 1. A step is whatever fades at a time in a
+problem: a transmission, a block, a round, a cycle.
+
+Source: Simon and Alouini 2005, Digital Communication over Fading Channels, ch. 2 (distributions);
+Baddour and Beaulieu 2005, Autoregressive Modeling for Fading Channel Simulation, IEEE Transactions
+on Wireless Communications, eq. (3), here of first order.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from edge_gym.physics import wireless
+from edge_gym.registry import Registry
+from edge_gym.runtime.checks import check_number
+from edge_gym.runtime.messages import shown
+from edge_gym.typing import Float64Array
+
+_NODES, _SHADOWING_NODES = 96, 24
+LARGEST_GAIN = 1e6
+"""Gains are cut here, 60 dB above their mean, so that no rate is infinite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel(ABC):
+    """A model of fading.
+
+    A subclass states ``quantile``, from which all else follows; it may also state ``gain_of``, from
+    how many normal numbers, and ``draw_independent`` where these are faster. Its own parameters are
+    further fields, checked in ``__post_init__``.
+
+    Attributes:
+        shadowing_db: Standard deviation of log-normal shadowing, dB.
+        correlation: Of small-scale fading between steps, ρ.
+        shadowing_correlation: Of shadowing between steps.
+        n_normals: Independent normal numbers that a small-scale gain is made of.
+
+    Raises:
+        ValueError: If a parameter is out of range.
+    """
+
+    n_normals: ClassVar[int] = 1
+
+    shadowing_db: float = 0.0
+    correlation: float = 0.0
+    shadowing_correlation: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("shadowing_db", self.shadowing_db, 0, 20)
+        check_number("correlation", self.correlation, 0, 1, open_high=True)
+        check_number("shadowing_correlation", self.shadowing_correlation, 0, 1)
+
+    @abstractmethod
+    def quantile(self, probability: Float64Array) -> Float64Array:
+        """Return the small-scale gain, mean 1, that is not exceeded with this probability.
+
+        Args:
+            probability: In [0, 1), of any shape.
+        """
+
+    def gain_of(self, normals: Float64Array) -> Float64Array:
+        """Return small-scale gains, mean 1, from standard normal numbers.
+
+        Args:
+            normals: ``(n_normals, ...)``.
+
+        Returns:
+            Gains, ``(...)``.
+        """
+        # The last float below 1: no quantile is infinite.
+        return self.quantile(np.minimum(special.ndtr(normals[0]), np.nextafter(1, 0)))
+
+    def draw_independent(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float64Array:
+        """Draw small-scale gains that have nothing to do with each other, ``shape``."""
+        return self.gain_of(rng.standard_normal((self.n_normals, *shape)))
+
+    @property
+    def memory(self) -> int:
+        """Numbers a link that ``step`` carries from one step to the next; 0 has no memory."""
+        if not self.correlation and not self.shadowing_db:
+            return 0
+        return self.n_normals + 1
+
+    def gains(self, rng: np.random.Generator, steps: int, links: tuple[int, ...]) -> Float64Array:
+        """Draw the gains of whole episodes.
+
+        Args:
+            rng: The lane's generator.
+            steps: Number of steps.
+            links: Shape of the links.
+
+        Returns:
+            ``(steps, *links)``; every step is distributed like the first.
+        """
+        if not self.memory:
+            return self._cut(self.draw_independent(rng, (steps, *links)))
+        drawn = np.empty((steps, *links))
+        state: Float64Array | None = None
+        for step in range(steps):
+            drawn[step], state = self.step(rng, links, state)
+        return drawn
+
+    def step(
+        self, rng: np.random.Generator, links: tuple[int, ...], state: Float64Array | None
+    ) -> tuple[Float64Array, Float64Array]:
+        """Draw the gains of one step.
+
+        Args:
+            rng: The lane's generator.
+            links: Shape of the links.
+            state: What this returned for the step before, ``(memory, *links)``; None at first.
+
+        Returns:
+            The gains, ``links``, and the state.
+        """
+        if not self.memory:
+            return self._cut(self.draw_independent(rng, links)), np.zeros((0, *links))
+        fresh = rng.standard_normal((self.memory, *links))
+        if state is not None:
+            kept = np.full(self.memory, self.correlation)
+            kept[-1] = self.shadowing_correlation
+            kept = kept.reshape(-1, *[1] * len(links))
+            fresh = kept * state + np.sqrt(1 - kept**2) * fresh
+        shadowing = wireless.db_to_linear(self.shadowing_db * fresh[-1])
+        return self._cut(self.gain_of(fresh[:-1]) * shadowing), fresh
+
+    def spectral_efficiency(self, mean_snr: ArrayLike) -> Float64Array:
+        """Return the ergodic spectral efficiency E[log₂(1 + γ̄·g)], bit/s/Hz.
+
+        Args:
+            mean_snr: γ̄, not negative, of any shape.
+
+        Source: the mean over small-scale fading and shadowing, by quadrature over both quantile
+        functions; Rayleigh fading without shadowing has its closed form, Ren et al. 2021, eq. (5).
+        """
+        snr = np.asarray(mean_snr, np.float64)
+        gains, weights = _quadrature(self)
+        return np.asarray(np.log2(1 + snr[..., None] * gains) @ weights)
+
+    @staticmethod
+    def _cut(gain: Float64Array) -> Float64Array:
+        return np.minimum(gain, LARGEST_GAIN)
+
+
+@functools.lru_cache(maxsize=64)
+def _quadrature(channel: Channel) -> tuple[Float64Array, Float64Array]:
+    """Return gains and weights, ``(n,)`` each, over which means are taken."""
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    u, weights = (1 + nodes) / 2, weights / 2
+    # Dense where the probability goes to 1, in which gains grow like its logarithm.
+    gains = channel.quantile(1 - (1 - u) ** 4)
+    weights = weights * 4 * (1 - u) ** 3
+    if channel.shadowing_db:
+        normals, shares = np.polynomial.hermite_e.hermegauss(_SHADOWING_NODES)
+        shadowing = wireless.db_to_linear(channel.shadowing_db * normals)
+        gains = np.outer(shadowing, gains).ravel()
+        weights = np.outer(shares / shares.sum(), weights).ravel()
+    return np.minimum(gains, LARGEST_GAIN), weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rayleigh(Channel):
+    """No line of sight: the gain is exponential."""
+
+    n_normals = 2
+
+    def quantile(self, probability: Float64Array) -> Float64Array:
+        """Return -ln(1 - p)."""
+        return -np.log1p(-np.asarray(probability))
+
+    def gain_of(self, normals: Float64Array) -> Float64Array:
+        """Return |h|² of a complex normal amplitude."""
+        return np.asarray((normals**2).sum(axis=0) / 2)
+
+    def draw_independent(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float64Array:
+        """Draw |h|² ~ Exp(1)."""
+        return wireless.rayleigh_gain(rng, shape)
+
+    def spectral_efficiency(self, mean_snr: ArrayLike) -> Float64Array:
+        """Return the mean over fading, in closed form where there is no shadowing."""
+        if self.shadowing_db:
+            return super().spectral_efficiency(mean_snr)
+        return wireless.ergodic_rate(1.0, mean_snr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rician(Channel):
+    """A line of sight beside scattered paths.
+
+    Attributes:
+        k: Power of the line of sight over that of all scattered paths, K; 0 is Rayleigh fading.
+    """
+
+    n_normals = 2
+
+    k: float = 5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("k", self.k, 0, 1e4)
+
+    def quantile(self, probability: Float64Array) -> Float64Array:
+        """Return the quantile of a noncentral χ² of two degrees of freedom, scaled to mean 1."""
+        squared = special.chndtrix(probability, 2, 2 * self.k)
+        return np.asarray(squared / (2 * (self.k + 1)))
+
+    def gain_of(self, normals: Float64Array) -> Float64Array:
+        """Return |h|² of a constant and a complex normal amplitude."""
+        scatter = normals / math.sqrt(2 * (self.k + 1))
+        in_phase = math.sqrt(self.k / (self.k + 1)) + scatter[0]
+        return np.asarray(in_phase**2 + scatter[1] ** 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nakagami(Channel):
+    """Fading between heavier than Rayleigh (m < 1) and none (m large): the gain is Γ(m, 1/m).
+
+    Attributes:
+        m: The shape, at least ½.
+    """
+
+    m: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("m", self.m, 0.5, 1e4)
+
+    def quantile(self, probability: Float64Array) -> Float64Array:
+        """Return the quantile of a gamma distribution of mean 1."""
+        return np.asarray(special.gammaincinv(self.m, probability) / self.m)
+
+    def draw_independent(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float64Array:
+        """Draw from the gamma distribution."""
+        return rng.standard_gamma(self.m, shape) / self.m
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoFading(Channel):
+    """White noise alone: the gain is 1, but for shadowing."""
+
+    def quantile(self, probability: Float64Array) -> Float64Array:
+        """Return 1."""
+        return np.ones_like(probability)
+
+    def draw_independent(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float64Array:
+        """Return 1."""
+        return np.ones(shape)
+
+
+CHANNELS: Registry[type[Channel]] = Registry("channel")
+"""Channel models by name."""
+
+
+def register_channel(name: str, channel: type[Channel] | str) -> None:
+    """Let every problem's ``channel=`` take a model of your own.
+
+    Args:
+        name: By which configurations name it.
+        channel: A subclass of ``Channel``, or where it is, ``"module:Class"``.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+    CHANNELS.register(name, channel)
+
+
+for _name, _channel in (
+    ("rayleigh", Rayleigh),
+    ("rician", Rician),
+    ("nakagami", Nakagami),
+    ("awgn", NoFading),
+):
+    register_channel(_name, _channel)
+
+
+@functools.lru_cache(maxsize=64)
+def make_channel(spec: str) -> Channel:
+    """Make the channel that a configuration names.
+
+    Args:
+        spec: ``name`` or ``name:parameter=number,parameter=number``.
+
+    Raises:
+        ValueError: If the name or a parameter is unknown, or a value is out of range.
+    """
+    name, colon, text = spec.partition(":")
+    kind = CHANNELS.find(name.strip())
+    known = [field.name for field in fields(kind)]
+    parameters: dict[str, float] = {}
+    for part in text.split(",") if colon else ():
+        parameter, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ValueError(
+                f"channel must be name:parameter=number,parameter=number, got {shown(spec)}"
+            )
+        if parameter not in known:
+            raise ValueError(
+                f"channel {name!r} has no parameter {shown(parameter)}; it has {', '.join(known)}"
+            )
+        try:
+            parameters[parameter] = float(value)
+        except ValueError:
+            raise ValueError(
+                f"channel {name!r}: {parameter} must be a number, got {shown(value)}"
+            ) from None
+    return kind(**parameters)

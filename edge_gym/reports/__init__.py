@@ -1,0 +1,1 @@
+"""Charts, pictures, pages and descriptions; nothing else imports them."""

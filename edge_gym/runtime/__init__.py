@@ -1,0 +1,1 @@
+"""Files, processes, threads, messages: what has nothing to do with learning or radio."""
