@@ -167,9 +167,9 @@ def _quadrature(channel: Channel) -> tuple[Float64Array, Float64Array]:
     """Return gains and weights, ``(n,)`` each, over which means are taken."""
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     u, weights = (1 + nodes) / 2, weights / 2
-    # Dense where the probability goes to 1, in which gains grow like its logarithm.
-    gains = channel.quantile(1 - (1 - u) ** 4)
-    weights = weights * 4 * (1 - u) ** 3
+    # Dense at both ends: gains go to 0 like the probability, and grow without bound near 1.
+    gains = channel.quantile(np.minimum(special.betainc(4, 4, u), np.nextafter(1, 0)))
+    weights = weights * 140 * (u * (1 - u)) ** 3
     if channel.shadowing_db:
         normals, shares = np.polynomial.hermite_e.hermegauss(_SHADOWING_NODES)
         shadowing = wireless.db_to_linear(channel.shadowing_db * normals)
