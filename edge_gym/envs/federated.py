@@ -32,6 +32,7 @@ from edge_gym.learning.compression import FULL_BITS, MAX_QUANTISED_BITS, Compres
 from edge_gym.learning.federated import FederatedLearner
 from edge_gym.learning.networks.architectures import NETWORKS, make_network
 from edge_gym.physics import wireless
+from edge_gym.physics.channel import check_channel, make_channel
 from edge_gym.runtime.checks import (
     check_choice,
     check_classes,
@@ -89,6 +90,8 @@ class FederatedConfig(Config):
         cell_radius_m: Devices lie anywhere in a disc of this radius, each place as likely, m.
         transmit_power_dbm: A device's transmit power when it has the whole band, dBm; in a part
             of the band it transmits with that part of the power.
+        channel: How links fade, by name and parameters, such as ``"rayleigh"`` or
+            ``"rician:k=5,correlation=0.9,shadowing_db=4"``; see ``edge_gym.physics.channel``.
         bits: Bits of one parameter on the air, b: 32, or 2 to 24, to which updates are quantised.
         density: Share of an update's parameters that is sent, the largest ones (with error
             feedback: what is not sent is added the next time).
@@ -117,6 +120,7 @@ class FederatedConfig(Config):
     bandwidth_hz: float = 5e6
     cell_radius_m: float = 500.0
     transmit_power_dbm: float = 23.0
+    channel: str = "rayleigh"
     bits: int = 32
     density: float = 1.0
     cpu_hz: tuple[float, float] = (2e8, 2e9)
@@ -150,6 +154,7 @@ class FederatedConfig(Config):
         check_number("bandwidth_hz", self.bandwidth_hz, 1, 1e12)
         check_number("cell_radius_m", self.cell_radius_m, _LEAST_DISTANCE_M, 1e5)
         check_number("transmit_power_dbm", self.transmit_power_dbm, -50, 60)
+        check_channel("channel", self.channel)
         if self.bits != FULL_BITS:
             check_integer("bits", self.bits, 2, MAX_QUANTISED_BITS)
         check_number("density", self.density, 0, 1, open_low=True)
@@ -170,6 +175,9 @@ class FederatedLearning(Problem):
         config: The configuration.
         n_lanes: Number of lanes.
         max_rounds: Most rounds of an episode.
+
+    Attributes:
+        channel: How links fade.
     """
 
     config: FederatedConfig
@@ -195,6 +203,7 @@ class FederatedLearning(Problem):
 
     def __init__(self, config: FederatedConfig, n_lanes: int, max_rounds: int) -> None:
         super().__init__(config, n_lanes)
+        self.channel = make_channel(config.channel)
         self.features = load_features(config.dataset, config.classes, config.image_size)
         labels, n_test = self.features.train_labels, len(self.features.test_labels)
         check_split(labels, n_test, config.validation_size, config.test_size)

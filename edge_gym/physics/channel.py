@@ -324,3 +324,13 @@ def make_channel(spec: str) -> Channel:
                 f"channel {name!r}: {parameter} must be a number, got {shown(value)}"
             ) from None
     return kind(**parameters)
+
+
+def check_channel(name: str, spec: object) -> None:
+    """Raise a ValueError that names the field ``name`` unless ``make_channel`` takes ``spec``."""
+    if not isinstance(spec, str):
+        raise ValueError(f"{name} must be the name of a channel model, got {shown(spec)}")
+    try:
+        make_channel(spec)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

@@ -683,6 +683,7 @@ BAD_FEDERATED: dict[str, tuple[Any, ...]] = {
     "bandwidth_hz": NOT_POSITIVE,
     "cell_radius_m": (9.9, -500.0, np.nan, np.inf, None, "500"),
     "transmit_power_dbm": (-50.1, 60.1, np.nan, np.inf, None, "23"),
+    "channel": ("", "rice", "rician:k=-1", "rician:k", None, 3, ["rayleigh"]),
     "bits": (0, 1, 25, 31, 33, 16.5, None, "8", True),
     "density": (0, -0.1, 1.01, np.nan, None, "1", True),
     "cpu_hz": ((2e9, 2e8), (1e9,), (1e8, 1e9, 2e9), (), 1e9, None),
