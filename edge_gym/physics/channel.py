@@ -333,4 +333,4 @@ def check_channel(name: str, spec: object) -> None:
     try:
         make_channel(spec)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{name} {shown(spec)}: {error}") from None
