@@ -122,8 +122,17 @@ def register_environment(
 def register_own(
     module: str, problem: str, name: str, summary: str, *, paper: str, **preset: Any
 ) -> EnvironmentSpec:
-    """Register an id of ours, whose environments have classes of their own."""
-    place = f"edge_gym.envs.{module}.dynamics"
+    """Register an id of ours, whose environments have classes of their own.
+
+    Args:
+        module: Where these are, within ``edge_gym.envs``, such as ``"batch_slot.env"``.
+        problem: The classes' names without ``Env`` and ``VectorEnv``.
+        name: The id without ``edge_gym/``.
+        summary: What is decided, in one line.
+        paper: Key of the paper that it is from.
+        **preset: Fields of the configuration that the id fixes.
+    """
+    place = f"edge_gym.envs.{module}"
     spec = EnvironmentSpec(
         f"{NAMESPACE}/{name}",
         summary,

@@ -6,7 +6,9 @@ import functools
 
 from edge_gym.core.registration import register_own
 
-_register = functools.partial(register_own, "data_scheduling", "DataScheduling", paper="wen-2019")
+_register = functools.partial(
+    register_own, "data_scheduling.dynamics", "DataScheduling", paper="wen-2019"
+)
 
 
 _register(

@@ -6,7 +6,9 @@ import functools
 
 from edge_gym.core.registration import register_own
 
-_register = functools.partial(register_own, "retransmission", "Retransmission", paper="wen-2019")
+_register = functools.partial(
+    register_own, "retransmission.dynamics", "Retransmission", paper="wen-2019"
+)
 
 
 _register(

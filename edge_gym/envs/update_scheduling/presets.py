@@ -7,7 +7,7 @@ import functools
 from edge_gym.core.registration import register_own
 
 _register = functools.partial(
-    register_own, "update_scheduling", "UpdateScheduling", paper="wen-2019"
+    register_own, "update_scheduling.dynamics", "UpdateScheduling", paper="wen-2019"
 )
 
 
