@@ -21,7 +21,7 @@ from edge_gym.baselines.base import Baseline, DrawingBaseline
 from edge_gym.baselines.batch_slot import observed_costs as observed_round_costs
 from edge_gym.baselines.offloading import observed_costs as observed_offloading_costs
 from edge_gym.baselines.task_allocation import observed_costs, observed_limits, observed_total
-from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.core.observation import Observation
 from edge_gym.envs.batch_slot.dynamics import BatchSlotConfig
 from edge_gym.envs.batch_slot.dynamics import action_of as batches_and_slots
 from edge_gym.envs.batch_slot.dynamics import allocation_of as batches_and_slots_of
@@ -114,7 +114,7 @@ class FillInOrder(Decoder):
 
     def decode(self, observations: Any, scores: NDArray[Any]) -> NDArray[np.float32]:
         """Fill learners up in order."""
-        config, seen = self._config, Seen(self._tables, observations)
+        config, seen = self._config, Observation(self._tables, observations)
         costs, total = observed_costs(seen, config), observed_total(seen)
         values = np.asarray(scores, np.float64)
         wanted = np.rint(np.exp(math.log(_MOST_WANTED) * (values[..., 1] + 1) / 2))
@@ -165,7 +165,7 @@ class OptimalResources(Decoder):
         residuals = np.zeros((*scores.shape[:-1], 4))
         residuals[..., 3] = scores[..., 0]
         moved = self._residual.decode(observations, residuals)
-        costs = observed_offloading_costs(Seen(self._tables, observations), self._config)
+        costs = observed_offloading_costs(Observation(self._tables, observations), self._config)
         wanted = offloading_of(moved, self._config, costs.task_bits > 0)
         return np.asarray(
             action_of(optimal_resources(costs, wanted.offloaded), self._config), np.float32
@@ -195,7 +195,7 @@ class OptimalSlots(Decoder):
 
     def decode(self, observations: Any, scores: NDArray[Any]) -> NDArray[np.float32]:
         """Move the batches and solve for the slots."""
-        costs = observed_round_costs(Seen(self._tables, observations), self._config)
+        costs = observed_round_costs(Observation(self._tables, observations), self._config)
         wanted = batches_and_slots_of(self._baseline.act(observations), costs.max_batch).batch
         moved = np.rint(wanted * np.exp(self._scale * np.asarray(scores[..., 0], np.float64)))
         batch = np.clip(moved, 1, costs.max_batch)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
-from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.core.observation import Observation
 from edge_gym.envs.batch_slot.dynamics import (
     BatchSlotConfig,
     action_of,
@@ -39,7 +39,7 @@ Float64Array = NDArray[np.float64]
 _SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 
 
-def observed_costs(seen: Seen, config: BatchSlotConfig) -> RoundCosts:
+def observed_costs(seen: Observation, config: BatchSlotConfig) -> RoundCosts:
     """Return what rounds cost, for every device, ``(..., K)``."""
     columns = ("speed", "upload_s", "download_s", "update_s", "max_batch")
     return round_costs(config, **{name: seen.device(name) for name in columns})
@@ -57,16 +57,16 @@ class _Rule(Baseline):
         return isinstance(config, BatchSlotConfig) and config.update in cls.updates
 
     @abstractmethod
-    def allocation(self, seen: Seen, costs: RoundCosts) -> Allocation:
+    def allocation(self, seen: Observation, costs: RoundCosts) -> Allocation:
         """Return batches, whole ones, and slots, ``(..., K)`` each."""
 
-    def total(self, seen: Seen, costs: RoundCosts) -> Float64Array:
+    def total(self, seen: Observation, costs: RoundCosts) -> Float64Array:
         """Return the global batchsize, ``(...)``."""
         return self.allocation(seen, costs).global_batch
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Return the direct action, or the choice nearest to the global batchsize."""
-        seen = Seen(self.tables, observations)
+        seen = Observation(self.tables, observations)
         costs = observed_costs(seen, self.config)
         if self.config.actions == "direct":
             return action_of(self.allocation(seen, costs), costs.max_batch)
@@ -106,17 +106,17 @@ class OptimalBatchSlot(_Rule):
     Parameters: ClassVar[type[Any]] = ScaleParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"scale": _SCALES}
 
-    def scale(self, seen: Seen) -> Any:
+    def scale(self, seen: Observation) -> Any:
         """Return what B is multiplied by, a number or ``(...)``."""
         return self.parameters.scale
 
-    def total(self, seen: Seen, costs: RoundCosts) -> Float64Array:
+    def total(self, seen: Observation, costs: RoundCosts) -> Float64Array:
         """Return the scaled B, as far as it is possible."""
         best = optimal_allocation(costs).global_batch
         most = costs.max_batch.sum(axis=-1)
         return np.asarray(np.clip(self.scale(seen) * best, costs.max_batch.shape[-1], most))
 
-    def allocation(self, seen: Seen, costs: RoundCosts) -> Allocation:
+    def allocation(self, seen: Observation, costs: RoundCosts) -> Allocation:
         """Place the global batchsize by both theorems."""
         return optimal_allocation(costs, self.total(seen, costs), whole=True)
 
@@ -150,7 +150,7 @@ class GrowingBatchSlot(OptimalBatchSlot):
         "last": (0.35, 0.7, 1.0, 1.4, 2.0),
     }
 
-    def scale(self, seen: Seen) -> Float64Array:
+    def scale(self, seen: Observation) -> Float64Array:
         """Return first^(share of time left)·last^(share gone)."""
         left = np.clip(seen.system("time_left")[..., 0] / self.config.budget_s, 0, 1)
         return np.asarray(self.parameters.first**left * self.parameters.last ** (1 - left))
@@ -164,7 +164,7 @@ class OptimalBatch(_DirectRule):
     Parameters = ScaleParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"scale": _SCALES}
 
-    def allocation(self, seen: Seen, costs: RoundCosts) -> Allocation:
+    def allocation(self, seen: Observation, costs: RoundCosts) -> Allocation:
         """Place the scaled B so that devices finish together as far as possible."""
         best = equal_slots(costs).global_batch
         n_devices, most = costs.max_batch.shape[-1], costs.max_batch.sum(axis=-1)
@@ -178,7 +178,7 @@ class EqualAllocation(_DirectRule):
     name = "equal-allocation"
     source = "FEEL eq. (42)"
 
-    def allocation(self, seen: Seen, costs: RoundCosts) -> Allocation:
+    def allocation(self, seen: Observation, costs: RoundCosts) -> Allocation:
         """Return the best equal allocation."""
         return equal_allocation(costs, whole=True)
 
@@ -194,11 +194,11 @@ class _GivenBatches(_Rule):
         """Return whether slots are optimal for them, not equal."""
         return False
 
-    def total(self, seen: Seen, costs: RoundCosts) -> Float64Array:
+    def total(self, seen: Observation, costs: RoundCosts) -> Float64Array:
         """Return the batches' sum."""
         return np.asarray(self.batches(costs).sum(axis=-1))
 
-    def allocation(self, seen: Seen, costs: RoundCosts) -> Allocation:
+    def allocation(self, seen: Observation, costs: RoundCosts) -> Allocation:
         """Return the batches with optimal or equal slots."""
         batch = self.batches(costs)
         if self.optimal():

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
-from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.core.observation import Observation
 from edge_gym.envs.offloading.dynamics import (
     SPLIT_LEVELS,
     OffloadingConfig,
@@ -51,16 +51,16 @@ class _Rule(Baseline):
         return isinstance(config, OffloadingConfig)
 
     @abstractmethod
-    def decide(self, seen: Seen, costs: OffloadingCosts) -> Offloading:
+    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Return the decisions, ``(..., M)`` each."""
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Return the actions that mean these decisions."""
-        seen = Seen(self.tables, observations)
+        seen = Observation(self.tables, observations)
         return action_of(self.decide(seen, observed_costs(seen, self.config)), self.config)
 
 
-def observed_costs(seen: Seen, config: OffloadingConfig) -> OffloadingCosts:
+def observed_costs(seen: Observation, config: OffloadingConfig) -> OffloadingCosts:
     """Return what the iteration that begins costs, ``(..., M)``."""
     columns = {name: seen.device(name) for name in _COLUMNS}
     return offloading_costs(config, **columns, model_mbit=seen.system("model_mbit"))
@@ -90,7 +90,7 @@ class Admm(_Rule):
     source = "JOINT Algorithm 1, eqs. (17)-(24)"
     Parameters = PenaltyParameters
 
-    def decide(self, seen: Seen, costs: OffloadingCosts) -> Offloading:
+    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Iterate until (24) holds."""
         parameters = self.parameters
         return admm(costs, parameters.penalty, max_iterations=parameters.max_iterations)[0]
@@ -102,7 +102,7 @@ class NearOptimal(_Rule):
     name = "near-optimal"
     source = "JOINT (10), solved by dynamic programming over bands"
 
-    def decide(self, seen: Seen, costs: OffloadingCosts) -> Offloading:
+    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Solve it."""
         return near_optimal(costs)
 
@@ -118,7 +118,7 @@ class Exhaustive(_Rule):
         """Joint training and inference of few users."""
         return super().applies_to(config) and config.n_devices <= 4
 
-    def decide(self, seen: Seen, costs: OffloadingCosts) -> Offloading:
+    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Try all."""
         return exhaustive(costs)
 
@@ -129,7 +129,7 @@ class LocalOnly(_Rule):
     name = "lco"
     source = "JOINT §IV, LCO"
 
-    def decide(self, seen: Seen, costs: OffloadingCosts) -> Offloading:
+    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Offload nothing."""
         return local_only(costs)
 
@@ -140,7 +140,7 @@ class EdgeOnly(_Rule):
     name = "eco"
     source = "JOINT §IV, ECO"
 
-    def decide(self, seen: Seen, costs: OffloadingCosts) -> Offloading:
+    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Offload everything."""
         return edge_only(costs)
 
@@ -156,7 +156,7 @@ class GroupBandwidth(_Rule):
         """Joint training and inference with bands to be chosen."""
         return super().applies_to(config) and config.actions == "direct"
 
-    def decide(self, seen: Seen, costs: OffloadingCosts) -> Offloading:
+    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Solve it under the halves."""
         return given_bands(costs)
 
@@ -190,7 +190,7 @@ class ChannelThreshold(_Rule):
         "offloaded": (0.4, 0.6, 0.8, 1.0),
     }
 
-    def decide(self, seen: Seen, costs: OffloadingCosts) -> Offloading:
+    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Compare gains with the threshold."""
         usual_db = next(c.centre for c in self.tables["devices"] if c.name == "gain_db")
         good = seen.device("gain_db") > usual_db + self.parameters.threshold_db
@@ -219,7 +219,7 @@ class ConstantSplit(_Rule):
     Parameters = SplitParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"offloaded": (0.2, 0.4, 0.6, 0.8)}
 
-    def decide(self, seen: Seen, costs: OffloadingCosts) -> Offloading:
+    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Offload it."""
         return optimal_resources(costs, self.parameters.offloaded)
 
@@ -235,7 +235,7 @@ class RandomSplit(_Rule, DrawingBaseline):
         """Bands at random let updates take minutes: they cost thirty times what any rule does."""
         return True
 
-    def decide(self, seen: Seen, costs: OffloadingCosts) -> Offloading:
+    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Draw them."""
         shape = costs.task_bits.shape
         draws = np.stack([rng.integers(SPLIT_LEVELS, size=shape[-1]) for rng in self._generators])

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline, NoParameters
-from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.core.observation import Observation
 from edge_gym.envs.task_allocation.dynamics import (
     SHARE_EXPONENT,
     TaskAllocationConfig,
@@ -90,12 +90,12 @@ class _Rule(Baseline):
         )
 
     @abstractmethod
-    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+    def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
         """Return samples and updates, ``(..., K)`` each; ``total`` has the shape ``(...)``."""
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Return the actions that mean these tasks."""
-        seen = Seen(self.tables, observations)
+        seen = Observation(self.tables, observations)
         costs, total = observed_costs(seen, self.config), observed_total(seen)
         tasks = self.tasks(seen, costs, total)
         samples = _complete(tasks, costs.max_samples, total)
@@ -104,12 +104,12 @@ class _Rule(Baseline):
         return direct_columns(Tasks(samples, np.minimum(fewer, tasks.updates)), self.config)
 
 
-def observed_costs(seen: Seen, config: TaskAllocationConfig) -> TaskCosts:
+def observed_costs(seen: Observation, config: TaskAllocationConfig) -> TaskCosts:
     """Return what tasks cost, ``(..., K)``."""
     return task_costs(config, **{name: seen.device(name) for name in _COSTS})
 
 
-def observed_limits(seen: Seen, config: TaskAllocationConfig) -> ResourceLimits:
+def observed_limits(seen: Observation, config: TaskAllocationConfig) -> ResourceLimits:
     """Return what learners may use, ``(..., K)``; a little less, for actions are rounded."""
     limits = resource_limits(config, **{name: seen.device(name) for name in _LIMITS})
     return replace(
@@ -117,7 +117,7 @@ def observed_limits(seen: Seen, config: TaskAllocationConfig) -> ResourceLimits:
     )
 
 
-def observed_total(seen: Seen) -> IntArray:
+def observed_total(seen: Observation) -> IntArray:
     """Return the samples d of a cycle, ``(...)``."""
     return np.asarray(np.rint(seen.system("samples")[..., 0]), np.int64)
 
@@ -170,7 +170,7 @@ class HeterogeneityAware(_Rule):
     Parameters: ClassVar[type[Any]] = MethodParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": _CAPS}
 
-    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+    def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
         """Allocate exactly, or as the document does."""
         parameters, config = self.parameters, self.config
         solve = exact_allocation if parameters.method == "exact" else suggest_and_improve
@@ -212,7 +212,7 @@ class HeterogeneityUnaware(_Rule):
 
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": (None, 1, 2, 3, 4, 5)}
 
-    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+    def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
         """Share samples out evenly."""
         return equal_allocation(costs, total, self.parameters.cap)
 
@@ -251,7 +251,7 @@ class HeterogeneityUnawareSynchronous(_Rule):
             "(Mohammad et al. 2020, §5: equal allocation fails to converge on several occasions)"
         )
 
-    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+    def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
         """Share samples out evenly."""
         return equal_allocation(costs, total, 0)
 
@@ -271,7 +271,7 @@ class RandomShares(_Rule, DrawingBaseline):
         """Actions at random give many learners fewer samples than d_l, or too many to train on."""
         return True
 
-    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+    def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
         """Draw shares of what d_l leaves from the flat Dirichlet distribution."""
         shape = costs.base_s.shape
         least = np.minimum(self.config.least_samples, total // shape[-1])[..., None]
@@ -286,7 +286,7 @@ class RandomShares(_Rule, DrawingBaseline):
         """Return the actions that mean these tasks."""
         if self.config.actions == "direct":
             return super().act(observations, masks)
-        seen, config = Seen(self.tables, observations), self.config
+        seen, config = Observation(self.tables, observations), self.config
         costs, limits = observed_costs(seen, config), observed_limits(seen, config)
         total = observed_total(seen)
         tasks = self.tasks(seen, costs, total)
@@ -335,7 +335,7 @@ class StrongestLearners(_Rule):
     Parameters = UpdatesParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"updates": (1, 2, 3, 4)}
 
-    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+    def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
         """Fill one after the other; the last one gets what is left, d_l at least."""
         rooms = np.floor(costs.capacity(float(self.parameters.updates)) + 1e-9)
         # Who cannot hold d_l takes no part.
@@ -381,7 +381,7 @@ class ReliableLinks(_Rule):
         """Task allocation among learners that drop out."""
         return super().applies_to(config) and config.drop_out > 0
 
-    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+    def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
         """Allocate among the reliable ones, or all where there is none."""
         reliable = seen.device("drop_out") <= self.parameters.max_drop_out
         reliable |= ~reliable.any(axis=-1, keepdims=True)
@@ -409,7 +409,7 @@ class CodedRedundancy(_Rule):
             and config.actions == "direct"
         )
 
-    def tasks(self, seen: Seen, costs: TaskCosts, total: IntArray) -> Tasks:
+    def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
         """Allocate to groups, each as capable as the least of its learners."""
         config = self.config
         shape, r = costs.base_s.shape, self.config.redundancy
@@ -449,7 +449,7 @@ class _JointRule(Baseline):
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Return the actions that mean these tasks and resources."""
-        seen = Seen(self.tables, observations)
+        seen = Observation(self.tables, observations)
         config = self.config
         costs, limits = observed_costs(seen, config), observed_limits(seen, config)
         total = observed_total(seen)

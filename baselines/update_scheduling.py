@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
-from edge_gym.core.observation import ObservationTable
+from edge_gym.core.observation import Observation
 from edge_gym.envs.update_scheduling.dynamics import (
     MEMORY_ROUNDS,
     SHARE_EXPONENT,
@@ -43,32 +43,7 @@ _PARTICIPANTS = (4, 6)
 _LEAST = 1e-12
 
 
-class Seen:
-    """What is observed, by name.
-
-    Args:
-        tables: The observation's tables.
-        observations: The observation's parts, with any leading axes.
-    """
-
-    def __init__(
-        self, tables: Mapping[str, ObservationTable], observations: Mapping[str, NDArray[Any]]
-    ) -> None:
-        self._tables, self._observations = tables, observations
-
-    def device(self, name: str) -> Float64Array:
-        """Return a column of the devices, ``(..., K)``."""
-        return np.asarray(
-            self._tables["devices"].read(self._observations["devices"], name), np.float64
-        )
-
-    def system(self, name: str) -> Float64Array:
-        """Return a column of the system so that it broadcasts against devices, ``(..., 1)``."""
-        values = self._tables["system"].read(self._observations["system"], name)
-        return np.asarray(values, np.float64)[..., None]
-
-
-class _NextRound(Seen):
+class _NextRound(Observation):
     """What is expected to be observed in the next round, before devices have computed in it.
 
     Args:
@@ -76,7 +51,7 @@ class _NextRound(Seen):
         scheduled: Who is scheduled now, ``(..., K)``.
     """
 
-    def __init__(self, seen: Seen, scheduled: BoolArray) -> None:
+    def __init__(self, seen: Observation, scheduled: BoolArray) -> None:
         self._now = seen
         efficiency = seen.device("efficiency")
         mean = np.maximum(seen.device("mean_efficiency"), _LEAST)
@@ -137,20 +112,20 @@ class _Rule(Baseline):
         )
 
     @abstractmethod
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Return the index of each device, ``(..., K)``."""
 
     @abstractmethod
-    def chosen(self, seen: Seen, index: Float64Array) -> BoolArray:
+    def chosen(self, seen: Observation, index: Float64Array) -> BoolArray:
         """Return who shall be scheduled, ``(..., K)``."""
 
-    def participants(self, seen: Seen, scheduled: BoolArray) -> BoolArray:
+    def participants(self, seen: Observation, scheduled: BoolArray) -> BoolArray:
         """Return who shall take part in the next round, ``(..., K)``: by default all."""
         return np.ones_like(scheduled)
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Schedule the chosen ones, or the first of them."""
-        seen = Seen(self.tables, observations)
+        seen = Observation(self.tables, observations)
         participates = seen.device("participates") > 0
         index = np.where(participates, self.index(seen), -np.inf)
         chosen = self.chosen(seen, index) & participates
@@ -174,7 +149,7 @@ class _Rule(Baseline):
         """Whether those who take part have computed when it is decided, and waited for all."""
         return self.config.knowledge == "reported"
 
-    def _band(self, seen: Seen, scheduled: BoolArray) -> NDArray[np.float32]:
+    def _band(self, seen: Observation, scheduled: BoolArray) -> NDArray[np.float32]:
         """Return the logits with which all finish at the same time, as far as they reach."""
         upload_s = seen.device("upload_s")
         ready_s = np.zeros_like(upload_s) if self._has_computed else seen.device("compute_s")
@@ -208,14 +183,14 @@ class _TopRule(_Rule):
             grid |= {"participants": (None, *few)} if few else {}
         return grid
 
-    def chosen(self, seen: Seen, index: Float64Array) -> BoolArray:
+    def chosen(self, seen: Observation, index: Float64Array) -> BoolArray:
         """Choose the M first, the lower ones where the index ties."""
         first = np.argsort(-index, axis=-1, kind="stable")[..., : self.parameters.devices]
         chosen = np.zeros(index.shape, np.bool_)
         np.put_along_axis(chosen, first, True, axis=-1)
         return chosen
 
-    def participants(self, seen: Seen, scheduled: BoolArray) -> BoolArray:
+    def participants(self, seen: Observation, scheduled: BoolArray) -> BoolArray:
         """Let those of the largest index take part in the next round."""
         number = self.parameters.participants
         if number is None or not self.config.agent_chooses_participants:
@@ -242,11 +217,11 @@ class Everyone(_AnyNumberRule):
     name = "everyone"
     source = "RRM §5.1, without scheduling"
 
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Return zeros."""
         return np.zeros(seen.device("indicator").shape)
 
-    def chosen(self, seen: Seen, index: Float64Array) -> BoolArray:
+    def chosen(self, seen: Observation, index: Float64Array) -> BoolArray:
         """Choose all."""
         return np.ones(index.shape, np.bool_)
 
@@ -257,7 +232,7 @@ class RandomDevices(_TopRule, DrawingBaseline):
     name = "random-devices"
     source = "textbook"
 
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Draw a number for each device."""
         shape = seen.device("indicator").shape
         draws = np.stack([rng.random(shape[-1]) for rng in self._generators])
@@ -270,7 +245,7 @@ class RoundRobin(_TopRule):
     name = "round-robin"
     source = "textbook"
 
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Return minus the rounds in which a device was scheduled."""
         return -seen.device("uploads")
 
@@ -281,7 +256,7 @@ class ProportionalFair(_TopRule):
     name = "proportional-fair"
     source = "Viswanath, Tse and Laroia 2002"
 
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Return R_k/T_k; a device that was never served comes first."""
         return seen.device("efficiency") / np.maximum(seen.device("throughput"), 1e-3)
 
@@ -292,7 +267,7 @@ class BestChannel(_TopRule):
     name = "channel-aware"
     source = "RRM §5, the rate-maximising benchmark"
 
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Return log₂(1 + γ)."""
         return seen.device("efficiency")
 
@@ -305,7 +280,7 @@ class GradientNorm(_TopRule):
     modes = ("importance",)
     updates: ClassVar[tuple[str, ...]] = ("gradient",)
 
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Return the norm."""
         return seen.device("indicator")
 
@@ -353,7 +328,7 @@ class NormTimesRate(_TopRule):
         "exponent": (0.5, 1.0, 2.0),
     }
 
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Return the product."""
         rate = np.maximum(seen.device("efficiency"), _LEAST)
         return np.asarray(seen.device("indicator") * rate**self.parameters.exponent)
@@ -400,18 +375,18 @@ class StragglerExclusion(_Rule):
         "max_upload": (0.75, 1.0, 1.5, 2.0),
     }
 
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Return minus the seconds that a device still takes."""
         return -_remaining_s(seen, self.config)
 
-    def chosen(self, seen: Seen, index: Float64Array) -> BoolArray:
+    def chosen(self, seen: Observation, index: Float64Array) -> BoolArray:
         """Choose those below the thresholds on what is still to come."""
         chosen = _within(seen.device("upload_s"), self.parameters.max_upload)
         if not self._has_computed:
             chosen &= _within(seen.device("compute_s"), self.parameters.max_compute)
         return chosen
 
-    def participants(self, seen: Seen, scheduled: BoolArray) -> BoolArray:
+    def participants(self, seen: Observation, scheduled: BoolArray) -> BoolArray:
         """Leave out those that compute too slowly; the fastest one is left."""
         seconds = seen.device("nominal_s")
         fast = _within(seconds, self.parameters.max_compute)
@@ -423,7 +398,7 @@ def _within(seconds: Float64Array, limit: float) -> BoolArray:
     return np.asarray(seconds <= limit * np.median(seconds, axis=-1, keepdims=True))
 
 
-def _remaining_s(seen: Seen, config: UpdateSchedulingConfig) -> Float64Array:
+def _remaining_s(seen: Observation, config: UpdateSchedulingConfig) -> Float64Array:
     """Return the seconds that a device alone in the band takes from the decision on."""
     upload_s = seen.device("upload_s")
     computed = config.knowledge == "reported" and not isinstance(seen, _NextRound)
@@ -452,16 +427,16 @@ class Lazy(_AnyNumberRule):
     Parameters = LazyParameters
     grid = {"period": (1, 2, 3, 4, 5, 7, 10)}  # noqa: RUF012
 
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Return minus the rounds until it is the device's turn."""
         k = np.arange(self.config.n_devices)
         return np.asarray(-((k - seen.system("rounds")) % self.parameters.period))
 
-    def chosen(self, seen: Seen, index: Float64Array) -> BoolArray:
+    def chosen(self, seen: Observation, index: Float64Array) -> BoolArray:
         """Choose those whose turn it is."""
         return np.asarray(index == 0)
 
-    def participants(self, seen: Seen, scheduled: BoolArray) -> BoolArray:
+    def participants(self, seen: Observation, scheduled: BoolArray) -> BoolArray:
         """Those whose turn it will be; where there are fewer devices than rounds, all may wait."""
         k = np.arange(self.config.n_devices)
         turn = (k - seen.system("rounds") - 1) % self.parameters.period == 0
@@ -500,7 +475,7 @@ class ReliableLinks(_TopRule):
         """Update scheduling where updates may be lost."""
         return super().applies_to(config) and (config.packet_error > 0 or config.drop_out > 0)
 
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Return minus the rounds in which a device was scheduled; lossy ones come last."""
         uploads = seen.device("uploads")
         losses = uploads * (1 - seen.device("arrivals"))
@@ -523,11 +498,11 @@ class CodedRedundancy(_TopRule):
         """Update scheduling of several devices a round, which share samples."""
         return super().applies_to(config) and config.actions == "scores" and config.redundancy > 1
 
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Return minus the rounds in which a device's group was scheduled."""
         return -self._of_groups(seen.device("uploads"))
 
-    def chosen(self, seen: Seen, index: Float64Array) -> BoolArray:
+    def chosen(self, seen: Observation, index: Float64Array) -> BoolArray:
         """Choose groups as long as their devices are no more than M, at least one."""
         r = self.config.redundancy
         groups = max(1, self.parameters.devices // r)
@@ -549,7 +524,7 @@ class _PerCost(_TopRule):
         "exponent": (0.25, 0.5, 1.0),
     }
 
-    def cost(self, seen: Seen) -> Float64Array:
+    def cost(self, seen: Observation) -> Float64Array:
         """Return cost^exponent: what a device still costs, s or J as the budget has it."""
         if self.config.mode == "importance":
             cost = _remaining_s(seen, self.config)
@@ -568,7 +543,7 @@ class ImportancePerCost(_PerCost):
     name = "importance-per-cost"
     source = OURS
 
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Return the ratio."""
         return np.asarray(seen.device("indicator") / self.cost(seen))
 
@@ -579,7 +554,7 @@ class StalenessPerCost(_PerCost):
     name = "staleness-per-cost"
     source = OURS
 
-    def index(self, seen: Seen) -> Float64Array:
+    def index(self, seen: Observation) -> Float64Array:
         """Return the ratio."""
         return np.asarray((1 + seen.device("staleness")) / self.cost(seen))
 

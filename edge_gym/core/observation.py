@@ -1,4 +1,4 @@
-"""Observation tables: one place where each column's name, unit and bounds are stated."""
+"""Observation tables, where each column's name, unit and bounds are stated, and reading by name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+
+from edge_gym.typing import Float64Array
 
 
 @dataclass(frozen=True)
@@ -102,3 +104,33 @@ class ObservationTable:
             for i, c in enumerate(self.columns)
         ]
         return f"\n{indent}".join(rows)
+
+
+class Observation:
+    """An observation by name: a view of its columns, with which rules and decoders read it.
+
+    Args:
+        tables: The observation's tables by part.
+        observations: The observation's parts, with any leading axes.
+    """
+
+    def __init__(
+        self, tables: Mapping[str, ObservationTable], observations: Mapping[str, NDArray[Any]]
+    ) -> None:
+        self._tables, self._observations = tables, observations
+
+    def read(self, part: str, name: str) -> Float64Array:
+        """Return a column of a part, of the part's shape without its last axis.
+
+        Raises:
+            KeyError: If there is no such part or column.
+        """
+        return np.asarray(self._tables[part].read(self._observations[part], name), np.float64)
+
+    def device(self, name: str) -> Float64Array:
+        """Return a column of the devices, ``(..., K)``."""
+        return self.read("devices", name)
+
+    def system(self, name: str) -> Float64Array:
+        """Return a column of the system so that it broadcasts against devices, ``(..., 1)``."""
+        return self.read("system", name)[..., None]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.core.observation import Observation
 from edge_gym.envs.offloading.dynamics import OffloadingConfig, offloading_costs
 from edge_gym.evaluation.rollouts import make_lanes, plain_config
 from edge_gym.evaluation.statistics import mean_intervals
@@ -193,7 +193,7 @@ def draw_channels(overrides: Mapping[str, Any], seeds: Sequence[int]) -> Draws:
     given = {**_LEARNING, **overrides, "iterations": 1}
     env = make_lanes(_ENV_ID, len(seeds), given)
     observations, _ = env.reset(seed=list(seeds))
-    seen = Seen(env.tables, observations)
+    seen = Observation(env.tables, observations)
     columns = {name: seen.device(name) for name in _COLUMNS}
     return Draws(env.config, columns, float(seen.system("model_mbit")[0, 0]))
 

@@ -24,7 +24,7 @@ from edge_gym.baselines import make_baseline
 from edge_gym.baselines.batch_slot import observed_costs as observed_round_costs
 from edge_gym.baselines.offloading import observed_costs as observed_offloading_costs
 from edge_gym.baselines.task_allocation import observed_costs, observed_total
-from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.core.observation import Observation
 from edge_gym.envs.batch_slot.dynamics import allocation_of
 from edge_gym.envs.offloading.dynamics import combination_of, offloading_of
 from edge_gym.solvers.batch_slot import optimal_slots
@@ -97,7 +97,7 @@ def test_learners_are_filled_in_order(scale: float) -> None:
     observations, _ = env.reset(seed=5)
     scores = scale * np.random.default_rng(0).uniform(-1, 1, (3, 6, 2))
     actions = make_decoder(FILL, env).decode(observations, scores)
-    seen = Seen(env.unwrapped.tables, observations)
+    seen = Observation(env.unwrapped.tables, observations)
     costs, totals = observed_costs(seen, env.unwrapped.config), observed_total(seen)
     problem = env.unwrapped.problem
     samples, updates, _ = problem._decide(np.arange(3), actions)
@@ -200,7 +200,7 @@ def test_resources_are_optimal_for_what_is_offloaded() -> None:
         np.testing.assert_allclose(found[..., 3], near[..., 3], atol=1e-6)
         scores = np.random.default_rng(step).uniform(-1, 1, (8, 3, 1))
         moved = decoder.decode(observations, scores)
-        costs = observed_offloading_costs(Seen(env.tables, observations), env.config)
+        costs = observed_offloading_costs(Observation(env.tables, observations), env.config)
         tasks = costs.task_bits > 0
         begin, end = (offloading_of(action, env.config, tasks) for action in (near, moved))
         # Actions go from -1 to 1, with an edge on both sides that is all or nothing.
@@ -219,7 +219,7 @@ def test_slots_are_optimal_for_the_batches() -> None:
     decoder = make_decoder(BATCHES, env)
     rule = make_baseline("growing-batch-slot", env, first=0.5, last=2.0)
     for step in range(2):
-        seen = Seen(env.tables, observations)
+        seen = Observation(env.tables, observations)
         costs = observed_round_costs(seen, env.config)
         begin = allocation_of(rule.act(observations), costs.max_batch)
         shape = (*begin.batch.shape, 1)

@@ -13,7 +13,7 @@ from scipy.stats import kstest
 
 from edge_gym.baselines.base import Baseline, RandomPolicy
 from edge_gym.baselines.task_allocation import RULES
-from edge_gym.baselines.update_scheduling import Seen
+from edge_gym.core.observation import Observation
 from edge_gym.envs.task_allocation.dynamics import (
     TaskAllocationConfig,
     TaskAllocationVectorEnv,
@@ -325,7 +325,7 @@ def test_the_last_one_filled_gets_the_fewest_samples_of_a_learner_at_least() -> 
         seen = draw(env, own_samples=np.array([own]), samples=samples, **cheap)
         rule = make("strongest-learners", env)
         costs = costs_of(env, seen)
-        tasks: Tasks = rule.tasks(Seen(env.tables, seen), costs, samples)  # type: ignore[attr-defined]
+        tasks: Tasks = rule.tasks(Observation(env.tables, seen), costs, samples)  # type: ignore[attr-defined]
         return tasks.samples[0].tolist()
 
     assert filled([30, 20, 20], 55, 5) == [30, 20, 5]
