@@ -36,6 +36,7 @@ from edge_gym.data import (
     load_features,
 )
 from edge_gym.learning import LEARNERS, make_learner
+from edge_gym.learning.base import check_learner_classes
 from edge_gym.runtime.checks import (
     check_choice,
     check_classes,
@@ -43,7 +44,6 @@ from edge_gym.runtime.checks import (
     check_integer,
     check_number,
 )
-from edge_gym.runtime.messages import shown
 from edge_gym.typing import BoolArray, IntArray
 
 SNR_DB_BOUNDS = (-30.0, 60.0)
@@ -62,7 +62,8 @@ class CentralizedConfig(Config):
         dataset: Name of the data set.
         classes: The classes to tell apart; None takes all.
         image_size: Side of the images in pixels; None keeps the original.
-        learner: ``"svm"`` (two classes), ``"svm-ovo"``, ``"mlp"`` or ``"cnn"``.
+        learner: ``"svm"`` (two classes), ``"svm-ovo"``, ``"mlp"``, ``"cnn"``, or one that was
+            registered, see ``edge_gym.learning.register_learner``.
         mean_snr_db: Mean receive SNR γ̄ of one transmission, dB: E‖x‖², the energy of a whole
             sample, over the noise of *one* of its d dimensions. Per symbol, one feature each, it is
             10·log₁₀ d less (``wireless.symbol_snr_db``): 15 dB are -7.9 dB at 14×14.
@@ -112,11 +113,7 @@ class CentralizedConfig(Config):
         if self.image_size is not None:
             check_integer("image_size", self.image_size, 1)
         check_choice("learner", self.learner, LEARNERS)
-        if self.learner == "svm" and (self.classes is None or len(self.classes) != 2):
-            raise ValueError(
-                f"learner 'svm' tells two classes apart, got classes = {shown(self.classes)}; "
-                "use 'svm-ovo' for more"
-            )
+        check_learner_classes(self.learner, None if self.classes is None else len(self.classes))
         check_number("mean_snr_db", self.mean_snr_db, *SNR_DB_BOUNDS)
         check_integer("initial_samples", self.initial_samples, 2)
         check_integer("retrain_every", self.retrain_every, 1, MAX_STEPS)

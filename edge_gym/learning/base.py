@@ -1,13 +1,24 @@
-"""What every learner offers an environment: one classifier per lane, trained for real."""
+"""What every learner offers an environment: one classifier per lane, trained for real.
+
+A learner of your own is a subclass of ``Learner``, registered by ``register_learner``; then every
+problem of centralized learning takes it by name, ``gym.make(id, learner=name)``.
+``edge_gym.testing.check_learner`` tests whether it does what is written here.
+"""
 
 from __future__ import annotations
 
+import inspect
+import math
+import typing
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edge_gym.registry import Registry
+from edge_gym.runtime.messages import shown
 
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.integer[Any]]
@@ -67,33 +78,80 @@ class Learner(ABC):
     alone, never on how many lanes there are. ``lanes`` is always an array of distinct lane
     indices of shape ``(m,)``; every other argument has the same leading axis.
 
+    Samples are vectors of d float32 numbers: features that are centred and scaled so that
+    E‖x‖² = 1 over the training set, with noise of the channel on top where they were received.
+    Labels are integers, 0 .. C - 1.
+
+    What problems ask of a learner before one is made are attributes of its class:
+
     Attributes:
-        n_lanes: Number of lanes.
+        uncertainty: What ``Assessment.uncertainty`` holds: ``"distance"`` to the decision
+            boundary, small where the classifier is unsure, or ``"entropy"`` of the predicted
+            classes in nats, large there.
+        loss: Loss of one sample as a function of its margin, see ``loss_of``: ``"hinge_loss"``,
+            max(0, 1 - margin), or ``"cross_entropy"``, ln(1 + exp(-margin)).
+        max_classes: Most classes that it can tell apart; None for any number.
+        needs_images: Whether samples must be images rather than vectors of features.
+        has_weight_norm: Whether ``weight_norm`` is there.
+        n_lanes: Number of lanes; of an instance, as all below.
         n_features: Features of a sample, d.
         n_classes: Number of classes, C; labels are 0 .. C - 1.
-        uncertainty: ``"distance"`` or ``"entropy"``, what ``Assessment.uncertainty`` holds.
     """
+
+    uncertainty: ClassVar[Literal["distance", "entropy"]] = "entropy"
+    loss: ClassVar[Literal["hinge_loss", "cross_entropy"]] = "cross_entropy"
+    max_classes: ClassVar[int | None] = None
+    needs_images: ClassVar[bool] = False
+    has_weight_norm: ClassVar[bool] = False
 
     n_lanes: int
     n_features: int
     n_classes: int
-    uncertainty: str
 
     @abstractmethod
     def reset(self, lanes: IntArray, generators: Sequence[np.random.Generator]) -> None:
-        """Forget everything in ``lanes``; ``generators[i]`` belongs to ``lanes[i]``."""
+        """Forget samples and parameters of ``lanes`` and draw new initial parameters.
+
+        Args:
+            lanes: Lane indices, ``(m,)``.
+            generators: ``generators[i]`` belongs to ``lanes[i]``; all of a lane's randomness comes
+                from it.
+        """
 
     @abstractmethod
     def append(self, lanes: IntArray, samples: FloatArray, labels: IntArray) -> None:
-        """Add one sample to the training set of each lane: ``(m, d)`` and ``(m,)``."""
+        """Add one sample to the training set of each lane; nothing is learned yet.
+
+        Args:
+            lanes: Lane indices, ``(m,)``.
+            samples: As they were received, ``(m, d)``.
+            labels: Their true labels, ``(m,)``.
+        """
 
     @abstractmethod
     def fit(self, lanes: IntArray, generators: Sequence[np.random.Generator]) -> None:
-        """Train ``lanes`` on all they have acquired, starting from what they know."""
+        """Train ``lanes`` on all they have acquired, starting from what they know.
+
+        It is called after every ``retrain_every`` samples, and at the end of an episode. A lane
+        without samples, or with samples of one class only, must be handled too.
+
+        Args:
+            lanes: Lane indices, ``(m,)``.
+            generators: As for ``reset``.
+        """
 
     @abstractmethod
     def assess(self, lanes: IntArray, samples: FloatArray, labels: IntArray) -> Assessment:
-        """Judge ``samples`` of shape ``(m, q, d)`` with ``labels`` of shape ``(m, q)``."""
+        """Judge samples by the classifiers of their lanes.
+
+        Args:
+            lanes: Lane indices, ``(m,)``.
+            samples: ``(m, q, d)``, q samples for each lane.
+            labels: Their true labels, ``(m, q)``.
+
+        Returns:
+            Uncertainty, margin and predicted class, ``(m, q)`` each.
+        """
 
     def assess_rows(
         self, lanes: IntArray, features: FloatArray, labels: IntArray, rows: IntArray
@@ -105,6 +163,9 @@ class Learner(ABC):
             features: The data set, ``(n, d)``.
             labels: Its labels, ``(n,)``.
             rows: Which samples are judged in each lane, ``(m, q)``.
+
+        Returns:
+            As ``assess``.
         """
         return self.assess(lanes, features[rows], labels[rows])
 
@@ -119,12 +180,135 @@ class Learner(ABC):
             features: The data set, ``(n, d)``, shared by all lanes.
             labels: Its labels, ``(n,)``.
             rows: Which samples each lane is scored on, ``(m, v)``.
+
+        Returns:
+            Accuracy and loss ``(m,)`` and recall ``(m, C)``; ``score_of`` makes them of counts.
         """
 
     @abstractmethod
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
-        """Return what ``lanes`` have acquired and learned, as arrays that share no memory."""
+        """Return what ``lanes`` have acquired and learned, as arrays that share no memory.
+
+        Each array's first axis is that of ``lanes``, or of parts that lanes have equally many of.
+        """
 
     @abstractmethod
     def set_state(self, lanes: IntArray, state: dict[str, Any]) -> None:
         """Restore in ``lanes`` what ``get_state`` returned for as many lanes."""
+
+    @classmethod
+    def loss_of(cls, margin: FloatArray) -> FloatArray:
+        """Return the loss of samples with these margins, of any shape; its name is ``loss``."""
+        if cls.loss == "hinge_loss":
+            return np.maximum(0, 1 - margin)
+        return np.logaddexp(0, -margin)
+
+    def weight_norm(self) -> NDArray[np.float64]:
+        """Return ‖w‖ of each lane's classifier, ``(n_lanes,)``, by which distances are margins.
+
+        Raises:
+            NotImplementedError: If ``has_weight_norm`` is False.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no norm of weights")
+
+
+LearnerFactory = Callable[..., Learner]
+"""``factory(n_lanes, image_shape, n_classes, **options)``; classes are factories, too."""
+
+LEARNERS: Registry[LearnerFactory] = Registry("learner")
+"""Learners by name."""
+
+
+def register_learner(name: str, learner: LearnerFactory | str) -> None:
+    """Register a learner under a name, by which every problem of centralized learning takes it.
+
+    Args:
+        name: What the field ``learner`` of a configuration is set to.
+        learner: A subclass of ``Learner``, a function whose return annotation is one, or where
+            either is, ``"module:attribute"``. Called as
+            ``learner(n_lanes, image_shape, n_classes, **options)``, where ``image_shape`` is
+            ``(channels, height, width)``, ``(1, 1, d)`` for features, and the options are those of
+            the configuration's ``C``, ``tolerance``, ``hidden_size``, ``learning_rate``,
+            ``batch_size`` and ``train_steps`` that its signature names; all, if it has ``**``.
+
+    Raises:
+        ValueError: If the name is taken or malformed.
+    """
+    LEARNERS.register(name, learner)
+
+
+def learner_type(name: str) -> type[Learner]:
+    """Return the class of the learner of this name, whose attributes problems and rules read.
+
+    Raises:
+        ValueError: If there is no such learner.
+        TypeError: If it is neither a ``Learner`` nor a function that says which it returns.
+    """
+    factory = LEARNERS.find(name)
+    found: Any = factory
+    if not isinstance(factory, type):
+        found = typing.get_type_hints(factory).get("return")
+    if not isinstance(found, type) or not issubclass(found, Learner):
+        raise TypeError(
+            f"learner {name!r} must be a subclass of edge_gym.learning.Learner, or a function "
+            f"whose return annotation is one, got {shown(factory)}"
+        )
+    return found
+
+
+def check_learner_classes(name: str, n_classes: int | None) -> None:
+    """Raise a ValueError if the learner of this name cannot tell so many classes apart.
+
+    Args:
+        name: The learner's name.
+        n_classes: Number of classes; None if it is not known yet, which raises as any number does
+            that is too large.
+    """
+    most = learner_type(name).max_classes
+    if most is not None and (n_classes is None or n_classes > most):
+        others = [other for other in LEARNERS if other.startswith(name) and other != name]
+        advice = f"; use {' or '.join(map(repr, others))} for more" if others else ""
+        raise ValueError(
+            f"learner {name!r} tells {'two' if most == 2 else most} classes apart, got "
+            f"{'all of the data set' if n_classes is None else n_classes}: choose "
+            f"fewer classes{advice}"
+        )
+
+
+def make_learner(
+    name: str, n_lanes: int, image_shape: tuple[int, int, int], n_classes: int, **options: Any
+) -> Learner:
+    """Make the learner of this name.
+
+    Args:
+        name: One of ``LEARNERS``.
+        n_lanes: Number of lanes.
+        image_shape: ``(channels, height, width)`` of a sample; ``(1, 1, d)`` for features.
+        n_classes: Number of classes, C.
+        **options: Settings of training; those that the learner does not take are left out.
+
+    Raises:
+        ValueError: If the name is unknown or an argument is out of range.
+        TypeError: If what is registered makes no ``Learner``.
+    """
+    kind, factory = learner_type(name), LEARNERS.find(name)
+    check_learner_classes(name, n_classes)
+    if kind.needs_images and min(image_shape[1:]) == 1:
+        raise ValueError(
+            f"learner {name!r} needs images, but samples of this data set are vectors of "
+            f"{math.prod(image_shape)} features"
+        )
+    parameters = inspect.signature(factory).parameters.values()
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        taken = {parameter.name for parameter in parameters}
+        options = {key: value for key, value in options.items() if key in taken}
+    learner = factory(n_lanes, image_shape, n_classes, **options)
+    if not isinstance(learner, Learner):
+        raise TypeError(f"learner {name!r} made {shown(learner)}, which is no Learner")
+    return learner
+
+
+register_learner("svm", "edge_gym.learning.svm.learner:make_svm")
+register_learner("svm-ovo", "edge_gym.learning.svm.learner:make_one_versus_one")
+register_learner("mlp", "edge_gym.learning.networks.learners:MlpLearner")
+register_learner("cnn", "edge_gym.learning.networks.learners:CnnLearner")

@@ -430,3 +430,55 @@ class NetworkLearner(Learner):
                 step = self.learning_rate / (1 - _BETA1**t)
                 theta.addcdiv_(moment1, scale, value=-step)
         self.parameters[index] = flat
+
+
+class MlpLearner(NetworkLearner):
+    """A ``NetworkLearner`` of the multilayer perceptron with one hidden layer."""
+
+    def __init__(
+        self,
+        n_lanes: int,
+        image_shape: tuple[int, int, int],
+        n_classes: int,
+        *,
+        hidden_size: int = 64,
+        learning_rate: float = 0.003,
+        batch_size: int = 32,
+        train_steps: int = 10,
+    ) -> None:
+        super().__init__(
+            n_lanes,
+            image_shape,
+            n_classes,
+            "mlp",
+            hidden_size=hidden_size,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            train_steps=train_steps,
+        )
+
+
+class CnnLearner(NetworkLearner):
+    """A ``NetworkLearner`` of the convolutional network."""
+
+    needs_images = True
+
+    def __init__(
+        self,
+        n_lanes: int,
+        image_shape: tuple[int, int, int],
+        n_classes: int,
+        *,
+        learning_rate: float = 0.003,
+        batch_size: int = 32,
+        train_steps: int = 10,
+    ) -> None:
+        super().__init__(
+            n_lanes,
+            image_shape,
+            n_classes,
+            "cnn",
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            train_steps=train_steps,
+        )

@@ -634,6 +634,8 @@ class SVMLearner(Learner):
     """
 
     uncertainty = "distance"
+    loss = "hinge_loss"
+    has_weight_norm = True
 
     def __init__(
         self,
@@ -750,3 +752,33 @@ class SVMLearner(Learner):
     def _problems(self, lanes: IntArray) -> IntArray:
         length = self.coding.shape[1]
         return np.asarray(lanes[:, None] * length + np.arange(length)).reshape(-1)
+
+
+class BinarySVMLearner(SVMLearner):
+    """The support vector machine of two classes, one machine per lane."""
+
+    max_classes = 2
+
+
+def make_svm(
+    n_lanes: int,
+    image_shape: tuple[int, int, int],
+    n_classes: int,
+    *,
+    C: float = 1.0,
+    tolerance: float = 1e-3,
+) -> BinarySVMLearner:
+    """Make the support vector machine of two classes, see ``SVMLearner``."""
+    return BinarySVMLearner(n_lanes, math.prod(image_shape), n_classes, C=C, tolerance=tolerance)
+
+
+def make_one_versus_one(
+    n_lanes: int,
+    image_shape: tuple[int, int, int],
+    n_classes: int,
+    *,
+    C: float = 1.0,
+    tolerance: float = 1e-3,
+) -> SVMLearner:
+    """Make support vector machines for any number of classes, see ``SVMLearner``."""
+    return SVMLearner(n_lanes, math.prod(image_shape), n_classes, C=C, tolerance=tolerance)
