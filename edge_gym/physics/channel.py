@@ -157,6 +157,10 @@ class Channel(ABC):
         gains, weights = _quadrature(self)
         return np.asarray(np.log2(1 + snr[..., None] * gains) @ weights)
 
+    def ergodic_rate(self, bandwidth_hz: float, mean_snr: ArrayLike) -> Float64Array:
+        """Return the mean rate over fading, bit/s: ``spectral_efficiency`` times the band."""
+        return bandwidth_hz * self.spectral_efficiency(mean_snr)
+
     @staticmethod
     def _cut(gain: Float64Array) -> Float64Array:
         return np.minimum(gain, LARGEST_GAIN)
@@ -198,9 +202,13 @@ class Rayleigh(Channel):
 
     def spectral_efficiency(self, mean_snr: ArrayLike) -> Float64Array:
         """Return the mean over fading, in closed form where there is no shadowing."""
+        return self.ergodic_rate(1.0, mean_snr)
+
+    def ergodic_rate(self, bandwidth_hz: float, mean_snr: ArrayLike) -> Float64Array:
+        """Return the mean over fading, in closed form where there is no shadowing."""
         if self.shadowing_db:
-            return super().spectral_efficiency(mean_snr)
-        return wireless.ergodic_rate(1.0, mean_snr)
+            return bandwidth_hz * super().spectral_efficiency(mean_snr)
+        return wireless.ergodic_rate(bandwidth_hz, mean_snr)
 
 
 @dataclass(frozen=True, kw_only=True)
