@@ -1,4 +1,4 @@
-"""What a baseline is: a rule on what an agent sees, the observation by name and the config."""
+"""What a baseline is: a rule that acts on what an agent sees, and on the configuration."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from edge_gym.core.actions import ActionCodec
 from edge_gym.core.env import EdgeEnv
 from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.runtime.isolation import in_isolation
@@ -18,6 +19,10 @@ from edge_gym.runtime.messages import shown
 from edge_gym.runtime.plain import plain_scalar
 
 OURS = "edge_gym"
+"""``Baseline.source`` of the rules of this project."""
+
+PUBLISHED, PROJECT, YOURS, REFERENCE = "published", "project", "yours", "reference"
+"""Kinds of rules: from a paper or textbook; of this project; brought by its users; ``random``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +44,14 @@ class Baseline(ABC):
     Attributes:
         name: Kebab-case name for the command line; of the rules of one name, at most one applies
             to an environment.
-        source: Document and equation, or ``edge_gym`` where the rule is ours.
-        Parameters: Dataclass of the parameters, with the documents' symbols.
+        source: Authors, year and equation, or ``edge_gym`` for a rule of this project.
+        Parameters: Dataclass of the parameters, with the papers' symbols.
         grid: Values that tuning tries, by parameter.
+        needs: Columns that it reads, by part of the observation, ``""`` for a flat one.
+        needs_fields: Fields of the configuration that it reads.
+        needs_space: Class or classes of action spaces that it acts in; None for any.
+        needs_actions_per: What actions may be of, see ``Problem.actions_per``; None for anything.
+        needs_codec: Class of the problem's ``codec``, which says what actions mean; None for any.
 
     Raises:
         ValueError: If the rule does not apply to this environment or a value is out of range.
@@ -52,6 +62,13 @@ class Baseline(ABC):
     source: ClassVar[str]
     Parameters: ClassVar[type[Any]] = NoParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    needs: ClassVar[Mapping[str, Sequence[str]]] = {}
+    needs_fields: ClassVar[Sequence[str]] = ()
+    needs_space: ClassVar[type[spaces.Space[Any]] | tuple[type[spaces.Space[Any]], ...] | None] = (
+        None
+    )
+    needs_actions_per: ClassVar[str | Sequence[str] | None] = None
+    needs_codec: ClassVar[type[ActionCodec[Any]] | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -62,8 +79,8 @@ class Baseline(ABC):
     @in_isolation
     def __init__(self, env: Any, **parameters: Any) -> None:
         lanes: EdgeEnv | EdgeVectorEnv = env.unwrapped
-        if not self.applies_to(lanes.config):
-            raise ValueError(f"policy {self.name!r} does not apply to this environment")
+        if (reason := self.misses(lanes)) is not None:
+            raise ValueError(f"policy {self.name!r} does not apply to this environment: {reason}")
         known = [field.name for field in fields(self.Parameters)]
         for parameter in parameters:
             if parameter not in known:
@@ -82,9 +99,44 @@ class Baseline(ABC):
         )
 
     @classmethod
-    @abstractmethod
+    def applies(cls, env: Any) -> bool:
+        """Return whether the rule can act in an environment, scalar or vector, wrapped or not."""
+        return cls.misses(env) is None
+
+    @classmethod
+    def misses(cls, env: Any) -> str | None:
+        """Return what an environment lacks for this rule, in a few words; None if nothing.
+
+        What the class's ``needs`` and ``needs_...`` state is looked for, then ``applies_to`` asked.
+        """
+        lanes = env.unwrapped
+        if cls.needs_space is not None:
+            space = getattr(lanes, "single_action_space", lanes.action_space)
+            if not isinstance(space, cls.needs_space):
+                return f"it does not act in {space}"
+        if cls.needs_actions_per is not None:
+            known = (
+                [cls.needs_actions_per]
+                if isinstance(cls.needs_actions_per, str)
+                else cls.needs_actions_per
+            )
+            if lanes.actions_per not in known:
+                return f"its actions are per {' or '.join(known)}, not {lanes.actions_per}"
+        if cls.needs_codec is not None and not isinstance(lanes.problem.codec, cls.needs_codec):
+            return f"its actions are those of {cls.needs_codec.__name__}"
+        for part, columns in cls.needs.items():
+            for column in columns:
+                if part not in lanes.tables or column not in lanes.tables[part]:
+                    return f"there is no column {column!r}" + (f" of {part}" if part else "")
+        for name in cls.needs_fields:
+            if not hasattr(lanes.config, name):
+                return f"its configuration has no field {name!r}"
+        return None if cls.applies_to(lanes.config) else "not under this configuration"
+
+    @classmethod
     def applies_to(cls, config: Any) -> bool:
-        """Return whether the rule makes sense under this configuration."""
+        """Return whether the rule makes sense under a configuration; it does unless told better."""
+        return True
 
     @classmethod
     def is_zero(cls, config: Any) -> bool:
@@ -109,10 +161,12 @@ class Baseline(ABC):
         """Return the values that tuning tries under a configuration, all of ``grid``."""
         return cls.grid
 
-    @property
-    def documented(self) -> bool:
-        """Whether the rule is a document's, not ours."""
-        return self.source != OURS
+    @classmethod
+    def kind(cls) -> str:
+        """Return ``"published"``, ``"project"`` or, of a rule of another package, ``"yours"``."""
+        if cls.__module__.partition(".")[0] != "edge_gym":
+            return YOURS
+        return PROJECT if cls.source == OURS else PUBLISHED
 
     def begin(self, lanes: NDArray[np.int64], seeds: Sequence[int]) -> None:  # noqa: B027
         """Forget the past of ``lanes``, where episodes with these seeds begin."""
@@ -142,9 +196,9 @@ class RandomPolicy(DrawingBaseline):
     source = OURS
 
     @classmethod
-    def applies_to(cls, config: Any) -> bool:
-        """Everything can be done at random."""
-        return True
+    def kind(cls) -> str:
+        """It is what others are measured by."""
+        return REFERENCE
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Draw one action per lane."""

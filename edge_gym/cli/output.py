@@ -142,9 +142,13 @@ def print_results(results: Results) -> None:
         rows.append(row)
     title = f"{results.environment}, {len(results.seeds)} episodes from seed {results.seeds[0]}"
     print_table(title, columns, rows)
-    origins = {"document": "the documents' best rule", "ours": "our best rule"}
+    origins = {
+        "published": "the best published rule",
+        "project": "the best rule of this project",
+        "yours": "your best rule",
+    }
     for name, result in results.policies.items():
-        if result.kind not in ("learned", "custom"):
+        if result.kind not in ("learned", "yours"):
             continue
         for kind, gap in result.differences.items():
             print(

@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from edge_gym.core.actions import ActionCodec
 from edge_gym.core.observation import ObservationTable
 from edge_gym.core.scene import BarPanel, Scene
 from edge_gym.core.state import declared_arrays
@@ -93,6 +94,7 @@ class Problem(ABC):
         action_fill: Value of the last action columns of a device where a policy gives fewer, as
             those do that are older than these columns; None if all columns must be given.
         signs_suffice: Whether actions of several columns ask only which values are above 0.
+        codec: What actions mean, for rules and decoders that ask; None where nobody does.
     """
 
     config_type: ClassVar[type[Any]]
@@ -107,6 +109,7 @@ class Problem(ABC):
     actions_per: str | None = None
     action_fill: float | None = None
     signs_suffice: bool = False
+    codec: ActionCodec[Any] | None = None
 
     def __init__(self, config: Any, n_lanes: int) -> None:
         self.config = config

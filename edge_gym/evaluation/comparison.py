@@ -84,7 +84,7 @@ class PolicyResult:
             missing, or if their paired difference is not above zero with 95 % confidence, for then
             the scale has no meaning.
         difference: To the best analytical policy; None if there is none.
-        differences: To the best rule of each kind, ``"document"`` and ``"ours"``, by kind.
+        differences: To the best rule of each kind, ``"published"`` and ``"project"``, by kind.
         metrics: The last step's info, by name.
         kind: See ``policies.Contender``.
         source: Where the policy comes from.
@@ -290,7 +290,7 @@ def compare(
     finished: dict[str, Episodes] = {}
 
     def results(interrupted: bool) -> Results:
-        return _summarise(row.id, env.config, seeds, given, finished, notes, interrupted)
+        return _summarise(row.id, env, seeds, given, finished, notes, interrupted)
 
     try:
         for contender in contenders:
@@ -350,7 +350,7 @@ def _warn(text: str) -> None:
 
 def _summarise(
     env_id: str,
-    config: Any,
+    env: Any,
     seeds: list[int],
     contenders: Mapping[str, Contender],
     finished: Mapping[str, Episodes],
@@ -366,7 +366,7 @@ def _summarise(
     best = _best(champions.values(), finished) if champions else None
     rivals = sorted({*champions.values()})
     notes += [f"{name}: {one.note}" for name in finished if (one := contenders[name]).note]
-    scale = _scale(finished, best, zero_baseline(config), notes)
+    scale = _scale(finished, best, zero_baseline(env), notes)
     policies: dict[str, PolicyResult] = {}
     for name, episodes in finished.items():
         gaps = [episodes.returns - finished[rival].returns for rival in rivals]
@@ -397,7 +397,7 @@ def _summarise(
         )
     return Results(
         environment=env_id,
-        config=plain_config(config),
+        config=plain_config(env.config),
         versions=package_versions(),
         seeds=seeds,
         policies=policies,

@@ -12,9 +12,8 @@ from typing import Any
 from edge_gym.core.registration import find_environment, list_environments
 from edge_gym.data.partitions import SCHEMES
 from edge_gym.evaluation.comparison import package_versions
-from edge_gym.evaluation.policies import shipped_specs
+from edge_gym.evaluation.policies import RULE_KINDS, shipped_specs
 from edge_gym.evaluation.ranking import (
-    ANALYTICAL,
     Standing,
     first_that,
     gap_cell,
@@ -157,7 +156,7 @@ class Generalisation:
         settings = self.settings[name]
         figure, grid = new_figure(7.5, 1.6 + 0.34 * len(settings))
         axes = grid[0, 0]
-        axes.axvline(0, color=KINDS["ours"][0], linewidth=1)
+        axes.axvline(0, color=KINDS["project"][0], linewidth=1)
         learned = [row.policy for row in self.standings[name][OWN.name] if row.kind == "learned"]
         for offset, policy in enumerate(sorted(learned, reverse=True)):
             shape = "os^"[offset % 3]
@@ -245,8 +244,8 @@ def generalise(
     """Run policies in settings that they were neither trained nor tuned for.
 
     Every policy runs in the environment's own setting. In the others do the policy without skill
-    whose score is 0, the shipped agents, and the best rule of the documents and of ours there, with
-    the parameters that they have there.
+    whose score is 0, the shipped agents, and the best published rule and the best of this project
+    there, with the parameters that they have there.
 
     Args:
         environments: Ids; None takes those with shipped agents.
@@ -336,7 +335,7 @@ def _as_there(name: str, rows: Sequence[Standing]) -> dict[str, str]:
 
     There, rules have the parameters that they have in their own.
     """
-    best = [first_that(rows, lambda row, kind=kind: row.kind == kind) for kind in ANALYTICAL]  # type: ignore[misc]
+    best = [first_that(rows, lambda row, kind=kind: row.kind == kind) for kind in RULE_KINDS]  # type: ignore[misc]
     rules = {_with_parameters(name, row.policy): row.policy for row in best if row is not None}
     learned = sorted((row.policy for row in rows if row.kind == "learned"), reverse=True)
     zero = zero_of(name)
@@ -364,7 +363,7 @@ def _shared(standings: Mapping[str, Sequence[Standing]]) -> list[str]:
 def _relative(rows: Sequence[Standing], policy: str) -> tuple[float, float, float] | None:
     """Return low end, mean and high end of a policy's gain on the best rule in units of its own."""
     row = next(row for row in rows if row.policy == policy)
-    best = first_that(rows, lambda row: row.kind in ANALYTICAL)
+    best = first_that(rows, lambda row: row.kind in RULE_KINDS)
     zero = next(row for row in rows if row.policy == zero_of(row.environment))
     if best is None or row.score is None or row.difference is None or row.difference_ci95 is None:
         return None

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from edge_gym.core.registration import find_environment, list_environments
 from edge_gym.evaluation.comparison import Interval, package_versions
-from edge_gym.evaluation.policies import AGENTS, one_for_each_seed, shipped_specs
+from edge_gym.evaluation.policies import AGENTS, RULE_KINDS, one_for_each_seed, shipped_specs
 from edge_gym.evaluation.ranking import (
-    ANALYTICAL,
     Standing,
     first_that,
     gap_cell,
@@ -56,8 +55,8 @@ class Overall:
     """How a group of policies does over all environments in which there is one of them.
 
     Attributes:
-        group: ``ppo``, ``dqn``, ``learned`` (the better of these), ``document`` or ``ours`` (the
-            best rule of a kind).
+        group: ``ppo``, ``dqn``, ``learned`` (the better of these), ``published`` or ``project``
+            (the best rule of a kind).
         environments: In how many.
         score: Mean normalised score. That of an episode is 1 plus the paired difference to the best
             analytical policy over that policy's mean gain on the one without skill.
@@ -119,7 +118,7 @@ class Leaderboard:
     def to_markdown(self) -> str:
         """Return the table for a README: a row for each environment, and one for each group."""
         lines = [
-            "| environment | best rule of the documents | best rule of ours "
+            "| environment | best published rule | best rule of this project "
             "| `ppo` (training seeds) | `dqn` | best learned minus best rule | above in |",
             "|---|---|---|---|---|---|---|",
         ]
@@ -128,8 +127,8 @@ class Leaderboard:
             rows = standings[name]
             learned = first_that(rows, lambda row: row.kind == "learned")
             cells = [
-                _cell(first_that(rows, lambda row: row.kind == "document")),
-                _cell(first_that(rows, lambda row: row.kind == "ours")),
+                _cell(first_that(rows, lambda row: row.kind == "published")),
+                _cell(first_that(rows, lambda row: row.kind == "project")),
                 _cell(first_that(rows, lambda row: row.policy == "ppo")),
                 _cell(first_that(rows, lambda row: row.policy == "dqn")),
                 gap_cell(learned),
@@ -173,8 +172,8 @@ _GROUPS = {
     "learned": "better of `ppo` and `dqn`",
     "ppo": "`ppo`",
     "dqn": "`dqn`",
-    "document": "best rule of the documents",
-    "ours": "best rule of ours",
+    "published": "best published rule",
+    "project": "best rule of this project",
 }
 
 
@@ -197,7 +196,7 @@ def leaderboard(
     favours it a little: what is said to beat it, does.
 
     Args:
-        environments: Ids; None takes all but the documents' own large settings.
+        environments: Ids; None takes all but the papers' own large settings.
         out: Folder for ``leaderboard.csv``, ``.json``, ``.md`` and ``.html``, the episodes and
             their films; what is there already is not run again.
         episodes: Episodes of every policy and training seed, at least 2.
@@ -317,7 +316,7 @@ def _groups(rows: Sequence[Standing]) -> dict[str, Standing]:
     found = {
         "learned": first_that(rows, lambda row: row.kind == "learned"),
         **{row.policy: row for row in reversed(rows) if row.policy in AGENTS},
-        **{row.kind: row for row in reversed(rows) if row.kind in ANALYTICAL},
+        **{row.kind: row for row in reversed(rows) if row.kind in RULE_KINDS},
     }
     return {group: row for group, row in found.items() if row is not None}
 

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from edge_gym.baselines import BASELINES, applicable_baselines, make_baseline
+from edge_gym.baselines.base import PROJECT, PUBLISHED, YOURS
+from edge_gym.baselines.catalogue import TUNED
 from edge_gym.core.registration import find_environment
 from edge_gym.evaluation.rollouts import ActingFunction, Policy, TaskProgress, as_policy, make_lanes
 from edge_gym.evaluation.tuning import (
@@ -23,7 +25,9 @@ from edge_gym.runtime.messages import shown
 from edge_gym.runtime.yaml import load_yaml
 
 AGENTS = ("ppo", "dqn")
-TUNED = "tuned-"
+RULE_KINDS = (PUBLISHED, PROJECT)
+"""Kinds of rules among which the best analytical policy is looked for."""
+
 _LONGEST_NAME = 100
 
 
@@ -34,8 +38,8 @@ class Contender:
     Attributes:
         name: As it was asked for.
         policy: What acts.
-        kind: ``"document"``, ``"ours"`` (a rule of this project), ``"reference"`` (random),
-            ``"learned"`` or ``"custom"``.
+        kind: ``"published"``, ``"project"`` (a rule of this project), ``"yours"`` (brought by a
+            user), ``"reference"`` (random) or ``"learned"``.
         source: Where it comes from.
         parameters: The parameters of a rule.
         note: What must be known of its results; see ``Baseline.note``.
@@ -51,7 +55,7 @@ class Contender:
     @property
     def analytical(self) -> bool:
         """Whether it counts when the best analytical policy is looked for."""
-        return self.kind in ("document", "ours")
+        return self.kind in RULE_KINDS
 
 
 def parse_parameters(text: str, spec: str) -> dict[str, Any]:
@@ -119,13 +123,10 @@ def resolve(
         else:
             parameters = parse_parameters(text, spec) if colon else {}
         baseline = make_baseline(name, env, **parameters)
-        kind = "document" if baseline.documented else "ours"
-        if name == "random":
-            kind = "reference"
         return Contender(
             spec,
             baseline,
-            kind,
+            baseline.kind(),
             baseline.source,
             asdict(baseline.parameters),
             baseline.note(baseline.config),
@@ -188,7 +189,7 @@ def _is_file(spec: str) -> bool:
 
 def custom(name: str, policy: Policy | ActingFunction) -> Contender:
     """Let a user's own policy take part."""
-    return Contender(name, as_policy(policy), "custom", "given", {})
+    return Contender(name, as_policy(policy), YOURS, "given", {})
 
 
 def default_specs(env_id: str, env: Any) -> list[str]:

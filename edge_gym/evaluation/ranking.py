@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.evaluation.comparison import Interval
+from edge_gym.evaluation.policies import RULE_KINDS
 from edge_gym.evaluation.rollouts import Episodes
 from edge_gym.evaluation.statistics import (
     improvement_probability,
@@ -24,7 +25,6 @@ from edge_gym.evaluation.sweep import contender, zero_of
 _SAME = 1e-9
 _NOISE_PLACES = 12  # sums of returns differ by less than the next place
 """Half an interval of returns that is not wider is rounding."""
-ANALYTICAL = ("document", "ours")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def stand(
     kinds = {spec: contender(name, spec).kind for spec in policies}
     returns = {spec: np.stack([part.returns for part in parts]) for spec, parts in policies.items()}
     means = {spec: float(values.mean()) for spec, values in returns.items()}
-    rules = [spec for spec in policies if kinds[spec] in ANALYTICAL]
+    rules = [spec for spec in policies if kinds[spec] in RULE_KINDS]
     champion = max(rules, key=means.__getitem__) if rules else None
     gain = None
     zero = zero_of(name)

@@ -170,7 +170,7 @@ def contender(environment: str, policy: str, overrides: str = "{}") -> Contender
 @functools.lru_cache(maxsize=128)
 def zero_of(environment: str) -> str:
     """Return the policy whose mean return counts as 0 in an environment's scores."""
-    return zero_baseline(_lanes(environment, 1, "{}").config)
+    return zero_baseline(_lanes(environment, 1, "{}"))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -73,8 +73,7 @@ class Tuning:
 
 def tunable_baselines(env: Any) -> list[str]:
     """Return the names of the baselines that apply to an environment and can be tuned."""
-    config = env.unwrapped.config
-    return [name for name in applicable_baselines(env) if _grid(name, config)]
+    return [name for name in applicable_baselines(env) if _grid(name, env)]
 
 
 def grid_points(policy: str, env: Any) -> list[dict[str, Any]]:
@@ -83,7 +82,7 @@ def grid_points(policy: str, env: Any) -> list[dict[str, Any]]:
     Raises:
         ValueError: If the name is unknown, the rule does not apply, or it has nothing to tune.
     """
-    grid = _grid(policy, env.unwrapped.config)
+    grid = _grid(policy, env)
     if not grid:
         tunable = ", ".join(tunable_baselines(env)) or "none"
         raise ValueError(f"policy {policy!r} has nothing to tune here; what has: {tunable}")
@@ -281,8 +280,8 @@ def _with_tunings(
     return content
 
 
-def _grid(policy: str, config: Any) -> Mapping[str, Sequence[Any]]:
-    return find_baseline(policy, config).grid_for(config)
+def _grid(policy: str, env: Any) -> Mapping[str, Sequence[Any]]:
+    return find_baseline(policy, env).grid_for(env.unwrapped.config)
 
 
 def _name(env_id: str) -> str:

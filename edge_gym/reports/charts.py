@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 INK, MUTED, GRID = "#1B2733", "#66717D", "#E3E7EB"
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 KINDS = {
-    "document": ("#0072B2", "a document's rule"),
-    "ours": ("#009E73", "a rule of ours"),
+    "published": ("#0072B2", "published rule"),
+    "project": ("#009E73", "rule of this project"),
     "learned": ("#D55E00", "learned"),
-    "custom": ("#CC79A7", "given"),
+    "yours": ("#CC79A7", "yours"),
     "reference": ("#66717D", "random"),
 }
 

@@ -129,7 +129,7 @@ def describe(env_id: str, overrides: Mapping[str, Any] | None = None) -> Descrip
     kind = type(env.config)
     values, defaults, meanings = plain_config(env.config), plain_config(kind()), _meanings(kind)
     sections = _sections(row)
-    rules = [_rule(find_baseline(name, env.config)) for name in applicable_baselines(env)]
+    rules = [_rule(find_baseline(name, env)) for name in applicable_baselines(env)]
     space = env.single_observation_space
     parts = {part: space if part == "" else space[part] for part in env.tables}  # type: ignore[index]
     return Description(
@@ -159,7 +159,7 @@ def describe(env_id: str, overrides: Mapping[str, Any] | None = None) -> Descrip
         notes={
             name: note
             for name in applicable_baselines(env)
-            if (note := find_baseline(name, env.config).note(env.config))
+            if (note := find_baseline(name, env).note(env.config))
         },
     )
 

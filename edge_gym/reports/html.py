@@ -110,7 +110,9 @@ def write_page(
             for name, rows in board.by_environment().items()
         ],
         overview=overview(board),
-        kinds={kind: KINDS[kind] for kind in ("document", "ours", "learned", "reference")},
+        kinds={
+            kind: KINDS[kind] for kind in ("published", "project", "yours", "learned", "reference")
+        },
         width=WIDTH,
     )
     write_text(path, page)

@@ -37,6 +37,7 @@ from edge_gym.evaluation.rollouts import (
 )
 from edge_gym.evaluation.seeds import TUNING
 from edge_gym.learning.svm.learner import coding_matrix
+from edge_gym.registry import load
 
 SMALL = {"budget": 24, "image_size": 7, "validation_size": 60, "test_size": 40}
 ID = "Retransmission-v0"
@@ -149,7 +150,7 @@ def test_the_grid_of_the_entropy_rule_spans_both_regimes() -> None:
         seen.append(float(env.tables[""].read(observation, "entropy")))
         observation, _, over, *_ = env.step(0)
     entropy = np.array(seen)
-    grid = find_baseline("importance-aware-entropy", env.config).grid_for(env.config)
+    grid = find_baseline("importance-aware-entropy", env).grid_for(env.config)
     for max_snr_db in grid["max_snr_db"]:
         capped = [
             (theta_0 * entropy > 10 ** (max_snr_db / 10)).mean() for theta_0 in grid["snr_per_nat"]
@@ -202,18 +203,19 @@ def test_rules_know_where_they_apply(fields: dict[str, Any], names: list[str]) -
     for name in set(BASELINES) - set(names):
         with pytest.raises(ValueError, match=f"'{name}' does not apply.*here are random, no-retr"):
             make_baseline(name, env)
-        for rule in BASELINES[name]:
+        for rule in BASELINES.find(name).rules():
             with pytest.raises(ValueError, match="does not apply"):
                 rule(env)
 
 
 def test_a_name_means_one_rule_in_every_environment() -> None:
-    several = [name for name, rules in BASELINES.items() if len(rules) > 1]
+    several = [name for name in BASELINES if len(BASELINES.find(name).rules()) > 1]
     assert {"channel-aware", "importance-aware"} <= set(several)
     scheduling = itertools.product(
         ("sample", "device", "scores"), ("svm", "svm-ovo", "mlp"), ("device", "server"), (1, 2)
     )
-    configs = [own_config(row.name) for row in list_environments()]
+    rules = {rule for name in BASELINES for rule in BASELINES.find(name).rules()}
+    configs = [own_config(row.name) for row in list_environments() if not row.from_paper]
     configs += [RetransmissionConfig(learner=learner) for learner in ("svm", "svm-ovo", "mlp")]
     federated = itertools.product(
         ("importance", "lazy"), ("gradient", "model"), ("top", "threshold"), (0.0, 0.5), (1, 2)
@@ -244,14 +246,14 @@ def test_a_name_means_one_rule_in_every_environment() -> None:
         for actions, m in itertools.product(("direct", "grid", "combination"), (1, 4, 6))
     ]
     met: set[type[Baseline]] = set()
+    homes = {row.problem_type().config_type: row.vector for row in list_environments()}
     for config in configs:
-        for name, rules in BASELINES.items():
-            applying = [rule for rule in rules if rule.applies_to(config)]
-            assert len(applying) <= 1, (name, config)
-            met.update(applying)
-            if applying:
-                assert find_baseline(name, config) is applying[0]
-    assert met == {rule for rules in BASELINES.values() for rule in rules}
+        env = load(homes[type(config)])(1, config)
+        applying = {rule for rule in rules if rule.applies(env)}
+        assert len({rule.name for rule in applying}) == len(applying), config
+        assert {find_baseline(rule.name, env) for rule in applying} == applying
+        met.update(applying)
+    assert met == rules
 
 
 @pytest.mark.parametrize(
@@ -274,11 +276,12 @@ def test_bad_parameters_are_explained(name: str, parameters: dict[str, Any], mes
 
 def test_every_grid_is_of_valid_parameters() -> None:
     for row in list_environments():
-        env = Seen()
-        env.config = own_config(row.name)
+        if row.from_paper:
+            continue
+        env = make_lanes(row.id, 1)
         tunable = tuning.tunable_baselines(env)
         for name in applicable_baselines(env):
-            baseline = find_baseline(name, env.config)
+            baseline = find_baseline(name, env)
             grid = baseline.grid_for(env.config)
             assert (name in tunable) == bool(grid)
             points = tuning.grid_points(name, env) if grid else []
@@ -312,7 +315,7 @@ def test_tuning_finds_the_best_point(top: float, monkeypatch: pytest.MonkeyPatch
     assert found.best.parameters == {"max_snr_db": top}
     assert found.best.episodes == 40
     assert landscape.played[top] == list(TUNING[:40])
-    weak = len(find_baseline("channel-aware", RetransmissionConfig()).grid["max_snr_db"]) - 4
+    weak = len(find_baseline("channel-aware", Seen()).grid["max_snr_db"]) - 4
     assert sorted(map(len, landscape.played.values())) == [10] * weak + [40] * 4
     # Common seeds: the same episodes for every point, none of them for evaluation.
     assert all(seeds == list(TUNING[: len(seeds)]) for seeds in landscape.played.values())
@@ -392,6 +395,7 @@ def test_what_is_shipped_is_not_stale() -> None:
     for name, entry in tuning.shipped_tunings().items():
         assert name in names
         assert tuning.differences(entry["config"], config_changes(own_config(name))) == []
+        env = make_lanes(name, 1)
         for policy, record in entry["policies"].items():
-            find_baseline(policy, own_config(name)).Parameters(**record["parameters"])
+            find_baseline(policy, env).Parameters(**record["parameters"])
             assert all(seed in TUNING for seed in record["seeds"])

@@ -126,7 +126,7 @@ def test_describe_says_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
     assert rules["no-retransmission"].parameters == []
     (limit, probability) = rules["importance-aware"].parameters
     assert (limit.name, probability.name) == ("max_snr_db", "alignment_probability")
-    rule = find_baseline("importance-aware", make_lanes(ID, 1).config).Parameters()
+    rule = find_baseline("importance-aware", make_lanes(ID, 1)).Parameters()
     assert (limit.value, probability.value) == (rule.max_snr_db, rule.alignment_probability)
     assert limit.meaning
 

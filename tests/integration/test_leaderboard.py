@@ -187,15 +187,15 @@ def test_a_score_does_not_divide_by_what_random_actions_cost() -> None:
 
 def test_over_all_environments(board: Leaderboard) -> None:
     groups = {row.group: row for row in board.overall}
-    assert list(groups) == ["learned", "ppo", "dqn", "document", "ours"]
+    assert list(groups) == ["learned", "ppo", "dqn", "published", "project"]
     assert groups["learned"] == groups["ppo"].__class__(
         **{**groups["ppo"].__dict__, "group": "learned"}
     )
     assert groups["ppo"].environments == 1
     assert (groups["ppo"].above, groups["ppo"].below) == (1, 0)
     assert (groups["dqn"].above, groups["dqn"].below) == (0, 1)
-    assert groups["ours"].score == 1
-    assert groups["ours"].ci95 == (1, 1)
+    assert groups["project"].score == 1
+    assert groups["project"].ci95 == (1, 1)
     low, high = groups["ppo"].ci95
     assert 1.04 < low < groups["ppo"].score < high < 1.16
 

@@ -524,7 +524,7 @@ def test_bad_parameters_are_explained(
 def variants(env: Any) -> list[tuple[str, dict[str, Any]]]:
     """Return every rule that applies, with every choice of sample."""
     found: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in applicable_baselines(env)]
-    samples = find_baseline("channel-aware", env.config).grid.get("sample", ())
+    samples = find_baseline("channel-aware", env).grid.get("sample", ())
     return [*found, *(("channel-aware", {"sample": sample}) for sample in samples)]
 
 

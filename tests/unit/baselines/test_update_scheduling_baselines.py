@@ -581,7 +581,7 @@ def test_grids_fit_the_environment(n_devices: int, actions: str) -> None:
         env = Made(mode=mode, update=update, **{**ACTIONS[actions], **fields})
         tunable = tuning.tunable_baselines(env)
         for name in applicable_baselines(env):
-            grid = find_baseline(name, env.config).grid_for(env.config)
+            grid = find_baseline(name, env).grid_for(env.config)
             assert (name in tunable) == bool(grid)
             assert all(len(set(values)) == len(values) > 1 for values in grid.values())
             assert ("participants" in grid) <= env.config.agent_chooses_participants

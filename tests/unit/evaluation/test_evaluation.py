@@ -24,7 +24,6 @@ from edge_gym.evaluation.policies import make_policy, resolve
 from edge_gym.evaluation.rollouts import (
     even_lanes,
     make_lanes,
-    own_config,
     run_episodes,
     seed_warning,
 )
@@ -253,9 +252,9 @@ def test_results_hold_what_others_rely_on(outcome: Any) -> None:
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-def best_is_documented(name: str) -> bool:
+def kind_of(name: str) -> str:
     name = name.removeprefix("tuned-").partition(":")[0]
-    return find_baseline(name, own_config("Retransmission-v0")).documented
+    return find_baseline(name, make_lanes("Retransmission-v0", 1)).kind()
 
 
 def test_numbers_follow_from_the_episodes(outcome: Any) -> None:
@@ -275,9 +274,7 @@ def test_numbers_follow_from_the_episodes(outcome: Any) -> None:
         assert result.difference.baseline == best
         assert result.difference.mean == pytest.approx(paired.mean(), abs=1e-12)
         assert result.difference.ci95 == pytest.approx(tuple(mean_intervals(paired)), abs=1e-12)
-        assert result.differences["document" if best_is_documented(best) else "ours"] == (
-            result.difference
-        )
+        assert result.differences[kind_of(best)] == (result.difference)
         for gap in result.differences.values():
             assert gap.mean == pytest.approx((returns[name] - returns[gap.baseline]).mean())
         accuracy = [float(row["test_accuracy"]) for row in rows if row["policy"] == name]
@@ -294,7 +291,7 @@ def test_normalised_scores() -> None:
     results = compare("Retransmission-v0", accept, episodes=4, overrides=SMALL)
     assert all(result.normalised is None for result in results.policies.values())
     assert any("no analytical policy" in note for note in results.notes)
-    assert results.policies["none"].kind == "custom"
+    assert results.policies["none"].kind == "yours"
     results = compare("Retransmission-v0", with_rule, episodes=4, overrides=SMALL)
     low, _ = mean_intervals(results.episodes["sv"].returns - results.episodes["random"].returns)
     scores = {name: result.normalised for name, result in results.policies.items()}
@@ -482,8 +479,8 @@ def test_policies_by_name() -> None:
     env = make_lanes("Retransmission-v0", 2, SMALL)
     given = resolve("importance-aware:max_snr_db=16,alignment_probability=0.8", env)
     assert given.parameters == {"max_snr_db": 16, "alignment_probability": 0.8}
-    assert (given.kind, given.analytical) == ("document", True)
-    assert resolve("support-vector-aware", env).kind == "ours"
+    assert (given.kind, given.analytical) == ("published", True)
+    assert resolve("support-vector-aware", env).kind == "project"
     assert resolve("random", env).analytical is False
 
 
