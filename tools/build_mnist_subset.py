@@ -4,7 +4,7 @@
 
 IDX_DIR is torchvision's ``MNIST/raw``. 10,000 of the official training images and 2,000 of the
 official test images are drawn with a fixed seed, each class in proportion to its size. Run it with
-edge_gym importable, and put the checksum that it prints into ``edge_gym/data/datasets.py``.
+edge_gym importable, and put the checksum that it prints into ``edge_gym/data/sources.py``.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_gym.data.datasets import FILES, parse_idx, read_verified
+from edge_gym.data.files import parse_idx, read_verified
+from edge_gym.data.sources import mnist
 
 SEED = 20_250_101
 SIZES = {"train": 10_000, "t10k": 2_000}
 NAMES = {"train": "train", "t10k": "test"}
 TARGET = Path(__file__).resolve().parent.parent / "edge_gym/data/embedded/mnist_subset.npz"
 
-MD5 = {Path(file).name: md5 for file, md5 in FILES["mnist"].items()}
+MD5 = {Path(file).name: md5 for file, md5 in mnist.files.items()}
 
 
 def read(folder: Path, file: str) -> NDArray[np.uint8]:

@@ -1,15 +1,9 @@
 """Data sets, splits into pool, validation and test, and partitions over devices."""
 
-from edge_gym.data.datasets import (
-    DATASETS,
-    DataError,
-    Dataset,
-    Features,
-    SampleError,
-    data_dir,
-    load_dataset,
-    load_features,
-)
+from edge_gym.data.datasets import DATASETS, Dataset, load_dataset, register_dataset
+from edge_gym.data.errors import DataError, SampleError
+from edge_gym.data.features import Features, load_features
+from edge_gym.data.files import data_dir
 from edge_gym.data.partitions import (
     SCHEMES,
     check_partition,
@@ -40,4 +34,5 @@ __all__ = [
     "partition_dirichlet",
     "partition_iid",
     "partition_shards",
+    "register_dataset",
 ]

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_gym.data.datasets import SampleError
+from edge_gym.data.errors import SampleError
 from edge_gym.runtime.messages import shown
 
 SCHEMES = ("iid", "shards", "dirichlet")

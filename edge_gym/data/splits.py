@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_gym.data.datasets import SampleError
+from edge_gym.data.errors import SampleError
 
 
 @dataclass(frozen=True, eq=False)

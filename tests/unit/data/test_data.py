@@ -6,7 +6,9 @@ import copy
 import dataclasses
 import gzip
 import hashlib
+import importlib.metadata
 import importlib.util
+import io
 import os
 import pickle
 import struct
@@ -15,6 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 from urllib.error import URLError
 
 import numpy as np
@@ -24,7 +27,8 @@ from hypothesis import strategies as st
 from paths import ROOT
 
 from edge_gym import data
-from edge_gym.data import datasets
+from edge_gym.data import datasets, files, sources
+from edge_gym.data.features import area_averaged
 
 SUBSET = ROOT / "edge_gym/data/embedded/mnist_subset.npz"
 
@@ -35,7 +39,7 @@ SUBSET = ROOT / "edge_gym/data/embedded/mnist_subset.npz"
 def test_subset_is_small_and_its_checksum_is_right() -> None:
     content = SUBSET.read_bytes()
     assert len(content) < 3e6
-    assert hashlib.sha256(content).hexdigest() == datasets._SUBSET_SHA256
+    assert hashlib.sha256(content).hexdigest() == sources.SUBSET_SHA256
 
 
 def test_subset_has_the_promised_shape_and_class_balance() -> None:
@@ -65,7 +69,7 @@ def test_subset_holds_official_images_and_rebuilds() -> None:
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     rebuilt = tool.build(data.data_dir() / "MNIST/raw")
-    with np.load(SUBSET) as committed, np.load(datasets.io.BytesIO(rebuilt)) as again:
+    with np.load(SUBSET) as committed, np.load(io.BytesIO(rebuilt)) as again:
         for split in ("train", "test"):
             rows = committed[f"{split}_rows"]
             assert len(np.unique(rows)) == len(rows)
@@ -86,14 +90,14 @@ def test_subset_quotas_are_proportional(
 
 
 def test_damaged_or_missing_subset_says_to_install_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "_SUBSET_SHA256", "0" * 64)
+    monkeypatch.setattr(sources, "SUBSET_SHA256", "0" * 64)
     with pytest.raises(
         data.DataError, match=r"mnist_subset\.npz.*is damaged: install edge_gym again"
     ):
-        datasets._read_subset()
+        sources.mnist_subset()
     monkeypatch.setattr(Path, "is_file", lambda path: False)
     with pytest.raises(data.DataError, match=r"mnist_subset\.npz.*is missing: install edge_gym"):
-        datasets._read_subset()
+        sources.mnist_subset()
 
 
 # ------------------------------------------------------------------------------ the full data
@@ -139,6 +143,13 @@ def cifar_batch(images: np.ndarray, labels: np.ndarray) -> bytes:
     return pickle.dumps(content, protocol=3).replace(b"numpy._core.", b"numpy.core.")
 
 
+FILES = {
+    "mnist": cast(dict[str, str], sources.mnist.files),
+    "fashion-mnist": cast(dict[str, str], sources.fashion_mnist.files),
+    "cifar-10": sources.CIFAR_10,
+}
+
+
 @pytest.fixture
 def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder with tiny files in place of the official ones, and no torchvision."""
@@ -150,14 +161,12 @@ def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             labels = np.arange(size, dtype=np.uint8) % 10
             contents[f"{folder}/raw/{split}-images-idx3-ubyte"] = idx(images)
             contents[f"{folder}/raw/{split}-labels-idx1-ubyte"] = idx(labels)
-    for file in list(datasets.FILES["cifar-10"])[:-1]:
+    for file in sources.CIFAR_10:
         images = rng.integers(256, size=(20, 3, 32, 32)).astype(np.uint8)
         contents[file] = cifar_batch(images, np.arange(20) % 10)
-    meta = {"label_names": [f"thing {i}" for i in range(10)]}
-    contents["cifar-10-batches-py/batches.meta"] = pickle.dumps(meta, protocol=2)
-    for name, files in datasets.FILES.items():
-        sums = {file: hashlib.md5(contents[file]).hexdigest() for file in files}
-        monkeypatch.setitem(datasets.FILES, name, sums)
+    for sums in FILES.values():
+        for file in sums:
+            monkeypatch.setitem(sums, file, hashlib.md5(contents[file]).hexdigest())
     for file, content in contents.items():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(content)
@@ -197,7 +206,7 @@ def test_compressed_files_are_read_where_only_they_exist(miniature: Path) -> Non
 def test_damaged_files_are_named(
     name: str, damage: Callable[[bytes], bytes], miniature: Path
 ) -> None:
-    for file in datasets.FILES[name]:
+    for file in FILES[name]:
         path = miniature / file
         content = path.read_bytes()
         path.write_bytes(damage(content))
@@ -226,7 +235,7 @@ def test_pickles_run_nothing(miniature: Path, monkeypatch: pytest.MonkeyPatch) -
     (miniature / file).write_bytes(content)
     with pytest.raises(data.DataError, match="truncated or altered"):
         data.load_dataset("cifar-10")
-    monkeypatch.setitem(datasets.FILES["cifar-10"], file, hashlib.md5(content).hexdigest())
+    monkeypatch.setitem(FILES["cifar-10"], file, hashlib.md5(content).hexdigest())
     with pytest.raises(pickle.UnpicklingError, match="system has no place in a data file"):
         data.load_dataset("cifar-10")
 
@@ -234,7 +243,7 @@ def test_pickles_run_nothing(miniature: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("content", [b"", b"\x00\x00\x0d\x01", idx(np.zeros(9, np.uint8))[:-1]])
 def test_idx_parser_rejects_other_files(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"IDX|reshape"):
-        datasets.parse_idx(content)
+        files.parse_idx(content)
 
 
 def test_no_network(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,22 +252,22 @@ def test_no_network(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     fake = SimpleNamespace(MNIST=download, FashionMNIST=download, CIFAR10=download)
     monkeypatch.setitem(sys.modules, "torchvision.datasets", fake)
-    for name, files in datasets.FILES.items():
-        lost = list(files)[1]
+    for name, sums in FILES.items():
+        lost = list(sums)[1]
         (miniature / lost).unlink()
         with pytest.raises(data.DataError) as caught:
             data.load_dataset(name)
         message = str(caught.value)
-        for part in (name, str(miniature), lost, "EDGE_GYM_DATA", '"mnist-subset" works offline'):
+        for part in (str(miniature), lost, "EDGE_GYM_DATA", '"mnist-subset" works offline'):
             assert part in message
-        assert next(iter(files)) not in message
+        assert next(iter(sums)) not in message
     assert not list(miniature.glob(".download-*"))
 
 
 def test_missing_files_alone_are_downloaded(
     miniature: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = {file: (miniature / file).read_bytes() for file in datasets.FILES["mnist"]}
+    content = {file: (miniature / file).read_bytes() for file in FILES["mnist"]}
     lost, kept = list(content)[:2]
     (miniature / lost).unlink()
     stamp = (miniature / kept).stat().st_mtime_ns
@@ -294,7 +303,7 @@ def test_torchvision_that_does_not_match_torch(
 
 def test_torchvision_that_is_not_there(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        datasets.importlib.metadata,
+        importlib.metadata,
         "version",
         lambda package: (_ for _ in ()).throw(importlib.metadata.PackageNotFoundError(package)),
     )
@@ -375,14 +384,14 @@ def test_area_average_against_brute_force() -> None:
             top, left = row * factor, column * factor
             block = images[n, channel, top : top + factor, left : left + factor]
             brute[n, channel, row, column] = block.astype(float).mean() / 255
-        assert np.allclose(datasets._pixels(images, size), brute.reshape(3, -1), atol=1e-6)
+        assert np.allclose(area_averaged(images, size), brute.reshape(3, -1), atol=1e-6)
 
 
 @pytest.mark.parametrize("image_size", [28, 14])
 def test_image_inverts_features(image_size: int) -> None:
     dataset = data.load_dataset("mnist-subset")
     features = data.load_features("mnist-subset", None, image_size)
-    expected = datasets._pixels(dataset.test_images[:6], image_size)
+    expected = area_averaged(dataset.test_images[:6], image_size)
     images = features.image(features.test[:6].reshape(2, 3, -1))
     assert images.shape == (2, 3, image_size, image_size)
     assert np.allclose(images.reshape(6, -1), expected, atol=1e-5)
@@ -393,7 +402,7 @@ def test_image_inverts_features(image_size: int) -> None:
 
 def test_colour_image_has_channels_last(miniature: Path) -> None:
     images = data.load_dataset("cifar-10").test_images
-    features = datasets._load_features.__wrapped__("cifar-10", tuple(range(10)), 32)
+    features = data.load_features("cifar-10")
     assert features.image_shape == (3, 32, 32)
     pictures = features.image(features.test)
     assert np.allclose(pictures, images.transpose(0, 2, 3, 1) / 255, atol=1e-5)

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 import yaml
 
-from edge_gym.data import DataError, datasets
+from edge_gym.data import DataError
+from edge_gym.data import files as datasets
 from edge_gym.evaluation import episode_store as stored
 from edge_gym.evaluation.rollouts import Episodes
 from edge_gym.runtime import files, tensors
