@@ -84,6 +84,37 @@ def declared_arrays(problem_type: type[Any]) -> dict[str, LaneArray[Any]]:
     return found
 
 
+class LaneState:
+    """Declared arrays of something that is no problem itself, as a part of one's state.
+
+    Args:
+        n_lanes: Number of lanes.
+    """
+
+    def __init__(self, n_lanes: int) -> None:
+        self.n_lanes = n_lanes
+
+    def clear(self, lanes: NDArray[np.int64]) -> None:
+        """Set the arrays of ``lanes`` to their values at the begin of an episode."""
+        kind: type[Any] = type(self)
+        for name, declared in declared_arrays(kind).items():
+            if declared.reset is not None:
+                getattr(self, name)[lanes] = declared.reset
+
+    def get_state(self, lanes: NDArray[np.int64]) -> dict[str, Any]:
+        """Return the state of ``lanes``, sharing no memory."""
+        return {name: getattr(self, name)[lanes].copy() for name in self._saved()}
+
+    def set_state(self, lanes: NDArray[np.int64], state: Mapping[str, Any]) -> None:
+        """Restore what ``get_state`` returned for as many lanes."""
+        for name in self._saved():
+            getattr(self, name)[lanes] = state[name]
+
+    def _saved(self) -> list[str]:
+        kind: type[Any] = type(self)
+        return [name for name, array in declared_arrays(kind).items() if array.saved]
+
+
 def check_parts(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Raise a ValueError unless ``state`` has the parts and the configuration of ``own``."""
     missing = [part for part in own if not isinstance(state, Mapping) or part not in state]

@@ -14,7 +14,6 @@ Source: Wen et al. 2019 §2.2.1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -35,7 +34,8 @@ from edge_gym.data import (
     draw_split,
     load_features,
 )
-from edge_gym.learning import LEARNERS, make_learner
+from edge_gym.envs.tracking import REWARDS, GainTracker
+from edge_gym.learning import LEARNERS, Score, make_learner
 from edge_gym.learning.base import check_learner_classes
 from edge_gym.runtime.checks import (
     check_choice,
@@ -124,7 +124,7 @@ class CentralizedConfig(Config):
             check_integer("test_size", self.test_size, 1)
         check_number("C", self.C, 1e-6, 1e6)
         check_number("tolerance", self.tolerance, 1e-6, 0.1)
-        check_choice("reward", self.reward, ("accuracy", "loss"))
+        check_choice("reward", self.reward, REWARDS)
         check_integer("hidden_size", self.hidden_size, 1, 10_000)
         check_number("learning_rate", self.learning_rate, 0, 10, open_low=True)
         check_integer("batch_size", self.batch_size, 1, 100_000)
@@ -149,15 +149,8 @@ class CentralizedLearning(Problem):
         "_test",
         "_counts",
         "_unlearned",
-        "_accuracy",
-        "_loss",
-        "_recall",
-        "_initial_accuracy",
-        "_test_accuracy",
-        "_slope",
-        "_area",
-        "_history",
     )
+    state_parts = ("learner", "tracker")
     growing = frozenset({"inputs", "labels", "z", "alpha", "gradient"})
 
     def __init__(self, config: CentralizedConfig, n_lanes: int, n_steps: int) -> None:
@@ -185,25 +178,14 @@ class CentralizedLearning(Problem):
         self._test = np.zeros((n_lanes, test_size), np.int64)
         self._counts = np.zeros((n_lanes, self.n_classes), np.int64)
         self._unlearned = np.zeros(n_lanes, np.int64)
-        self._accuracy = np.zeros(n_lanes)
-        self._loss = np.zeros(n_lanes)
-        self._recall = np.zeros((n_lanes, self.n_classes))
-        self._initial_accuracy = np.zeros(n_lanes)
-        # After the last training whose model was tested.
-        self._test_accuracy = np.zeros(n_lanes)
-        self._slope = np.zeros(n_lanes)
-        self._area = np.zeros(n_lanes)
-        # Validation accuracy after each step, for pictures.
-        self._history = np.zeros((n_lanes, n_steps + 1), np.float32)
-
-    def get_state(self, lanes: IntArray) -> dict[str, Any]:
-        """Return the state of ``lanes``, learner included."""
-        return {**super().get_state(lanes), "learner": self.learner.get_state(lanes)}
-
-    def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
-        """Restore what ``get_state`` returned."""
-        super().set_state(lanes, state)
-        self.learner.set_state(lanes, state["learner"])
+        self.tracker = GainTracker(
+            n_lanes,
+            n_steps,
+            self.n_classes,
+            reward=config.reward,
+            slope_weight=1 - _SLOPE_DECAY,
+            track_test=config.track_test,
+        )
 
     def _initial_per_class(self) -> int:
         """Return how many initial samples of a class there are at most."""
@@ -264,19 +246,8 @@ class CentralizedLearning(Problem):
         for rows in initial.T:
             self._acquire(lanes, self.features.train[rows], self.features.train_labels[rows])
         self.learner.fit(lanes, generators)
-        for array in (self._unlearned, self._slope, self._area):
-            array[lanes] = 0
-        self._validate(lanes)
-        self._initial_accuracy[lanes] = self._accuracy[lanes]
-        self._history[lanes, 0] = self._accuracy[lanes]
-        info = {
-            "validation_accuracy": self._accuracy[lanes].copy(),
-            "validation_loss": self._loss[lanes].copy(),
-        }
-        if self.config.track_test:
-            self._test_learner(lanes)
-            info["test_accuracy"] = self._test_accuracy[lanes].copy()
-        return info
+        self._unlearned[lanes] = 0
+        return self.tracker.begin(lanes, self._score)
 
     def _acquire(
         self,
@@ -294,47 +265,26 @@ class CentralizedLearning(Problem):
         self, lanes: IntArray, over: BoolArray
     ) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         """Train where enough was acquired or the episode is over; return reward and infos."""
-        accuracy, loss = self._accuracy[lanes].copy(), self._loss[lanes].copy()
         learning = (self._unlearned[lanes] >= self.config.retrain_every) | over
         learners = lanes[learning]
         if len(learners):
             self.learner.fit(learners, [self.generators[lane] for lane in learners])
             self._unlearned[learners] = 0
-            self._validate(learners)
-            self._test_learner(learners if self.config.track_test else lanes[over])
-        gain, decrease = self._accuracy[lanes] - accuracy, loss - self._loss[lanes]
-        self._slope[learners] *= _SLOPE_DECAY
-        self._slope[learners] += (1 - _SLOPE_DECAY) * gain[learning]
-        self._area[lanes] += self._accuracy[lanes] / self.n_steps
-        info = {
-            "validation_accuracy": self._accuracy[lanes].copy(),
-            "accuracy_gain": gain,
-            "validation_loss": self._loss[lanes].copy(),
-            "loss_decrease": decrease,
-            "samples": self._counts[lanes].sum(axis=1).astype(np.float64),
-            "trained": learning.astype(np.float64),
-        }
-        final_info = {
-            "test_accuracy": self._test_accuracy[lanes].copy(),
-            "area_under_curve": self._area[lanes].copy(),
-            "total_gain": self._accuracy[lanes] - self._initial_accuracy[lanes],
-        }
-        if self.config.track_test:
-            info["test_accuracy"] = final_info["test_accuracy"]
-        return gain if self.config.reward == "accuracy" else decrease, info, final_info
+        reward, info = self.tracker.update(lanes, learning, over, self._score)
+        info["samples"] = self._counts[lanes].sum(axis=1).astype(np.float64)
+        info["trained"] = learning.astype(np.float64)
+        final_info = self.tracker.final_info(lanes)
+        del final_info["total_loss_decrease"]
+        return reward, info, final_info
 
-    def _validate(self, lanes: IntArray) -> None:
-        features, rows = self.features, self._validation[lanes]
-        score = self.learner.score(lanes, features.train, features.train_labels, rows)
-        self._accuracy[lanes], self._loss[lanes], self._recall[lanes] = score
-
-    def _test_learner(self, lanes: IntArray) -> None:
-        if len(lanes):
-            features = self.features
-            score = self.learner.score(
-                lanes, features.test, features.test_labels, self._test[lanes]
-            )
-            self._test_accuracy[lanes] = score.accuracy
+    def _score(self, lanes: IntArray, test: bool) -> Score:
+        """Score the classifiers on their test or validation samples."""
+        features = self.features
+        if test:
+            return self.learner.score(lanes, features.test, features.test_labels, self._test[lanes])
+        return self.learner.score(
+            lanes, features.train, features.train_labels, self._validation[lanes]
+        )
 
     def _acquired(self) -> IntArray:
         """Return how many samples each lane has acquired, ``(n_lanes,)``."""
@@ -352,15 +302,10 @@ class CentralizedLearning(Problem):
 
     def _accuracy_panel(self, lane: int, steps: int, x_label: str) -> LinePanel:
         """Show the validation accuracy over the steps so far."""
-        accuracy = 100 * np.append(self._history[lane, :steps], self._accuracy[lane])
-        return LinePanel(
-            title=f"Validation accuracy: {accuracy[-1]:.1f} %",
-            x=np.arange(steps + 1),
-            series={"accuracy": accuracy},
-            x_label=x_label,
-            y_label="accuracy, %",
-            x_limits=(0, self.n_steps),
-            y_limits=(max(0.0, 5 * float((accuracy.min() - 1) // 5)), 100.0),
-            references={"initial samples alone": float(accuracy[0])},
-            width=3.8,
+        return self.tracker.accuracy_panel(
+            lane,
+            np.arange(steps + 1),
+            x_label,
+            (0, self.n_steps),
+            initial="initial samples alone",
         )

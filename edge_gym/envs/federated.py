@@ -28,6 +28,8 @@ from edge_gym.data import (
     load_features,
     partition,
 )
+from edge_gym.envs.tracking import REWARDS, GainTracker
+from edge_gym.learning.base import Score
 from edge_gym.learning.compression import FULL_BITS, MAX_QUANTISED_BITS, Compressor
 from edge_gym.learning.federated import FederatedLearner
 from edge_gym.learning.networks.architectures import NETWORKS, make_network
@@ -49,6 +51,7 @@ SHOWN_DEVICES = 40
 """Devices that a picture shows at most."""
 
 _ALL_LABELLED = 12
+_SLOPE_WEIGHT = 0.3
 _LEAST_DISTANCE_M = 10.0
 _NOISE_DBM_HZ = -174.0
 
@@ -150,7 +153,7 @@ class FederatedConfig(Config):
         if self.test_size is not None:
             check_integer("test_size", self.test_size, 1)
         check_number("learning_rate", self.learning_rate, 1e-9, 1e3)
-        check_choice("reward", self.reward, ("accuracy", "loss"))
+        check_choice("reward", self.reward, REWARDS)
         check_number("bandwidth_hz", self.bandwidth_hz, 1, 1e12)
         check_number("cell_radius_m", self.cell_radius_m, _LEAST_DISTANCE_M, 1e5)
         check_number("transmit_power_dbm", self.transmit_power_dbm, -50, 60)
@@ -191,14 +194,8 @@ class FederatedLearning(Problem):
         "_mean_snr",
         "_cpu_hz",
         "_round",
-        "_accuracy",
-        "_loss",
-        "_initial_accuracy",
-        "_initial_loss",
-        "_test_accuracy",
-        "_loss_slope",
-        "_history",
     )
+    state_parts = ("tracker",)
     growing = frozenset({"_rows"})
 
     def __init__(self, config: FederatedConfig, n_lanes: int, max_rounds: int) -> None:
@@ -250,14 +247,27 @@ class FederatedLearning(Problem):
         self._mean_snr = np.zeros((n_lanes, k))
         self._cpu_hz = np.zeros((n_lanes, k))
         self._round = np.zeros(n_lanes, np.int64)
-        self._accuracy = np.zeros(n_lanes)
-        self._loss = np.zeros(n_lanes)
-        self._initial_accuracy = np.zeros(n_lanes)
-        self._initial_loss = np.zeros(n_lanes)
-        self._test_accuracy = np.zeros(n_lanes)
-        self._loss_slope = np.zeros(n_lanes)
-        # Validation accuracy after each round, for pictures.
-        self._history = np.zeros((n_lanes, max_rounds + 1), np.float32)
+        self.tracker = GainTracker(
+            n_lanes,
+            max_rounds,
+            len(self.features.classes),
+            reward=config.reward,
+            slope_weight=_SLOPE_WEIGHT,
+            track_test=config.track_test,
+        )
+
+    # The tracker's, under the names of before; to be replaced where they are used.
+    @property
+    def _accuracy(self) -> NDArray[np.float64]:
+        return self.tracker.accuracy
+
+    @property
+    def _loss(self) -> NDArray[np.float64]:
+        return self.tracker.loss
+
+    @property
+    def _loss_slope(self) -> NDArray[np.float64]:
+        return self.tracker.loss_slope
 
     def get_state(self, lanes: IntArray) -> dict[str, Any]:
         """Return the state of ``lanes``, learner included."""
@@ -333,49 +343,25 @@ class FederatedLearning(Problem):
 
     def _begin_learning(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw new models and return the infos."""
-        self.learner.reset(lanes, [self.generators[lane] for lane in lanes])
+        self._draw_models(lanes)
         self.compressor.reset(lanes)
         self._round[lanes] = 0
-        self._loss_slope[lanes] = 0
-        self._validate(lanes)
-        self._initial_accuracy[lanes] = self._accuracy[lanes]
-        self._initial_loss[lanes] = self._loss[lanes]
-        self._history[lanes, 0] = self._accuracy[lanes]
-        info = {
-            "validation_accuracy": self._accuracy[lanes].copy(),
-            "validation_loss": self._loss[lanes].copy(),
-        }
-        if self.config.track_test:
-            self._test_model(lanes)
-            info["test_accuracy"] = self._test_accuracy[lanes].copy()
-        return info
+        return self.tracker.begin(lanes, self._score)
+
+    def _draw_models(self, lanes: IntArray) -> None:
+        self.learner.reset(lanes, [self.generators[lane] for lane in lanes])
 
     def _end_round(
         self, lanes: IntArray, over: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         """Measure the models after a round; return reward and infos."""
-        accuracy, loss = self._accuracy[lanes].copy(), self._loss[lanes].copy()
-        self._validate(lanes)
-        gain, decrease = self._accuracy[lanes] - accuracy, loss - self._loss[lanes]
-        self._loss_slope[lanes] = 0.7 * self._loss_slope[lanes] + 0.3 * decrease
+        reward, info = self.tracker.update(lanes, np.ones_like(over), over, self._score)
         self._round[lanes] += 1
-        self._history[lanes, self._round[lanes]] = self._accuracy[lanes]
-        self._test_model(lanes if self.config.track_test else lanes[over])
-        info = {
-            "validation_accuracy": self._accuracy[lanes].copy(),
-            "accuracy_gain": gain,
-            "validation_loss": self._loss[lanes].copy(),
-            "loss_decrease": decrease,
-            "rounds": self._round[lanes].astype(np.float64),
-        }
-        final_info = {
-            "test_accuracy": self._test_accuracy[lanes].copy(),
-            "total_gain": self._accuracy[lanes] - self._initial_accuracy[lanes],
-            "total_loss_decrease": self._initial_loss[lanes] - self._loss[lanes],
-        }
-        if self.config.track_test:
-            info["test_accuracy"] = final_info["test_accuracy"]
-        return gain if self.config.reward == "accuracy" else decrease, info, final_info
+        self.tracker.record(lanes, self._round[lanes])
+        info["rounds"] = self._round[lanes].astype(np.float64)
+        final_info = self.tracker.final_info(lanes)
+        del final_info["area_under_curve"]
+        return reward, info, final_info
 
     def _broadcast_s(
         self,
@@ -415,26 +401,13 @@ class FederatedLearning(Problem):
         self, lane: int, x: NDArray[Any], label: str, x_limits: tuple[float, float]
     ) -> LinePanel:
         """Show the validation accuracy before and after each round, at the places ``x``."""
-        return LinePanel(
-            title="Validation accuracy",
-            x=x,
-            series={"accuracy": 100 * self._history[lane, : int(self._round[lane]) + 1]},
-            x_label=label,
-            y_label="accuracy, %",
-            x_limits=x_limits,
-            y_limits=(0, 100),
-            width=3.8,
-        )
+        return self.tracker.accuracy_panel(lane, x, label, x_limits)
 
-    def _validate(self, lanes: IntArray) -> None:
-        score = self.learner.score(lanes, self._validation[lanes])
-        self._accuracy[lanes] = score.accuracy
-        self._loss[lanes] = bounded(score.loss, MAX_LOSS)
-
-    def _test_model(self, lanes: IntArray) -> None:
-        if len(lanes):
-            score = self.learner.score(lanes, self._test[lanes], test=True)
-            self._test_accuracy[lanes] = score.accuracy
+    def _score(self, lanes: IntArray, test: bool) -> Score:
+        """Score the global models on their test or validation samples."""
+        rows = self._test[lanes] if test else self._validation[lanes]
+        score = self.learner.score(lanes, rows, test=test)
+        return score._replace(loss=bounded(score.loss, MAX_LOSS))
 
     def _reserve(self, size: int) -> None:
         """Make room for ``size`` samples a device."""

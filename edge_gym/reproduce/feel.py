@@ -72,20 +72,11 @@ class _Pretrained(BatchSlot):
 
     folder: Path
 
-    def _begin_learning(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
-        """Put the pretrained models in the place of those that were drawn."""
-        info = super()._begin_learning(lanes)
+    def _draw_models(self, lanes: IntArray) -> None:
+        """Put pretrained models in the place of those that are drawn."""
+        super()._draw_models(lanes)
         for lane in lanes:
             self._pretrain(int(lane))
-        self._validate(lanes)
-        self._initial_accuracy[lanes] = self._history[lanes, 0] = self._accuracy[lanes]
-        self._initial_loss[lanes] = self._loss[lanes]
-        info["validation_accuracy"] = self._accuracy[lanes].copy()
-        info["validation_loss"] = self._loss[lanes].copy()
-        if self.config.track_test:
-            self._test_model(lanes)
-            info["test_accuracy"] = self._test_accuracy[lanes].copy()
-        return info
 
     def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
         """Add the devices' mean loss on what they trained on to the info."""

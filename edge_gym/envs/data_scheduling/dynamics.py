@@ -409,7 +409,7 @@ class DataScheduling(CentralizedLearning):
         snr_db = self._upload(uploading)
         over = self._block[lanes] == self.config.blocks
         reward, info, final_info = self._learn(lanes, over)
-        self._history[lanes, self._steps()[lanes]] = self._accuracy[lanes]
+        self.tracker.record(lanes, self._steps()[lanes])
         self._judge_after_upload(uploading, info["trained"][complete] > 0)
         info["uploads"] = self._device_uploads[lanes].sum(axis=1).astype(np.float64)
         info["uploaded"] = np.where(complete, float(self.config.uploads_per_block), 0.0)
@@ -451,7 +451,7 @@ class DataScheduling(CentralizedLearning):
             samples["zero_one_loss"] = self._wrong
             share = self._label_share()[lanes, labels] * self.n_classes
             samples["label_share"] = share * present
-            samples["label_recall"] = self._recall[lanes, labels] * present
+            samples["label_recall"] = self.tracker.recall[lanes, labels] * present
         if self.config.content:
             content = self._embeddings.shown[rows] * present[..., None]
             if self.config.signed_content:
@@ -462,8 +462,8 @@ class DataScheduling(CentralizedLearning):
             "samples": self._acquired(),
             "unlearned": self._unlearned,
             "class_balance": self._class_balance(),
-            "accuracy": self._accuracy,
-            "accuracy_slope": self._slope,
+            "accuracy": self.tracker.accuracy,
+            "accuracy_slope": self.tracker.accuracy_slope,
         }
         if isinstance(self.learner, SVMLearner):
             system["weight_norm"] = self.learner.weight_norm()

@@ -274,7 +274,7 @@ class Retransmission(CentralizedLearning):
         informative = accepting[self._margin[accepting] < 1]
         self._informative[informative] += 1
         self._noise_power[informative] += 1 / np.maximum(self._snr[informative], 1e-6)
-        self._history[lanes, self._uses[lanes]] = self._accuracy[lanes]
+        self.tracker.record(lanes, self._uses[lanes])
 
         reward, info, final_info = self._learn(lanes, last)
         self._position[accepting] += 1
@@ -310,8 +310,8 @@ class Retransmission(CentralizedLearning):
                 "unlearned": self._unlearned,
                 "class_balance": self._class_balance(),
                 "label_share": self._label_share()[lanes, self._labels(lanes)] * self.n_classes,
-                "accuracy": self._accuracy,
-                "accuracy_slope": self._slope,
+                "accuracy": self.tracker.accuracy,
+                "accuracy_slope": self.tracker.accuracy_slope,
                 "effective_symbol_snr_db": wireless.symbol_snr_db(
                     snr_db, self.features.train.shape[1]
                 ),

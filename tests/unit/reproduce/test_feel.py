@@ -352,11 +352,11 @@ def pretrained(folder: Path, **fields: Any) -> Any:
 def test_schemes_begin_with_the_same_good_model(tmp_path: Path) -> None:
     usual = {"samples_per_device": 1500, "validation_size": 300, "image_size": 14}
     problem = pretrained(tmp_path, **usual, hidden_sizes=(16,))
-    assert 0.86 <= problem._accuracy[0] < 0.92
+    assert 0.86 <= problem.tracker.accuracy[0] < 0.92
     assert (
-        problem._initial_accuracy[0]
-        == problem._accuracy[0]
-        == pytest.approx(problem._history[0, 0])
+        problem.tracker.initial_accuracy[0]
+        == problem.tracker.accuracy[0]
+        == pytest.approx(problem.tracker.history[0, 0])
     )
     (path,) = tmp_path.glob("start-*.safetensors")
     weights = problem.learner.weights.clone()
