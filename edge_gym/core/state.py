@@ -96,7 +96,7 @@ class LaneState:
 
     def clear(self, lanes: NDArray[np.int64]) -> None:
         """Set the arrays of ``lanes`` to their values at the begin of an episode."""
-        kind: type[Any] = type(self)
+        kind: Any = type(self)
         for name, declared in declared_arrays(kind).items():
             if declared.reset is not None:
                 getattr(self, name)[lanes] = declared.reset
@@ -111,7 +111,7 @@ class LaneState:
             getattr(self, name)[lanes] = state[name]
 
     def _saved(self) -> list[str]:
-        kind: type[Any] = type(self)
+        kind: Any = type(self)
         return [name for name, array in declared_arrays(kind).items() if array.saved]
 
 
