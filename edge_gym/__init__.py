@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge_gym import envs as _envs  # noqa: F401  # registers our ids
 from edge_gym.core.registration import list_environments, register_environment
+from edge_gym.evaluation.policy_sources import register_policy_source
+from edge_gym.evaluation.report_hooks import REPORTS as _REPORTS
 from edge_gym.registry import load_plugins as _load_plugins
 from edge_gym.runtime import isolation as _isolation  # noqa: F401  # what it does in forked children
 
@@ -75,6 +77,14 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     return sorted([*__all__, *_MODULES])
 
+
+register_policy_source("agents", "edge_gym.agents.policy_source:AGENTS")
+for _name, _place in (
+    ("comparison", "charts:draw_comparison"),
+    ("generalisation", "charts:draw_generalisation"),
+    ("leaderboard", "leaderboard_page:write_leaderboard_page"),
+):
+    _REPORTS.register(_name, f"edge_gym.reports.{_place}")
 
 # Last, for plug-ins import this package themselves.
 _load_plugins()

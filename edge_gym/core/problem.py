@@ -147,6 +147,15 @@ class Problem(ABC):
             )
         return Scene(title=type(self).__name__, text="", panels=(tuple(panels),))
 
+    @classmethod
+    def variations(cls, config: Any) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+        """Return what else studies of generalisation change under a configuration.
+
+        Returns:
+            By axis, such as ``"deadline"``, and label, such as ``"2 s"``: fields by name.
+        """
+        return {}
+
     def action_masks(self) -> BoolArray | None:
         """Return which discrete actions are possible, ``(n_lanes, A)``; None if all always are.
 

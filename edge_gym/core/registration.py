@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = "edge_gym"
 _LONGEST_ID = 100  # comparing takes longer, the longer a name is
+_NO_FIELDS = ("config", "preset", "problem", "render_mode", "autoreset_mode", "num_envs")
 _SCALAR = "edge_gym.core.env:EdgeEnv"
 _VECTOR = "edge_gym.core.vector_env:EdgeVectorEnv"
 
@@ -37,6 +38,7 @@ class EnvironmentSpec:
         vector: Where that of the vector environment is.
         problem: Where the problem is; None if the classes name it.
         paper: Key of the paper that the problem is from, see ``edge_gym.papers``; None for none.
+        budget: Field of the configuration that says how much an episode may use; None for none.
     """
 
     id: str
@@ -46,6 +48,7 @@ class EnvironmentSpec:
     vector: str = _VECTOR
     problem: str | None = None
     paper: str | None = None
+    budget: str | None = None
 
     @property
     def name(self) -> str:
@@ -80,9 +83,12 @@ class EnvironmentSpec:
         if gym.spec(self.id).vector_entry_point is not None:
             made = gym.make_vec(self.id, num_envs=num_envs, **kwargs)
         else:
+            own = gym.spec(self.id)
+            kwargs.setdefault("max_episode_steps", own.max_episode_steps)
             made = load(self.vector)(
                 num_envs, problem=self.problem_type(), preset=self.preset, **kwargs
             )
+            made.spec = own
         found: EdgeVectorEnv = made
         return found
 
@@ -98,6 +104,7 @@ def register_environment(
     summary: str,
     preset: Mapping[str, Any] | None = None,
     paper: str | None = None,
+    budget: str | None = None,
     max_episode_steps: int | None = None,
 ) -> EnvironmentSpec:
     """Register a decision problem under an id, with Gymnasium and with all commands.
@@ -109,18 +116,29 @@ def register_environment(
         summary: What is decided, in one line.
         preset: Fields of the configuration that the id fixes.
         paper: Key of the paper that it is from, see ``edge_gym.papers.register_paper``.
+        budget: Field of the configuration that says how much an episode may use, which studies
+            of generalisation halve and double.
         max_episode_steps: Steps after which Gymnasium cuts an episode off.
 
     Raises:
         ValueError: If the id is taken or malformed, or the paper is unknown.
     """
     place = problem if isinstance(problem, str) else place_of(problem)
-    spec = EnvironmentSpec(id, summary, dict(preset or {}), problem=place, paper=paper)
+    spec = EnvironmentSpec(
+        id, summary, dict(preset or {}), problem=place, paper=paper, budget=budget
+    )
     return _register(spec, {"problem": place}, max_episode_steps)
 
 
 def register_own(
-    module: str, problem: str, name: str, summary: str, *, paper: str, **preset: Any
+    module: str,
+    problem: str,
+    name: str,
+    summary: str,
+    *,
+    paper: str,
+    budget_field: str,
+    **preset: Any,
 ) -> EnvironmentSpec:
     """Register an id of ours, whose environments have classes of their own.
 
@@ -130,6 +148,7 @@ def register_own(
         name: The id without ``edge_gym/``.
         summary: What is decided, in one line.
         paper: Key of the paper that it is from.
+        budget_field: The spec's ``budget``; configurations have fields of this name.
         **preset: Fields of the configuration that the id fixes.
     """
     place = f"edge_gym.envs.{module}"
@@ -140,6 +159,7 @@ def register_own(
         f"{place}:{problem}Env",
         f"{place}:{problem}VectorEnv",
         paper=paper,
+        budget=budget_field,
     )
     return _register(spec, {}, None)
 
@@ -226,10 +246,14 @@ def _of_gymnasium(gym_spec: EnvSpec, *, imported: bool = False) -> EnvironmentSp
         return None
     if not isinstance(problem, str):
         problem = place_of(problem)
+    given = {name: value for name, value in gym_spec.kwargs.items() if name not in _NO_FIELDS}
+    for name in ("config", "preset"):
+        if isinstance(fixed := gym_spec.kwargs.get(name), Mapping):
+            given = {**fixed, **given}
     return EnvironmentSpec(
         gym_spec.id,
-        (load(problem).__doc__ or gym_spec.id).partition("\n")[0],
-        dict(gym_spec.kwargs.get("preset", {})),
+        (load(problem).__doc__ or gym_spec.id).strip().partition("\n")[0].rstrip("."),
+        given,
         place_of(scalar),
         place_of(vector) if vector is not None else _VECTOR,
         problem,

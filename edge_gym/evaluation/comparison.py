@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines import zero_baseline
 from edge_gym.core.registration import find_environment
-from edge_gym.evaluation.policies import Contender, custom, default_specs, resolve_all
+from edge_gym.evaluation.policies import (
+    Contender,
+    best_rules,
+    default_specs,
+    own_policy,
+    resolve_all,
+)
+from edge_gym.evaluation.report_hooks import REPORTS
 from edge_gym.evaluation.rollouts import (
     ActingFunction,
     Episodes,
@@ -60,7 +67,7 @@ class Difference:
 
     Attributes:
         baseline: The best analytical policy: the one with the highest mean return of all rules,
-            tuned ones included, ``random`` not.
+            tuned ones included, ``random`` not; see ``policies.best_rules``.
         mean: Mean difference.
         ci95: Its 95 % confidence interval.
     """
@@ -194,10 +201,8 @@ class Results:
             # A picture of something else must not lie beside them.
             (folder / PICTURE).unlink(missing_ok=True)
             return paths
-        from edge_gym.reports.charts import draw_comparison
-
         with replacing(folder / PICTURE) as scratch:
-            draw_comparison(self, scratch)
+            REPORTS.find("comparison")(self, scratch)
         return [*paths, folder / PICTURE]
 
     def _csv(self) -> str:
@@ -280,7 +285,9 @@ def compare(
     env = make_lanes(row.id, even_lanes(episodes, lanes), overrides)
     named = _named(policies, row.id, env)
     specs = {name: spec for name, spec in named.items() if isinstance(spec, str)}
-    own = {name: custom(name, spec) for name, spec in named.items() if not isinstance(spec, str)}
+    own = {
+        name: own_policy(name, spec) for name, spec in named.items() if not isinstance(spec, str)
+    }
     made = {**own, **resolve_all(specs, env, lanes=lanes, progress=progress)}
     contenders = [made[name] for name in named]
     if folder is not None and (folder / RESULTS).exists():
@@ -359,9 +366,8 @@ def _summarise(
 ) -> Results:
     notes = list(notes)
     kinds: dict[str, list[str]] = {}
-    for name in finished:
-        if contenders[name].analytical:
-            kinds.setdefault(contenders[name].kind, []).append(name)
+    for one in best_rules(contenders[name] for name in finished):
+        kinds.setdefault(one.kind, []).append(one.name)
     champions = {kind: _best(names, finished) for kind, names in kinds.items()}
     best = _best(champions.values(), finished) if champions else None
     rivals = sorted({*champions.values()})

@@ -13,15 +13,17 @@ from edge_gym.core.registration import find_environment, list_environments
 from edge_gym.data.partitions import SCHEMES
 from edge_gym.evaluation.comparison import package_versions
 from edge_gym.evaluation.policies import RULE_KINDS, shipped_specs
+from edge_gym.evaluation.policy_sources import shipped_policies
 from edge_gym.evaluation.ranking import (
-    Standing,
+    RankedPolicy,
     first_that,
     gap_cell,
     joined,
     mean_text,
-    stand,
-    standings_csv,
+    rank_policies,
+    ranking_csv,
 )
+from edge_gym.evaluation.report_hooks import REPORTS
 from edge_gym.evaluation.rollouts import TaskProgress, make_lanes
 from edge_gym.evaluation.seeds import EVALUATION
 from edge_gym.evaluation.sweep import (
@@ -31,10 +33,10 @@ from edge_gym.evaluation.sweep import (
     contender,
     cut,
     episode_seeds,
+    folder_name,
     sweep,
     zero_of,
 )
-from edge_gym.reports.charts import KINDS, new_figure, save, tidy, write_title
 from edge_gym.runtime.files import prepare_folder, write_text
 
 TABLE, NUMBERS, SUMMARY = "generalisation.csv", "generalisation.json", "generalisation.md"
@@ -42,7 +44,6 @@ PARTS = "episodes"
 CHUNK = 64
 SNR_STEP_DB = 5.0
 POWER_STEP_DB = 10.0
-_BUDGETS = ("budget", "budget_s", "cycles", "iterations")
 
 
 @dataclass(frozen=True)
@@ -70,20 +71,20 @@ OWN = Setting("own", "own", {})
 
 @dataclass(frozen=True)
 class Generalisation:
-    """Standings in every setting.
+    """The ranking in every setting.
 
     Attributes:
         seeds: First seed and number of the episodes.
         versions: Of Python and the packages that the numbers depend on.
         settings: The settings of each environment.
-        standings: By environment and setting's name, best first.
+        ranking: By environment and setting's name, best first.
         missing: Environments and settings left out, and why.
     """
 
     seeds: tuple[int, int]
     versions: dict[str, str]
     settings: dict[str, list[Setting]]
-    standings: dict[str, dict[str, list[Standing]]]
+    ranking: dict[str, dict[str, list[RankedPolicy]]]
     missing: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -97,25 +98,25 @@ class Generalisation:
             (setting.axis, setting.label, row)
             for name, settings in self.settings.items()
             for setting in settings
-            for row in self.standings[name][setting.name]
+            for row in self.ranking[name][setting.name]
         ]
         axes, labels, rows = (list(column) for column in zip(*cells, strict=True))
-        return standings_csv(rows, axis=axes, value=labels)
+        return ranking_csv(rows, axis=axes, value=labels)
 
     def to_markdown(self) -> str:
         """Return a table for each environment: a row for each setting."""
         lines: list[str] = []
         for name, settings in self.settings.items():
-            policies = _shared(self.standings[name])
+            policies = _shared(self.ranking[name])
             lines += [
-                f"`{name.rpartition('/')[2]}`",
+                f"`{find_environment(name).name}`",
                 "",
                 f"| setting | {' | '.join(f'`{policy}`' for policy in policies)} "
                 "| best learned minus best rule |",
                 "|---" * (len(policies) + 2) + "|",
             ]
             for setting in settings:
-                rows = self.standings[name][setting.name]
+                rows = self.ranking[name][setting.name]
                 means = {row.policy: mean_text(row.mean) for row in rows}
                 learned = first_that(rows, lambda row: row.kind == "learned")
                 cells = [setting.name, *(means[policy] for policy in policies), gap_cell(learned)]
@@ -139,51 +140,9 @@ class Generalisation:
             write_text(folder / name, text)
         paths = [folder / name for name in texts]
         for name in self.settings:
-            paths.append(folder / f"{name.rpartition('/')[2]}.png")
-            self.draw(name, paths[-1])
+            paths.append(folder / f"{folder_name(name)}.png")
+            REPORTS.find("generalisation")(self, name, paths[-1])
         return paths
-
-    def draw(self, name: str, path: Path) -> None:
-        """Draw what agents gain on each setting's best rule, in units of its gain on the zero.
-
-        Args:
-            name: The environment's id.
-            path: The picture.
-
-        Raises:
-            ImportError: If matplotlib is missing.
-        """
-        settings = self.settings[name]
-        figure, grid = new_figure(7.5, 1.6 + 0.34 * len(settings))
-        axes = grid[0, 0]
-        axes.axvline(0, color=KINDS["project"][0], linewidth=1)
-        learned = [row.policy for row in self.standings[name][OWN.name] if row.kind == "learned"]
-        for offset, policy in enumerate(sorted(learned, reverse=True)):
-            shape = "os^"[offset % 3]
-            axes.plot([], [], shape, color=KINDS["learned"][0], label=policy)
-            for position, setting in enumerate(reversed(settings)):
-                ends = _relative(self.standings[name][setting.name], policy)
-                if ends is not None:
-                    low, mean, high = ends
-                    height = position + 0.22 * (offset - (len(learned) - 1) / 2)
-                    axes.plot([low, high], [height] * 2, color=KINDS["learned"][0], linewidth=2)
-                    axes.plot([mean], [height], shape, color=KINDS["learned"][0], markersize=5)
-        labels = [
-            setting.name
-            if not learned or _relative(self.standings[name][setting.name], learned[0])
-            else f"{setting.name} (no rule above {zero_of(name)})"
-            for setting in reversed(settings)
-        ]
-        axes.set_yticks(range(len(settings)), labels)
-        axes.set_ylim(-0.6, len(settings) - 0.4)
-        zero = zero_of(name)
-        axes.set_xlabel(f"gain on the setting's best rule, over that rule's gain on {zero}")
-        tidy(axes)
-        axes.grid(False, axis="y")
-        if learned:
-            axes.legend(frameon=False, fontsize=9)
-        write_title(figure, f"{name}: trained in its own setting")
-        save(figure, path)
 
 
 def settings_of(env_id: str) -> Iterator[Setting]:
@@ -191,43 +150,46 @@ def settings_of(env_id: str) -> Iterator[Setting]:
 
     Half and twice the devices; mean SNRs 5 dB below and above (transmit powers by 10 dB where
     positions and powers make the SNR); Fashion-MNIST; the other partitions; half and twice the
-    budget or number of cycles. Not all need be possible.
+    budget or number of cycles; each where the configuration has such fields, and then what the
+    problem's own ``variations`` say. Not all need be possible.
 
     Raises:
         ValueError: If the id is unknown.
     """
+    spec = find_environment(env_id)
     env = make_lanes(env_id, 1)
-    config, has_devices = env.config, "devices" in env.tables
+    config = env.config
+    # Update scheduling has a property ``budget`` too, which is no field.
+    known = {field.name: getattr(config, field.name) for field in fields(config)}
     yield OWN
-    if has_devices:
-        for n in (config.n_devices // 2, 2 * config.n_devices):
+    has_devices = "devices" in env.tables
+    if has_devices and isinstance(devices := known.get("n_devices"), int):
+        for n in (devices // 2, 2 * devices):
             yield Setting("devices", str(n), {"n_devices": n})
     for sign in (-1, 1):
-        if hasattr(config, "mean_snr_db"):
-            snr = config.mean_snr_db + sign * SNR_STEP_DB
+        if "mean_snr_db" in known:
+            snr = known["mean_snr_db"] + sign * SNR_STEP_DB
             yield Setting("SNR", f"{snr:g} dB", {"mean_snr_db": snr})
         else:
             powers = ("transmit_power_dbm", "downlink_power_dbm")
             changed = {
-                power: getattr(config, power) + sign * POWER_STEP_DB
-                for power in powers
-                if hasattr(config, power)
+                power: known[power] + sign * POWER_STEP_DB for power in powers if power in known
             }
-            yield Setting("SNR", f"{sign * POWER_STEP_DB:+g} dB", changed)
-    if config.dataset == "mnist-subset":
+            if changed:
+                yield Setting("SNR", f"{sign * POWER_STEP_DB:+g} dB", changed)
+    if known.get("dataset") == "mnist-subset":
         yield Setting("data", "Fashion-MNIST", {"dataset": "fashion-mnist"})
-    if has_devices:
+    if has_devices and "partition" in known:
         for scheme in SCHEMES:
-            if scheme != config.partition:
+            if scheme != known["partition"]:
                 yield Setting("partition", scheme, {"partition": scheme})
-    # Update scheduling has a property ``budget`` too, which is no field.
-    known = {field.name for field in fields(config)}
-    budget = next(name for name in _BUDGETS if name in known)
-    if getattr(config, "mode", None) == "lazy":
-        budget = "budget_j"
-    own = getattr(config, budget)
-    for value in (own // 2 if isinstance(own, int) else own / 2, 2 * own):
-        yield Setting("budget", f"{value:g}", {budget: value})
+    if spec.budget is not None:
+        own = known[spec.budget]
+        for value in (own // 2 if isinstance(own, int) else own / 2, 2 * own):
+            yield Setting("budget", f"{value:g}", {spec.budget: value})
+    for axis, values in spec.problem_type().variations(config).items():
+        for label, overrides in values.items():
+            yield Setting(axis, label, overrides)
 
 
 def generalise(
@@ -284,7 +246,7 @@ def generalise(
             for policy, own in specs.items()
         }
 
-    def play(cells: Cells) -> dict[str, dict[str, list[Standing]]]:
+    def play(cells: Cells) -> dict[str, dict[str, list[RankedPolicy]]]:
         chunks = [chunk for part in cells.values() for chunk in part]
         found = sweep(chunks, folder / PARTS, run, progress)
         played: dict[str, dict[str, dict[str, Any]]] = {}
@@ -292,7 +254,9 @@ def generalise(
             policies = played.setdefault(name, {}).setdefault(setting, {})
             policies[policy] = [joined([found[chunk] for chunk in part])]
         return {
-            name: {setting: stand(name, policies)[0] for setting, policies in settings.items()}
+            name: {
+                setting: rank_policies(name, policies)[0] for setting, policies in settings.items()
+            }
             for name, settings in played.items()
         }
 
@@ -330,7 +294,7 @@ def _possible(
     return settings, missing
 
 
-def _as_there(name: str, rows: Sequence[Standing]) -> dict[str, str]:
+def _as_there(name: str, rows: Sequence[RankedPolicy]) -> dict[str, str]:
     """Return the policies for the other settings, and what they are called in their own.
 
     There, rules have the parameters that they have in their own.
@@ -350,23 +314,9 @@ def _with_parameters(name: str, policy: str) -> str:
 
 
 def _with_agents() -> list[str]:
-    from edge_gym.agents import shipped_agents
-
-    return [row.id for row in list_environments() if shipped_agents(row.id)]
+    return [row.id for row in list_environments() if shipped_policies(row.id)]
 
 
-def _shared(standings: Mapping[str, Sequence[Standing]]) -> list[str]:
+def _shared(ranking: Mapping[str, Sequence[RankedPolicy]]) -> list[str]:
     """Return the policies in the order of the first setting."""
-    return [row.policy for row in next(iter(standings.values()))]
-
-
-def _relative(rows: Sequence[Standing], policy: str) -> tuple[float, float, float] | None:
-    """Return low end, mean and high end of a policy's gain on the best rule in units of its own."""
-    row = next(row for row in rows if row.policy == policy)
-    best = first_that(rows, lambda row: row.kind in RULE_KINDS)
-    zero = next(row for row in rows if row.policy == zero_of(row.environment))
-    if best is None or row.score is None or row.difference is None or row.difference_ci95 is None:
-        return None
-    gain = best.mean - zero.mean
-    low, high = row.difference_ci95
-    return low / gain, row.difference / gain, high / gain
+    return [row.policy for row in next(iter(ranking.values()))]

@@ -12,18 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_gym.baselines.base import YOURS
 from edge_gym.core.registration import find_environment, list_environments
 from edge_gym.evaluation.comparison import Interval, package_versions
-from edge_gym.evaluation.policies import AGENTS, RULE_KINDS, one_for_each_seed, shipped_specs
+from edge_gym.evaluation.policies import RULE_KINDS, one_for_each_seed, shipped_specs
+from edge_gym.evaluation.policy_sources import source_names
 from edge_gym.evaluation.ranking import (
-    Standing,
+    RankedPolicy,
     first_that,
     gap_cell,
     joined,
     mean_text,
-    stand,
-    standings_csv,
+    rank_policies,
+    ranking_csv,
 )
+from edge_gym.evaluation.report_hooks import REPORTS
 from edge_gym.evaluation.rollouts import Episodes, TaskProgress
 from edge_gym.evaluation.seeds import EVALUATION
 from edge_gym.evaluation.statistics import interquartile_mean, stratified_interval
@@ -34,20 +37,15 @@ from edge_gym.evaluation.sweep import (
     contender,
     cut,
     episode_seeds,
-    identity,
     sweep,
 )
-from edge_gym.reports.films import DRAW_HERE, Film
-from edge_gym.reports.html import write_page
-from edge_gym.runtime.files import file_stem, prepare_folder, write_bytes, write_text
+from edge_gym.runtime.files import prepare_folder, write_text
 from edge_gym.runtime.workers import Run
 
 TABLE, NUMBERS, SUMMARY = "leaderboard.csv", "leaderboard.json", "leaderboard.md"
 PAGE = "leaderboard.html"
-PARTS, FILMS = "episodes", "films"
+PARTS = "episodes"
 CHUNK = 100
-PICTURES = 10
-"""Pictures of an episode's film, about."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ class Overall:
     """How a group of policies does over all environments in which there is one of them.
 
     Attributes:
-        group: ``ppo``, ``dqn``, ``learned`` (the better of these), ``published`` or ``project``
-            (the best rule of a kind).
+        group: ``ppo``, ``dqn`` or another algorithm, ``learned`` (the best of these),
+            ``published`` or ``project`` (the best rule of a kind).
         environments: In how many.
         score: Mean normalised score. That of an episode is 1 plus the paired difference to the best
             analytical policy over that policy's mean gain on the one without skill.
@@ -79,13 +77,13 @@ class Overall:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """All standings.
+    """The ranking of every environment.
 
     Attributes:
         seeds: First seed and number of the episodes.
         versions: Of Python and the packages that the numbers depend on.
         best: The best analytical policy of each environment.
-        standings: By environment, best first.
+        ranking: By environment, best first.
         overall: Over all environments.
         missing: Ids left out, and why.
         notes: What must be known of a policy's results, by environment and policy.
@@ -94,15 +92,15 @@ class Leaderboard:
     seeds: tuple[int, int]
     versions: dict[str, str]
     best: dict[str, str]
-    standings: list[Standing]
+    ranking: list[RankedPolicy]
     overall: list[Overall]
     missing: dict[str, str]
     notes: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def by_environment(self) -> dict[str, list[Standing]]:
-        """Return each environment's standings, best first."""
-        found: dict[str, list[Standing]] = {}
-        for row in self.standings:
+    def by_environment(self) -> dict[str, list[RankedPolicy]]:
+        """Return each environment's ranking, best first."""
+        found: dict[str, list[RankedPolicy]] = {}
+        for row in self.ranking:
             found.setdefault(row.environment, []).append(row)
         return found
 
@@ -112,31 +110,37 @@ class Leaderboard:
         return plain
 
     def to_csv(self) -> str:
-        """Return one row for each standing."""
-        return standings_csv(self.standings)
+        """Return one row for each ranked policy."""
+        return ranking_csv(self.ranking)
 
     def to_markdown(self) -> str:
         """Return the table for a README: a row for each environment, and one for each group."""
-        lines = [
-            "| environment | best published rule | best rule of this project "
-            "| `ppo` (training seeds) | `dqn` | best learned minus best rule | above in |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        standings = self.by_environment()
+        learners = sorted(
+            {row.policy for row in self.ranking if row.kind == "learned"}, key=_of_source
+        )
+        kinds = ["published", "project", "yours"]
+        kinds = [kind for kind in kinds if any(row.kind == kind for row in self.ranking)]
+        titles = [_GROUPS[kind] for kind in kinds]
+        titles += [f"`{name}` (training seeds)" for name in learners]
+        header = ["environment", *titles, "best learned minus best rule", "above in"]
+        lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+        ranking = self.by_environment()
         for name in self.best:
-            rows = standings[name]
+            rows = ranking[name]
             learned = first_that(rows, lambda row: row.kind == "learned")
             cells = [
-                _cell(first_that(rows, lambda row: row.kind == "published")),
-                _cell(first_that(rows, lambda row: row.kind == "project")),
-                _cell(first_that(rows, lambda row: row.policy == "ppo")),
-                _cell(first_that(rows, lambda row: row.policy == "dqn")),
+                _cell(first_that(rows, lambda row, kind=kind: row.kind == kind)) for kind in kinds
+            ]  # type: ignore[misc]
+            cells += [
+                _cell(first_that(rows, lambda row, one=one: row.policy == one)) for one in learners
+            ]  # type: ignore[misc]
+            cells += [
                 gap_cell(learned),
                 ""
                 if learned is None or learned.improvement is None
                 else f"{100 * learned.improvement:.0f} %",
             ]
-            lines.append(f"| `{name.rpartition('/')[2]}` | {' | '.join(cells)} |")
+            lines.append(f"| `{find_environment(name).name}` | {' | '.join(cells)} |")
         if not self.overall:
             return "\n".join(lines) + "\n"
         lines += [
@@ -145,11 +149,12 @@ class Leaderboard:
             "| below |",
             "|---|---|---|---|---|---|",
         ]
-        lines += [
-            f"| {_GROUPS[row.group]} | {row.environments} | {row.score:.3f} {_ends(row.ci95)} "
-            f"| {row.iqm:.3f} {_ends(row.iqm_ci95)} | {row.above} | {row.below} |"
-            for row in self.overall
-        ]
+        for row in self.overall:
+            group = _GROUPS.get(row.group, f"`{row.group}`")
+            lines.append(
+                f"| {group} | {row.environments} | {row.score:.3f} {_ends(row.ci95)} "
+                f"| {row.iqm:.3f} {_ends(row.iqm_ci95)} | {row.above} | {row.below} |"
+            )
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> list[Path]:
@@ -169,12 +174,25 @@ class Leaderboard:
 
 
 _GROUPS = {
-    "learned": "better of `ppo` and `dqn`",
-    "ppo": "`ppo`",
-    "dqn": "`dqn`",
+    "learned": "best trained agent",
     "published": "best published rule",
     "project": "best rule of this project",
+    "yours": "your best rule",
 }
+
+
+def _place(group: str) -> tuple[int, int, str]:
+    """Return where a group stands: agents, each algorithm, rules."""
+    rules = (*RULE_KINDS, YOURS)
+    if group in rules:
+        return 2, rules.index(group), ""
+    return (0, 0, "") if group == "learned" else (1, *_of_source(group))
+
+
+def _of_source(policy: str) -> tuple[int, str]:
+    """Return where a policy stands among those that its source names."""
+    names = source_names()
+    return (names.index(policy) if policy in names else len(names)), policy
 
 
 def leaderboard(
@@ -185,7 +203,7 @@ def leaderboard(
     seed: int = EVALUATION.start,
     lanes: int = 64,
     run: Runner = RUN_HERE,
-    draw: Run[Film, bytes] = DRAW_HERE,
+    draw: Run[Any, bytes] | None = None,
     progress: TaskProgress | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Leaderboard:
@@ -203,7 +221,7 @@ def leaderboard(
         seed: The first seed; the others follow it.
         lanes: Most episodes run at a time.
         run: What runs the chunks; see ``sweep``.
-        draw: What draws the films: ``DRAW_HERE``, or ``draw`` elsewhere, see ``runtime.workers``.
+        draw: What draws the films; None draws them here, see ``reports.leaderboard_page``.
         progress: Told how many episodes of each environment are done.
         report: Told what a user should know at once.
 
@@ -240,38 +258,11 @@ def leaderboard(
     board.write(folder)
     try:
         lengths = {key: int(parts[0].lengths[0]) for key, parts in played.items()}
-        films = _films(board, prepare_folder(folder / FILMS), lengths, draw, progress)
-        write_page(board, folder / PAGE, films)
+        REPORTS.find("leaderboard")(board, folder, lengths, draw, progress)
     except ImportError as error:
         if report is not None:
             report(f"no {PAGE}: {error}")
     return board
-
-
-def _films(
-    board: Leaderboard,
-    folder: Path,
-    lengths: Mapping[tuple[str, str], int],
-    draw: Run[Film, bytes],
-    progress: TaskProgress | None,
-) -> dict[str, tuple[str, Path]]:
-    """Draw each environment's first episode, in which its best agent acts, or its best rule."""
-    paths: dict[Film, Path] = {}
-    for name, rows in board.by_environment().items():
-        learned = first_that(rows, lambda row: row.kind == "learned")
-        actor = rows[0].policy if learned is None else learned.policy
-        film = Film(name, actor, board.seeds[0], -(-lengths[name, actor] // PICTURES), 2.0)
-        # Named by all that the episode depends on: that of another agent is another film.
-        title = f"{name.rpartition('/')[2]}-{actor}-{film.seed}"
-        paths[film] = folder / f"{file_stem(title, identity(Chunk(name, actor, film.seed, 1)))}.gif"
-    missing = [film for film, path in paths.items() if not path.exists()]
-    done = len(paths) - len(missing)
-    for film, drawn in draw(missing):
-        write_bytes(paths[film], drawn)
-        done += 1
-        if progress is not None:
-            progress("films", done, len(paths))
-    return {film.environment: (film.policy, path) for film, path in paths.items()}
 
 
 def rank(
@@ -285,43 +276,43 @@ def rank(
         seeds: These.
         missing: Environments that were left out, and why.
     """
-    standings: list[Standing] = []
+    ranking: list[RankedPolicy] = []
     best: dict[str, str] = {}
-    scored: dict[str, list[tuple[Standing, NDArray[np.float64]]]] = {}
+    scored: dict[str, list[tuple[RankedPolicy, NDArray[np.float64]]]] = {}
     for name in dict.fromkeys(environment for environment, _ in played):
         policies = {spec: parts for (of, spec), parts in played.items() if of == name}
-        rows, champion, scores = stand(name, policies)
-        standings += rows
+        rows, champion, scores = rank_policies(name, policies)
+        ranking += rows
         if champion is not None:
             best[name] = champion
-        for group, standing in _groups(rows).items():
-            if standing.policy in scores:
-                scored.setdefault(group, []).append((standing, scores[standing.policy]))
-    notes = {name: _notes(name, standings) for name in best}
-    overall = [_over_all(group, scored[group]) for group in _GROUPS if group in scored]
+        for group, ranked in _groups(rows).items():
+            if ranked.policy in scores:
+                scored.setdefault(group, []).append((ranked, scores[ranked.policy]))
+    notes = {name: _notes(name, ranking) for name in best}
+    overall = [_over_all(group, scored[group]) for group in sorted(scored, key=_place)]
     return Leaderboard(
-        *((seeds.start, len(seeds)), package_versions(), best, standings, overall, dict(missing)),
+        *((seeds.start, len(seeds)), package_versions(), best, ranking, overall, dict(missing)),
         notes={name: said for name, said in notes.items() if said},
     )
 
 
-def _notes(name: str, standings: Sequence[Standing]) -> dict[str, str]:
+def _notes(name: str, ranking: Sequence[RankedPolicy]) -> dict[str, str]:
     """Return what must be known of policies of an environment, by policy."""
-    policies = [row.policy for row in standings if row.environment == name]
+    policies = [row.policy for row in ranking if row.environment == name]
     return {policy: note for policy in policies if (note := contender(name, policy).note)}
 
 
-def _groups(rows: Sequence[Standing]) -> dict[str, Standing]:
+def _groups(rows: Sequence[RankedPolicy]) -> dict[str, RankedPolicy]:
     """Return the best of each group."""
     found = {
         "learned": first_that(rows, lambda row: row.kind == "learned"),
-        **{row.policy: row for row in reversed(rows) if row.policy in AGENTS},
-        **{row.kind: row for row in reversed(rows) if row.kind in RULE_KINDS},
+        **{row.policy: row for row in reversed(rows) if row.kind == "learned"},
+        **{row.kind: row for row in reversed(rows) if row.kind in (*RULE_KINDS, YOURS)},
     }
     return {group: row for group, row in found.items() if row is not None}
 
 
-def _over_all(group: str, parts: Sequence[tuple[Standing, NDArray[np.float64]]]) -> Overall:
+def _over_all(group: str, parts: Sequence[tuple[RankedPolicy, NDArray[np.float64]]]) -> Overall:
     strata = [scores for _, scores in parts]
     gaps = [row.difference_ci95 for row, _ in parts if row.difference_ci95 is not None]
     return Overall(
@@ -340,7 +331,7 @@ def _usual() -> list[str]:
     return [row.id for row in list_environments() if not row.from_paper]
 
 
-def _cell(row: Standing | None) -> str:
+def _cell(row: RankedPolicy | None) -> str:
     if row is None:
         return ""
     if row.kind == "learned":

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from edge_gym.baselines import BASELINES, applicable_baselines, make_baseline
-from edge_gym.baselines.base import PROJECT, PUBLISHED, YOURS
+from edge_gym.baselines.base import PROJECT, PUBLISHED, REFERENCE, YOURS, Baseline
 from edge_gym.baselines.catalogue import TUNED
 from edge_gym.core.registration import find_environment
+from edge_gym.evaluation.own_policies import make_own_policy, split_place
+from edge_gym.evaluation.policy_sources import shipped_policies, source_names, source_of
 from edge_gym.evaluation.rollouts import ActingFunction, Policy, TaskProgress, as_policy, make_lanes
 from edge_gym.evaluation.tuning import (
     grid_points,
@@ -24,7 +25,6 @@ from edge_gym.evaluation.tuning import (
 from edge_gym.runtime.messages import shown
 from edge_gym.runtime.yaml import load_yaml
 
-AGENTS = ("ppo", "dqn")
 RULE_KINDS = (PUBLISHED, PROJECT)
 """Kinds of rules among which the best analytical policy is looked for."""
 
@@ -43,6 +43,7 @@ class Contender:
         source: Where it comes from.
         parameters: The parameters of a rule.
         note: What must be known of its results; see ``Baseline.note``.
+        rule: Whether it is a registered rule, ``random`` excepted.
     """
 
     name: str
@@ -51,11 +52,16 @@ class Contender:
     source: str
     parameters: dict[str, Any]
     note: str | None = None
+    rule: bool = False
 
-    @property
-    def analytical(self) -> bool:
-        """Whether it counts when the best analytical policy is looked for."""
-        return self.kind in RULE_KINDS
+
+def best_rules(contenders: Iterable[Contender]) -> list[Contender]:
+    """Return those among which the best rule is looked for: published ones and this project's.
+
+    Where there are none, as in a problem of a user's own, it is the user's registered rules.
+    """
+    rules = [one for one in contenders if one.rule]
+    return [one for one in rules if one.kind in RULE_KINDS] or rules
 
 
 def parse_parameters(text: str, spec: str) -> dict[str, Any]:
@@ -95,9 +101,10 @@ def resolve(
     """Make the policy that ``spec`` names.
 
     Args:
-        spec: ``name``, ``name:param=value,param=value``, ``tuned-name``, ``ppo`` or ``dqn``
-            (the best of those shipped, or that of one training seed, ``ppo:seed=2``), or the path
-            of a trained agent.
+        spec: ``name``, ``name:param=value,param=value``, ``tuned-name``, an algorithm such as
+            ``ppo`` (the best agent of those shipped, or that of one training seed,
+            ``ppo:seed=2``), the path of a trained agent, or a policy of your own, ``module:Class``,
+            ``module:Class:param=value`` or ``module:function``, see ``own_policies``.
         env: The environment to act in.
         lanes: Episodes run at a time if a tuned version must be searched.
         progress: Told how far such a search is.
@@ -130,26 +137,27 @@ def resolve(
             baseline.source,
             asdict(baseline.parameters),
             baseline.note(baseline.config),
+            baseline.kind() != REFERENCE,
         )
-    if name in AGENTS or _is_file(spec):
-        from edge_gym.agents import load_agent
-
-        shipped = name in AGENTS
-        parameters = parse_parameters(text, spec) if shipped and colon else {}
-        unknown = [parameter for parameter in parameters if parameter != "seed"]
-        if unknown:
-            raise ValueError(f"policy {shown(spec)}: a shipped agent has a seed, no {unknown[0]}")
-        agent = load_agent(name if shipped else spec, env, **parameters)
-        if shipped:
-            parameters = {"seed": agent.metadata["recipe"]["seed"]}
-        return Contender(spec, agent, "learned", "trained agent", parameters)
+    source = source_of(name, spec)
+    if source is not None:
+        named = name in source.names()
+        given = parse_parameters(text, spec) if named and colon else {}
+        policy, made_with = source.make(name if named else spec, env, given)
+        return Contender(spec, policy, source.kind, source.origin, dict(made_with))
+    place = split_place(spec)
+    if place is not None:
+        where, text = place
+        given = parse_parameters(text, spec) if text else {}
+        return _own(spec, make_own_policy(where, env, given), where, given)
     here = applicable_baselines(env)
-    known = [*here, *AGENTS]
+    known = [*here, *source_names()]
     close = difflib.get_close_matches(name, here, 2) if 2 < len(name) < _LONGEST_NAME else []
     raise ValueError(
         f"unknown policy {shown(spec)}"
         + (f", did you mean {' or '.join(close)}?" if close else "")
-        + f"; here are {', '.join(known)}, {TUNED}NAME, or the path of a trained agent"
+        + f"; here are {', '.join(known)}, {TUNED}NAME, module:attribute of your own, "
+        "or the path of a trained agent"
     )
 
 
@@ -180,16 +188,17 @@ def make_policy(spec: str, env: Any) -> Policy:
     return resolve(spec, env).policy
 
 
-def _is_file(spec: str) -> bool:
-    try:
-        return Path(spec).is_file()
-    except (OSError, ValueError):
-        return False  # no name of a file at all
-
-
-def custom(name: str, policy: Policy | ActingFunction) -> Contender:
+def own_policy(name: str, policy: Policy | ActingFunction) -> Contender:
     """Let a user's own policy take part."""
-    return Contender(name, as_policy(policy), YOURS, "given", {})
+    return _own(name, as_policy(policy), "given", {})
+
+
+def _own(name: str, policy: Policy, source: str, parameters: Mapping[str, Any]) -> Contender:
+    if isinstance(policy, Baseline):
+        parameters = asdict(policy.parameters)
+        note = policy.note(policy.config)
+        return Contender(name, policy, YOURS, policy.source, dict(parameters), note)
+    return Contender(name, policy, YOURS, source, dict(parameters))
 
 
 def default_specs(env_id: str, env: Any) -> list[str]:
@@ -200,9 +209,7 @@ def default_specs(env_id: str, env: Any) -> list[str]:
         specs.append(name)
         if name in tunable:
             specs.append(TUNED + name)
-    from edge_gym.agents import shipped_agents
-
-    return [*specs, *shipped_agents(find_environment(env_id).id)]
+    return [*specs, *shipped_policies(find_environment(env_id).id)]
 
 
 def shipped_specs(env_id: str) -> list[str]:
@@ -226,8 +233,7 @@ def _is_new(spec: str, env: Any) -> bool:
 
 def one_for_each_seed(spec: str, env_id: str) -> list[str]:
     """Return the policies that a name stands for: a shipped algorithm's, one per training seed."""
-    if spec not in AGENTS:
+    shipped = shipped_policies(find_environment(env_id).id)
+    if spec not in shipped or spec in BASELINES:
         return [spec]
-    from edge_gym.agents import shipped_agents
-
-    return [f"{spec}:seed={seed}" for seed in shipped_agents(find_environment(env_id).id)[spec]]
+    return [f"{spec}:seed={seed}" for seed in shipped[spec]]

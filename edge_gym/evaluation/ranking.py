@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_gym.baselines.base import YOURS
 from edge_gym.evaluation.comparison import Interval
-from edge_gym.evaluation.policies import RULE_KINDS
+from edge_gym.evaluation.policies import RULE_KINDS, best_rules
 from edge_gym.evaluation.rollouts import Episodes
 from edge_gym.evaluation.statistics import (
     improvement_probability,
@@ -28,7 +29,7 @@ _NOISE_PLACES = 12  # sums of returns differ by less than the next place
 
 
 @dataclass(frozen=True)
-class Standing:
+class RankedPolicy:
     """What one policy's episodes in one environment came to.
 
     Attributes:
@@ -67,9 +68,9 @@ class Standing:
     test_accuracy: float | None
 
 
-def stand(
+def rank_policies(
     name: str, policies: Mapping[str, Sequence[Episodes]]
-) -> tuple[list[Standing], str | None, dict[str, NDArray[np.float64]]]:
+) -> tuple[list[RankedPolicy], str | None, dict[str, NDArray[np.float64]]]:
     """Compare the policies of an environment by the same episodes.
 
     Args:
@@ -77,13 +78,14 @@ def stand(
         policies: Episodes by policy, once for each of a learned policy's training seeds.
 
     Returns:
-        The standings, best first; the best analytical policy, None without one; the episodes'
+        The ranking, best first; the best analytical policy, None without one; the episodes'
         normalised scores by policy, ``(S, n)``, where there is a scale for them.
     """
-    kinds = {spec: contender(name, spec).kind for spec in policies}
+    made = [contender(name, spec) for spec in policies]
+    kinds = {one.name: one.kind for one in made}
     returns = {spec: np.stack([part.returns for part in parts]) for spec, parts in policies.items()}
     means = {spec: float(values.mean()) for spec, values in returns.items()}
-    rules = [spec for spec in policies if kinds[spec] in RULE_KINDS]
+    rules = [one.name for one in best_rules(made)]
     champion = max(rules, key=means.__getitem__) if rules else None
     gain = None
     zero = zero_of(name)
@@ -91,7 +93,7 @@ def stand(
         gains = (returns[champion] - returns[zero])[0]
         if mean_intervals(gains)[0] > 0:
             gain = float(gains.mean())
-    rows: list[Standing] = []
+    rows: list[RankedPolicy] = []
     scores: dict[str, NDArray[np.float64]] = {}
     for spec, values in returns.items():
         gaps = None if champion is None else values - returns[champion]
@@ -103,7 +105,7 @@ def stand(
             [part.infos.get("test_accuracy", missing) for part in policies[spec]]
         )
         rows.append(
-            Standing(
+            RankedPolicy(
                 environment=name,
                 policy=spec,
                 kind=kinds[spec],
@@ -134,19 +136,19 @@ def _interval(values: NDArray[np.float64]) -> Interval:
     return float(low), float(high)
 
 
-def standings_csv(rows: Sequence[Standing], **columns: Sequence[object]) -> str:
-    """Return one row for each standing, and further columns, in front."""
+def ranking_csv(rows: Sequence[RankedPolicy], **columns: Sequence[object]) -> str:
+    """Return one row for each ranked policy, and further columns, in front."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [name for name in Standing.__dataclass_fields__ if not name.endswith("ci95")]
-    intervals = [name for name in Standing.__dataclass_fields__ if name.endswith("ci95")]
+    names = [name for name in RankedPolicy.__dataclass_fields__ if not name.endswith("ci95")]
+    intervals = [name for name in RankedPolicy.__dataclass_fields__ if name.endswith("ci95")]
     ends = [f"{name}_{end}" for name in intervals for end in ("low", "high")]
     writer.writerow([*columns, *names, *ends])
-    for position, standing in enumerate(rows):
+    for position, ranked in enumerate(rows):
         row = [values[position] for values in columns.values()]
-        row += [getattr(standing, name) for name in names]
+        row += [getattr(ranked, name) for name in names]
         for name in intervals:
-            row += getattr(standing, name) or (None, None)
+            row += getattr(ranked, name) or (None, None)
         writer.writerow(["" if value is None else value for value in row])
     return text.getvalue()
 
@@ -166,9 +168,17 @@ def joined(parts: Sequence[Episodes]) -> Episodes:
     )
 
 
-def first_that(rows: Iterable[Standing], suits: Callable[[Standing], bool]) -> Standing | None:
+def first_that(
+    rows: Iterable[RankedPolicy], suits: Callable[[RankedPolicy], bool]
+) -> RankedPolicy | None:
     """Return the first of ``rows`` that suits, None if none does."""
     return next((row for row in rows if suits(row)), None)
+
+
+def best_rule(rows: Iterable[RankedPolicy]) -> RankedPolicy | None:
+    """Return the best analytical policy of rows that stand best first; see ``best_rules``."""
+    ruled = [row for row in rows if row.kind in (*RULE_KINDS, YOURS)]
+    return first_that(ruled, lambda row: row.kind in RULE_KINDS) or next(iter(ruled), None)
 
 
 def mean_text(value: float, form: str = ".4g") -> str:
@@ -176,8 +186,8 @@ def mean_text(value: float, form: str = ".4g") -> str:
     return format(round(value, _NOISE_PLACES) + 0.0, form)
 
 
-def gap_texts(row: Standing) -> tuple[str, str, str] | None:
-    """Return a standing's difference to the best analytical policy and its interval's ends.
+def gap_texts(row: RankedPolicy) -> tuple[str, str, str] | None:
+    """Return a ranked policy's difference to the best analytical policy and its interval's ends.
 
     They have as many decimals as two digits of half the interval take, four where policies did the
     very same.
@@ -193,7 +203,7 @@ def gap_texts(row: Standing) -> tuple[str, str, str] | None:
     return mean, low_end, high_end
 
 
-def gap_cell(row: Standing | None) -> str:
-    """Return a standing's difference to the best analytical policy as a table shows it."""
+def gap_cell(row: RankedPolicy | None) -> str:
+    """Return a ranked policy's difference to the best analytical policy as a table shows it."""
     texts = None if row is None else gap_texts(row)
     return "" if texts is None else "{} [{}, {}]".format(*texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -46,8 +47,11 @@ class Policy(Protocol):
         """
 
 
-ActingFunction = Callable[[Any], Any]
-"""Observations of all lanes to actions; enough for a policy without memory."""
+ActingFunction = Callable[..., Any]
+"""Observations of all lanes to actions; enough for a policy without memory.
+
+With a parameter ``masks`` it is also told which discrete actions are possible.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,20 @@ class _Function:
     """A plain function as a policy."""
 
     def __init__(self, function: ActingFunction) -> None:
-        self._function = function
+        self.function = function
+        try:
+            self._masked = "masks" in inspect.signature(function).parameters
+        except (TypeError, ValueError):
+            self._masked = False
 
     def begin(self, lanes: NDArray[np.int64], seeds: Sequence[int]) -> None:
         """Nothing to forget."""
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Ask the function."""
-        return np.asarray(self._function(observations))
+        if self._masked:
+            return np.asarray(self.function(observations, masks=masks))
+        return np.asarray(self.function(observations))
 
 
 def as_policy(policy: Policy | ActingFunction) -> Policy:
@@ -89,9 +99,9 @@ def as_policy(policy: Policy | ActingFunction) -> Policy:
     Raises:
         TypeError: If it is neither.
     """
-    if isinstance(policy, Policy):
+    if isinstance(policy, Policy) and not isinstance(policy, type):
         return policy
-    if callable(policy):
+    if callable(policy) and not isinstance(policy, type):
         return _Function(policy)
     raise TypeError(
         "a policy has begin(lanes, seeds) and act(observations, masks), or is a function from "

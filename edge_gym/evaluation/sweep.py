@@ -7,11 +7,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from edge_gym.baselines import zero_baseline
+from edge_gym.baselines.base import YOURS
+from edge_gym.core.registration import find_environment
 from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.evaluation.episode_store import SUFFIX, episodes_key, load_episodes, save_episodes
+from edge_gym.evaluation.own_policies import code_digest
 from edge_gym.evaluation.policies import Contender, resolve
 from edge_gym.evaluation.rollouts import (
     Episodes,
@@ -24,9 +27,6 @@ from edge_gym.evaluation.rollouts import (
 from edge_gym.runtime.checks import check_integer
 from edge_gym.runtime.files import file_stem, prepare_folder
 from edge_gym.runtime.workers import Run, here
-
-if TYPE_CHECKING:
-    from edge_gym.agents.networks.modules import AgentPolicy
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,18 @@ def identity(chunk: Chunk) -> str:
     """Return what tells a chunk's episodes from others: see ``episodes_key``."""
     config, resolved = _resolved(chunk.environment, chunk.policy, chunk.overrides)
     policy = {"name": chunk.policy, **resolved.parameters}
-    if resolved.kind == "learned":
-        policy["weights"] = cast("AgentPolicy", resolved.policy).fingerprint
+    if (weights := getattr(resolved.policy, "fingerprint", None)) is not None:
+        policy["weights"] = weights
+    elif resolved.kind == YOURS:
+        policy["code"] = code_digest(resolved.policy)
     return episodes_key(config, policy, chunk.seeds, ())
 
 
 def _file_of(chunk: Chunk) -> Path:
     name = file_stem(f"{chunk.policy}-{chunk.first}", (chunk.policy, chunk.overrides))
-    return Path(chunk.environment.rpartition("/")[2]) / f"{name}{SUFFIX}"
+    return Path(folder_name(chunk.environment)) / f"{name}{SUFFIX}"
+
+
+def folder_name(environment: str) -> str:
+    """Return an id as the name of a file or folder; that of ours is without ``edge_gym/``."""
+    return find_environment(environment).name.replace("/", "--")

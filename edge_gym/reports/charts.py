@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_gym.evaluation.generalisation import OWN
+from edge_gym.evaluation.ranking import RankedPolicy, best_rule
+from edge_gym.evaluation.sweep import zero_of
 from edge_gym.runtime.optional import missing_extra
 
 if TYPE_CHECKING:
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from edge_gym.evaluation.comparison import Results
+    from edge_gym.evaluation.generalisation import Generalisation
 
 INK, MUTED, GRID = "#1B2733", "#66717D", "#E3E7EB"
 # Okabe and Ito's colours, told apart by colour-blind readers too.
@@ -127,3 +132,59 @@ def _interval(
         color=INK,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
     )
+
+
+def draw_generalisation(result: Generalisation, name: str, path: Path) -> None:
+    """Draw what agents gain on each setting's best rule, in units of its gain on the zero.
+
+    Args:
+        result: What was run.
+        name: The environment's id.
+        path: The picture.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    settings, ranking = result.settings[name], result.ranking[name]
+    figure, grid = new_figure(7.5, 1.6 + 0.34 * len(settings))
+    axes = grid[0, 0]
+    axes.axvline(0, color=KINDS["project"][0], linewidth=1)
+    learned = [row.policy for row in ranking[OWN.name] if row.kind == "learned"]
+    for offset, policy in enumerate(sorted(learned, reverse=True)):
+        shape = "os^"[offset % 3]
+        axes.plot([], [], shape, color=KINDS["learned"][0], label=policy)
+        for position, setting in enumerate(reversed(settings)):
+            ends = _relative_gain(ranking[setting.name], policy)
+            if ends is not None:
+                low, mean, high = ends
+                height = position + 0.22 * (offset - (len(learned) - 1) / 2)
+                axes.plot([low, high], [height] * 2, color=KINDS["learned"][0], linewidth=2)
+                axes.plot([mean], [height], shape, color=KINDS["learned"][0], markersize=5)
+    zero = zero_of(name)
+    labels = [
+        setting.name
+        if not learned or _relative_gain(ranking[setting.name], learned[0])
+        else f"{setting.name} (no rule above {zero})"
+        for setting in reversed(settings)
+    ]
+    axes.set_yticks(range(len(settings)), labels)
+    axes.set_ylim(-0.6, len(settings) - 0.4)
+    axes.set_xlabel(f"gain on the setting's best rule, over that rule's gain on {zero}")
+    tidy(axes)
+    axes.grid(False, axis="y")
+    if learned:
+        axes.legend(frameon=False, fontsize=9)
+    write_title(figure, f"{name}: trained in its own setting")
+    save(figure, path)
+
+
+def _relative_gain(rows: Sequence[RankedPolicy], policy: str) -> tuple[float, float, float] | None:
+    """Return low end, mean and high end of a policy's gain on the best rule in units of its own."""
+    row = next(row for row in rows if row.policy == policy)
+    best = best_rule(rows)
+    zero = next(row for row in rows if row.policy == zero_of(row.environment))
+    if best is None or row.score is None or row.difference is None or row.difference_ci95 is None:
+        return None
+    gain = best.mean - zero.mean
+    low, high = row.difference_ci95
+    return low / gain, row.difference / gain, high / gain

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_gym.core.registration import find_environment
-from edge_gym.evaluation.ranking import Standing, gap_texts, mean_text
+from edge_gym.evaluation.ranking import RankedPolicy, gap_texts, mean_text
 from edge_gym.evaluation.sweep import zero_of
 from edge_gym.reports.charts import KINDS
 from edge_gym.runtime.files import write_text
@@ -57,7 +57,7 @@ class Section:
     Attributes:
         name: Its id without the namespace.
         summary: What is decided.
-        rows: Standings, best first, with their strips.
+        rows: The ranking, best first, with their strips.
         best: The best analytical policy.
         zero: The policy whose score is 0.
         notes: What must be known of policies, by name.
@@ -67,7 +67,7 @@ class Section:
 
     name: str
     summary: str
-    rows: list[tuple[Standing, Strip | None]]
+    rows: list[tuple[RankedPolicy, Strip | None]]
     best: str | None
     zero: str
     notes: dict[str, str]
@@ -126,7 +126,7 @@ def number(value: float | None, sign: bool = False) -> str:
     return _with_minus(text)
 
 
-def _gap(row: Standing) -> list[str]:
+def _gap(row: RankedPolicy) -> list[str]:
     return [_with_minus(text) for text in gap_texts(row) or ()]
 
 
@@ -166,12 +166,12 @@ def strips(
     ]
 
 
-def overview(board: Leaderboard) -> list[tuple[str, Standing, float, Strip]]:
+def overview(board: Leaderboard) -> list[tuple[str, RankedPolicy, float, Strip]]:
     """Return the best learned agent of each environment, with its difference in units of the gain.
 
     The gain is what the best analytical policy has on the one without skill, whose score is 0.
     """
-    found: list[tuple[str, Standing, float, Interval]] = []
+    found: list[tuple[str, RankedPolicy, float, Interval]] = []
     for name, rows in board.by_environment().items():
         learned = next((row for row in rows if row.kind == "learned"), None)
         means = {row.policy: row.mean for row in rows}
@@ -189,7 +189,7 @@ def overview(board: Leaderboard) -> list[tuple[str, Standing, float, Strip]]:
 
 
 def _section(
-    board: Leaderboard, name: str, rows: Sequence[Standing], film: tuple[str, Path] | None
+    board: Leaderboard, name: str, rows: Sequence[RankedPolicy], film: tuple[str, Path] | None
 ) -> Section:
     compared = [row for row in rows if row.difference is not None]
     drawn = strips(

@@ -1,4 +1,4 @@
-"""Standings of every policy in every environment, and the statistics behind them."""
+"""Ranking of every policy in every environment, and the statistics behind them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edge_gym.data import DataError
 from edge_gym.evaluation import leaderboard
 from edge_gym.evaluation.leaderboard import Leaderboard, rank
 from edge_gym.evaluation.policies import default_specs, shipped_specs
-from edge_gym.evaluation.ranking import Standing, gap_cell, gap_texts, mean_text
+from edge_gym.evaluation.ranking import RankedPolicy, gap_cell, gap_texts, mean_text
 from edge_gym.evaluation.rollouts import Episodes, make_lanes
 from edge_gym.evaluation.statistics import (
     improvement_probability,
@@ -114,18 +114,18 @@ def board() -> Leaderboard:
     )
 
 
-def standing(board: Leaderboard, environment: str, policy: str) -> Standing:
+def ranked(board: Leaderboard, environment: str, policy: str) -> RankedPolicy:
     (found,) = (
-        row for row in board.standings if (row.environment, row.policy) == (environment, policy)
+        row for row in board.ranking if (row.environment, row.policy) == (environment, policy)
     )
     return found
 
 
 def test_ranks(board: Leaderboard) -> None:
-    order = [row.policy for row in board.standings if row.environment == FIRST]
+    order = [row.policy for row in board.ranking if row.environment == FIRST]
     assert order == ["ppo", "tuned-support-vector-aware", "dqn", "channel-aware", "random"]
     assert board.best[FIRST] == "tuned-support-vector-aware"
-    ppo, dqn = (standing(board, FIRST, name) for name in ("ppo", "dqn"))
+    ppo, dqn = (ranked(board, FIRST, name) for name in ("ppo", "dqn"))
     assert ppo.kind == "learned"
     assert (ppo.training_seeds, ppo.episodes) == (3, 200)
     assert dqn.training_seeds == 1
@@ -143,10 +143,10 @@ def test_ranks(board: Leaderboard) -> None:
     assert 0.1 < ppo.difference_ci95[0] < 0.17
     assert 0.23 < ppo.difference_ci95[1] < 0.32
     assert ppo.ci95[1] - ppo.ci95[0] > 0.2
-    random = standing(board, FIRST, "random")
+    random = ranked(board, FIRST, "random")
     assert (random.score, random.kind) == (pytest.approx(0), "reference")
     # Where no rule is clearly above chance there is no scale.
-    assert standing(board, SECOND, "ha-asyn:cap=2").score is None
+    assert ranked(board, SECOND, "ha-asyn:cap=2").score is None
 
 
 ZEROS = {
@@ -178,11 +178,11 @@ def test_a_score_does_not_divide_by_what_random_actions_cost() -> None:
     means = {"random": -697, "random-split": -22.7, "lco": -23.2, "admm": -21.9, "eco": -22.3}
     played_here = {(name, spec): [played(luck + mean)] for spec, mean in means.items()}
     board = rank(played_here, SEEDS, {})
-    scores = {row.policy: row.score for row in board.standings}
+    scores = {row.policy: row.score for row in board.ranking}
     wanted = {spec: (mean + 22.7) / 0.8 for spec, mean in means.items()}
     assert scores == pytest.approx(wanted)
     del played_here[name, "random-split"]
-    assert {row.score for row in rank(played_here, SEEDS, {}).standings} == {None}
+    assert {row.score for row in rank(played_here, SEEDS, {}).ranking} == {None}
 
 
 def test_over_all_environments(board: Leaderboard) -> None:
@@ -208,9 +208,9 @@ def test_what_is_written(board: Leaderboard, tmp_path: Path) -> None:
         "leaderboard.md",
     ]
     rows = list(csv.DictReader(io.StringIO(paths[0].read_text())))
-    assert len(rows) == len(board.standings)
+    assert len(rows) == len(board.ranking)
     first = next(row for row in rows if row["policy"] == "ppo")
-    assert float(first["mean"]) == standing(board, FIRST, "ppo").mean
+    assert float(first["mean"]) == ranked(board, FIRST, "ppo").mean
     assert float(first["difference_ci95_low"]) > 0
     assert next(row for row in rows if row["environment"] == SECOND)["score"] == ""
     numbers = json.loads(paths[1].read_text())
@@ -226,10 +226,10 @@ def published() -> Leaderboard:
     """Return the leaderboard of the documents, without what is over all environments."""
     with (ROOT / "docs" / "leaderboard.csv").open(newline="") as file:
         rows = [{key: value or None for key, value in row.items()} for row in csv.DictReader(file)]
-    standings = []
+    ranking = []
     for row in rows:
         values: dict[str, Any] = {}
-        for field in fields(Standing):
+        for field in fields(RankedPolicy):
             if field.name in ("environment", "policy", "kind"):
                 values[field.name] = row[field.name]
             elif field.name.endswith("ci95"):
@@ -239,9 +239,9 @@ def published() -> Leaderboard:
                 number = row[field.name]
                 values[field.name] = None if number is None else float(number)
         whole = {name: int(values[name]) for name in ("training_seeds", "episodes")}
-        standings.append(Standing(**{**values, **whole}))
-    best = {row.environment: row.policy for row in standings if row.difference == 0}
-    return Leaderboard((0, 0), {}, best, standings, [], {})
+        ranking.append(RankedPolicy(**{**values, **whole}))
+    best = {row.environment: row.policy for row in ranking if row.difference == 0}
+    return Leaderboard((0, 0), {}, best, ranking, [], {})
 
 
 def test_the_readme_shows_what_the_documents_hold() -> None:
@@ -274,9 +274,9 @@ def test_the_command_goes_on_where_it_was(
     assert cli.main([*command, "--out", str(tmp_path)]) == 0
     found = json.loads(capsys.readouterr().out)
     rules = {"random", "ha-asyn", "tuned-ha-asyn", "ha-sync"}
-    assert {row["policy"] for row in found["standings"]} == rules | {"ppo", "dqn"}
+    assert {row["policy"] for row in found["ranking"]} == rules | {"ppo", "dqn"}
     assert found["seeds"] == [900_000, 4]
-    assert {row["episodes"] for row in found["standings"]} == {4}
+    assert {row["episodes"] for row in found["ranking"]} == {4}
     for work in ("edge_gym.evaluation.sweep.run_chunk", "edge_gym.reports.films.draw"):
         monkeypatch.setattr(work, lambda task: pytest.fail("done again"))
     assert cli.main([*command, "--out", str(tmp_path)]) == 0
@@ -292,7 +292,7 @@ def test_what_cannot_be_run_is_left_out(tmp_path: Path, monkeypatch: pytest.Monk
     board = leaderboard.leaderboard(
         ["TaskAllocationStaleness-v0"], out=tmp_path, episodes=2, report=said.append
     )
-    assert not board.standings
+    assert not board.ranking
     assert board.missing == {SECOND: "no such images: fetch them"}
     assert said[1:] == [f"{SECOND} is left out: no such images: fetch them"]
 
@@ -312,7 +312,7 @@ def test_tuned_rules_that_are_nothing_new_are_left_out() -> None:
 
 
 def test_differences_have_as_many_decimals_as_are_known(board: Leaderboard) -> None:
-    row = replace(board.standings[0], difference=0.0123456, difference_ci95=(0.00908, 0.0153))
+    row = replace(board.ranking[0], difference=0.0123456, difference_ci95=(0.00908, 0.0153))
     assert gap_cell(row) == "+0.0123 [+0.0091, +0.0153]"
     row = replace(row, difference=-12.3456, difference_ci95=(-90.0, 70.0))
     assert gap_cell(row) == "-12 [-90, +70]"
@@ -325,7 +325,7 @@ def test_what_rounding_leaves_of_zero_is_zero(board: Leaderboard) -> None:
     assert [mean_text(value) for value in (2.776e-17, -2.776e-17, 0.0)] == ["0"] * 3
     assert mean_text(-1e-16, "#.4g") == "0.000"
     assert [mean_text(value) for value in (0.74312, -697.25, 1e-9)] == ["0.7431", "-697.2", "1e-09"]
-    row = replace(board.standings[0], difference=-1e-17, difference_ci95=(-2e-17, 2e-17))
+    row = replace(board.ranking[0], difference=-1e-17, difference_ci95=(-2e-17, 2e-17))
     assert gap_texts(row) == ("+0.0000", "+0.0000", "+0.0000")
     row = replace(row, difference=-0.2, difference_ci95=(-30.0, 30.0))
     assert gap_texts(row) == ("+0", "-30", "+30")

@@ -7,7 +7,11 @@ import functools
 from edge_gym.core.registration import register_own
 
 _register = functools.partial(
-    register_own, "retransmission.dynamics", "Retransmission", paper="wen-2019"
+    register_own,
+    "retransmission.dynamics",
+    "Retransmission",
+    paper="wen-2019",
+    budget_field="budget",
 )
 
 

@@ -8,7 +8,11 @@ from typing import Any
 from edge_gym.core.registration import register_own
 
 _register = functools.partial(
-    register_own, "task_allocation.dynamics", "TaskAllocation", paper="mohammad-2020"
+    register_own,
+    "task_allocation.dynamics",
+    "TaskAllocation",
+    paper="mohammad-2020",
+    budget_field="cycles",
 )
 
 # Mohammad et al. 2020 §5 and Table 1: 280,440 weights of 32 bits, 784 features of 8 bits.

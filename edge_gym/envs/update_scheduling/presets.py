@@ -7,7 +7,11 @@ import functools
 from edge_gym.core.registration import register_own
 
 _register = functools.partial(
-    register_own, "update_scheduling.dynamics", "UpdateScheduling", paper="wen-2019"
+    register_own,
+    "update_scheduling.dynamics",
+    "UpdateScheduling",
+    paper="wen-2019",
+    budget_field="budget_s",
 )
 
 
@@ -41,17 +45,20 @@ _register(
 _register(
     "UpdateSchedulingLazy-v0",
     "schedule devices, which compute only then, within an energy budget",
+    budget_field="budget_j",
     mode="lazy",
 )
 _register(
     "UpdateSchedulingLazyIID-v0",
     "schedule devices, which compute only then, data spread evenly, within an energy budget",
+    budget_field="budget_j",
     mode="lazy",
     partition="iid",
 )
 _register(
     "UpdateSchedulingLazyDiscrete-v0",
     "schedule one device a round, which computes only then, within an energy budget",
+    budget_field="budget_j",
     mode="lazy",
     actions="device",
     learning_rate=0.08,

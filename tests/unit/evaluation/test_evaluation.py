@@ -441,7 +441,7 @@ def test_few_episodes_are_called_few() -> None:
         ({"policies": {}}, "no policy to run"),
         ({"policies": [max]}, "policies need names, as in {'mine': policy}, got <built-in"),
         ({"policies": "chanel-aware"}, "did you mean channel-aware"),
-        ({"env_id": "Nothing-v0"}, "unknown environment 'Nothing-v0'; nearest are"),
+        ({"env_id": "Nothing-v0"}, "unknown environment 'Nothing-v0'; edge-gym list shows all"),
         ({"policies": ["chanel-aware"]}, "did you mean channel-aware"),
         ({"policies": ["importance-aware-entropy"]}, "does not apply"),
         ({"policies": ["tuned-random"]}, "nothing to tune"),
@@ -479,9 +479,9 @@ def test_policies_by_name() -> None:
     env = make_lanes("Retransmission-v0", 2, SMALL)
     given = resolve("importance-aware:max_snr_db=16,alignment_probability=0.8", env)
     assert given.parameters == {"max_snr_db": 16, "alignment_probability": 0.8}
-    assert (given.kind, given.analytical) == ("published", True)
+    assert (given.kind, given.rule) == ("published", True)
     assert resolve("support-vector-aware", env).kind == "project"
-    assert resolve("random", env).analytical is False
+    assert resolve("random", env).rule is False
 
 
 @pytest.mark.parametrize("value", [1.0 + 2**-52, 0.1, 1e6 / 3, -7.3])

@@ -18,6 +18,7 @@ from edge_gym.evaluation import generalisation
 from edge_gym.evaluation.generalisation import OWN, Generalisation, Setting, generalise, settings_of
 from edge_gym.evaluation.policies import resolve
 from edge_gym.evaluation.rollouts import make_lanes, own_config, run_episodes
+from edge_gym.reports import charts
 from edge_gym.runtime.workers import here
 
 NAME = "edge_gym/Retransmission-v0"
@@ -81,13 +82,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Generalisation, Pat
 
 def test_policies_keep_what_they_were_made_for(found: tuple[Generalisation, Path]) -> None:
     result, _ = found
-    standings = result.standings[NAME]
-    policies = {row.policy for row in standings["own"]}
+    ranking = result.ranking[NAME]
+    policies = {row.policy for row in ranking["own"]}
     assert {"random", "ppo", "dqn"} < policies
     rules = policies - {"random", "ppo", "dqn"}
     assert len(rules) == 1
-    assert {row.policy for row in standings["SNR: 10 dB"]} == policies
-    row = next(row for row in standings["SNR: 10 dB"] if row.policy in rules)
+    assert {row.policy for row in ranking["SNR: 10 dB"]} == policies
+    row = next(row for row in ranking["SNR: 10 dB"] if row.policy in rules)
     env = make_lanes(NAME, 3, {**SHORT, "mean_snr_db": 10.0})
     again = run_episodes(env, resolve(row.policy, env).policy, range(900_000, 900_003))
     assert row.mean == again.returns.mean()
@@ -104,7 +105,7 @@ def test_what_is_written(found: tuple[Generalisation, Path]) -> None:
     assert [setting.name for setting in result.settings[NAME]] == ["own", "SNR: 10 dB"]
     rows = list(csv.DictReader(io.StringIO((folder / "generalisation.csv").read_text())))
     assert {(row["axis"], row["value"]) for row in rows} == {("own", "own"), ("SNR", "10 dB")}
-    assert len(rows) == sum(map(len, result.standings[NAME].values()))
+    assert len(rows) == sum(map(len, result.ranking[NAME].values()))
     assert json.loads((folder / "generalisation.json").read_text()) == result.to_json()
     lines = (folder / "generalisation.md").read_text().splitlines()
     assert lines[0] == "`Retransmission-v0`"
@@ -117,17 +118,17 @@ def test_where_no_rule_is_above_random_the_picture_says_so(
 ) -> None:
     result, _ = found
     compared = {"difference": 0.1, "difference_ci95": (0.0, 0.2)}
-    standings = {
+    ranking = {
         NAME: {
             setting: [
-                replace(row, score=score, **compared) for row in result.standings[NAME][setting]
+                replace(row, score=score, **compared) for row in result.ranking[NAME][setting]
             ]
             for setting, score in (("own", 1.0), ("SNR: 10 dB", None))
         }
     }
     drawn: list[Any] = []
-    monkeypatch.setattr(generalisation, "save", lambda figure, path: drawn.append(figure))
-    replace(result, standings=standings).draw(NAME, Path("unused.png"))
+    monkeypatch.setattr(charts, "save", lambda figure, path: drawn.append(figure))
+    charts.draw_generalisation(replace(result, ranking=ranking), NAME, Path("unused.png"))
     labels = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
     assert labels == ["SNR: 10 dB (no rule above random)", "own"]
 

@@ -137,6 +137,6 @@ def test_the_board_draws_its_films(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (gif,) = (tmp_path / "films").iterdir()
     assert gif.read_bytes()[:3] == b"GIF"
     # The film of an agent that was trained again is another one.
-    monkeypatch.setattr("edge_gym.evaluation.leaderboard.identity", lambda chunk: "trained again")
+    monkeypatch.setattr("edge_gym.reports.leaderboard_page.identity", lambda chunk: "trained again")
     leaderboard(["TaskAllocationStaleness-v0"], out=tmp_path, episodes=2)
     assert len(list((tmp_path / "films").iterdir())) == 2
