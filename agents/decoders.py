@@ -25,13 +25,15 @@ from edge_gym.core.observation import Observation
 from edge_gym.envs.batch_slot.dynamics import BatchSlotConfig
 from edge_gym.envs.batch_slot.dynamics import action_of as batches_and_slots
 from edge_gym.envs.batch_slot.dynamics import allocation_of as batches_and_slots_of
-from edge_gym.envs.offloading.dynamics import OffloadingConfig, action_of, offloading_of
-from edge_gym.envs.task_allocation.dynamics import (
-    SHARE_EXPONENT,
-    TaskAllocationConfig,
-    direct_columns,
-    joint_columns,
+from edge_gym.envs.offloading.actions import OffloadingCodec
+from edge_gym.envs.offloading.config import OffloadingConfig
+from edge_gym.envs.task_allocation.actions import (
+    LEAST_BAND_RATIO,
+    JointCodec,
+    JointShares,
+    TaskCodec,
 )
+from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.runtime.checks import check_number
 from edge_gym.runtime.messages import shown
 from edge_gym.solvers import task_resources
@@ -123,21 +125,22 @@ class FillInOrder(Decoder):
         if config.actions == "direct":
             rooms = np.floor(costs.capacity(wanted) + 1e-9).astype(np.int64)
             samples = _filled(rooms, priority, total)
-            return direct_columns(Tasks(samples, costs.max_updates(samples)), config)
+            return TaskCodec(config).encode(Tasks(samples, costs.max_updates(samples)))
         limits = observed_limits(seen, config)
         _, resources = task_resources.joint_allocation(
             limits, total, 3, config.least_samples, config.most_updates
         )
         bands = resources.band_hz * np.exp(values[..., 2])
         # What an action can say at least.
-        bands = np.maximum(bands, np.exp(-2 * SHARE_EXPONENT) * bands.max(axis=-1, keepdims=True))
+        bands = np.maximum(bands, LEAST_BAND_RATIO * bands.max(axis=-1, keepdims=True))
         bands *= (limits.band_hz / bands.sum(axis=-1))[..., None]
         rooms = np.floor(task_resources.capacity(limits, wanted, bands)).astype(np.int64)
         samples = _filled(rooms, priority, total)
         updates = np.where((samples > 0) & (samples <= rooms), wanted, 0)
         doing = np.where(updates > 0, samples, 0)
         resources = task_resources.best_resources(limits, doing, updates, bands)
-        return joint_columns(Tasks(samples, updates), resources, limits, config)
+        shares = JointShares.of(Tasks(samples, updates), resources, limits)
+        return JointCodec(config).encode(shares)
 
 
 class OptimalResources(Decoder):
@@ -166,10 +169,9 @@ class OptimalResources(Decoder):
         residuals[..., 3] = scores[..., 0]
         moved = self._residual.decode(observations, residuals)
         costs = observed_offloading_costs(Observation(self._tables, observations), self._config)
-        wanted = offloading_of(moved, self._config, costs.task_bits > 0)
-        return np.asarray(
-            action_of(optimal_resources(costs, wanted.offloaded), self._config), np.float32
-        )
+        codec = OffloadingCodec(self._config)
+        wanted = codec.decode(moved, costs.task_bits > 0)
+        return codec.encode(optimal_resources(costs, wanted.offloaded))
 
 
 class OptimalSlots(Decoder):

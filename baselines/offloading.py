@@ -18,12 +18,9 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
 from edge_gym.core.observation import Observation
-from edge_gym.envs.offloading.dynamics import (
-    SPLIT_LEVELS,
-    OffloadingConfig,
-    action_of,
-    offloading_costs,
-)
+from edge_gym.envs.offloading.actions import OffloadingCodec, action_codec
+from edge_gym.envs.offloading.config import SPLIT_LEVELS, OffloadingConfig
+from edge_gym.envs.offloading.costs import offloading_costs
 from edge_gym.runtime.checks import check_integer, check_number
 from edge_gym.solvers.offloading import (
     Offloading,
@@ -57,7 +54,11 @@ class _Rule(Baseline):
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Return the actions that mean these decisions."""
         seen = Observation(self.tables, observations)
-        return action_of(self.decide(seen, observed_costs(seen, self.config)), self.config)
+        decision = self.decide(seen, observed_costs(seen, self.config))
+        codec = action_codec(self.config)
+        if isinstance(codec, OffloadingCodec):
+            return codec.encode(decision)
+        return codec.encode(decision.offloaded)
 
 
 def observed_costs(seen: Observation, config: OffloadingConfig) -> OffloadingCosts:

@@ -5,7 +5,6 @@ Source: ASYNC-MEL §3 to §5; MEL on joint task and resource optimisation and ri
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +15,15 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline, NoParameters
 from edge_gym.core.observation import Observation
-from edge_gym.envs.task_allocation.dynamics import (
-    SHARE_EXPONENT,
-    TaskAllocationConfig,
-    direct_columns,
-    joint_columns,
-    resource_limits,
-    task_costs,
+from edge_gym.envs.task_allocation.actions import (
+    LEAST_BAND_RATIO,
+    CapCodec,
+    JointCodec,
+    JointShares,
+    TaskCodec,
 )
+from edge_gym.envs.task_allocation.config import TaskAllocationConfig
+from edge_gym.envs.task_allocation.costs import resource_limits, task_costs
 from edge_gym.physics.compute import cpu_energy, cpu_latency
 from edge_gym.runtime.checks import check_choice, check_integer, check_number
 from edge_gym.solvers.task_allocation import (
@@ -101,7 +101,7 @@ class _Rule(Baseline):
         samples = _complete(tasks, costs.max_samples, total)
         possible = costs.max_updates(np.minimum(samples, costs.max_samples))
         fewer = np.where(samples > tasks.samples, possible, tasks.updates)
-        return direct_columns(Tasks(samples, np.minimum(fewer, tasks.updates)), self.config)
+        return TaskCodec(self.config).encode(Tasks(samples, np.minimum(fewer, tasks.updates)))
 
 
 def observed_costs(seen: Observation, config: TaskAllocationConfig) -> TaskCosts:
@@ -180,9 +180,9 @@ class HeterogeneityAware(_Rule):
         """Return the actions that mean these tasks, or the choice nearest to the cap."""
         if self.config.actions != "staleness":
             return super().act(observations, masks)
-        cap, caps = self.parameters.cap, np.array(self.config.caps)
-        index = len(caps) - 1 if cap is None else int(np.abs(caps - cap).argmin())
-        return np.full(observations["system"].shape[:-1], index)
+        cap = self.parameters.cap if self.parameters.cap is not None else self.config.caps[-1]
+        caps = np.full(observations["system"].shape[:-1], cap)
+        return CapCodec(self.config).encode(caps)
 
 
 class HeterogeneityAwareSynchronous(HeterogeneityAware):
@@ -292,7 +292,8 @@ class RandomShares(_Rule, DrawingBaseline):
         tasks = self.tasks(seen, costs, total)
         samples = _complete(tasks, costs.max_samples, total)
         resources = _fair(costs, limits, config)
-        return joint_columns(Tasks(samples, tasks.updates), resources, limits, config)
+        shares = JointShares.of(Tasks(samples, tasks.updates), resources, limits)
+        return JointCodec(config).encode(shares)
 
 
 def _with_least(filled: IntArray, least: int) -> IntArray:
@@ -457,10 +458,11 @@ class _JointRule(Baseline):
         idle = (tasks.updates == 0).sum(axis=-1)
         if idle.any():
             # In actions, each of these has a share of the band, by this less than the largest.
-            band_hz = limits.band_hz * (1 - idle * math.exp(-2 * SHARE_EXPONENT))
+            band_hz = limits.band_hz * (1 - idle * LEAST_BAND_RATIO)
             tasks, resources = self.solution(costs, replace(limits, band_hz=band_hz), total)
         samples = _complete(tasks, costs.max_samples, total)
-        return joint_columns(Tasks(samples, tasks.updates), resources, limits, config)
+        shares = JointShares.of(Tasks(samples, tasks.updates), resources, limits)
+        return JointCodec(config).encode(shares)
 
 
 class TaskOnly(_JointRule):

@@ -102,10 +102,10 @@ def training(env_id: str, n_lanes: int, repeats: int) -> dict[str, float]:
     observation, _ = env.reset(seed=0)
     problem, config, lanes = env.problem, env.config, np.arange(n_lanes)
     rule = make_baseline("ha-asyn", env, cap=3)
-    given, wanted, _ = problem._decide(lanes, rule.act(observation))
-    held = problem._held(lanes, given)
-    updates = np.minimum(wanted, problem._possible(lanes, held, None))
-    rows, counts = pad_rows([problem._draw_tasks(lane, given[lane], held[lane]) for lane in lanes])
+    given, wanted, _ = problem.decide(lanes, rule.act(observation))
+    held = problem.held_samples(lanes, given)
+    updates = np.minimum(wanted, problem.cycle_costs(lanes).max_updates(held))
+    rows, counts = pad_rows([problem.draw_tasks(lane, given[lane], held[lane]) for lane in lanes])
     learner, generators = problem.learner, [problem.generators[lane] for lane in lanes]
 
     def train(columns: slice, lane: slice = slice(None)) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edge_gym.baselines import make_baseline
 from edge_gym.core.config import make_config
 from edge_gym.core.registration import find_environment
-from edge_gym.envs.task_allocation.dynamics import TaskAllocationConfig
+from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.evaluation.episode_store import part_name, run_or_load
 from edge_gym.evaluation.rollouts import Episodes, even_lanes, make_lanes, plain_config
 from edge_gym.evaluation.statistics import mean_intervals

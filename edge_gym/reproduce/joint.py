@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.core.observation import Observation
-from edge_gym.envs.offloading.dynamics import OffloadingConfig, offloading_costs
+from edge_gym.envs.offloading.config import OffloadingConfig
+from edge_gym.envs.offloading.costs import offloading_costs
 from edge_gym.evaluation.rollouts import make_lanes, plain_config
 from edge_gym.evaluation.statistics import mean_intervals
 from edge_gym.reports.charts import GRID, INK, new_figure, save, tidy, write_title

@@ -22,9 +22,9 @@ from edge_gym.baselines import (
 from edge_gym.core.registration import list_environments
 from edge_gym.envs.batch_slot.dynamics import BatchSlotConfig
 from edge_gym.envs.data_scheduling.dynamics import DataSchedulingConfig
-from edge_gym.envs.offloading.dynamics import OffloadingConfig
+from edge_gym.envs.offloading.config import OffloadingConfig
 from edge_gym.envs.retransmission.dynamics import RetransmissionConfig, observation_table
-from edge_gym.envs.task_allocation.dynamics import TaskAllocationConfig
+from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.envs.update_scheduling.dynamics import UpdateSchedulingConfig
 from edge_gym.evaluation import tuning
 from edge_gym.evaluation.policies import resolve

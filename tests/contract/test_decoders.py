@@ -26,7 +26,7 @@ from edge_gym.baselines.offloading import observed_costs as observed_offloading_
 from edge_gym.baselines.task_allocation import observed_costs, observed_total
 from edge_gym.core.observation import Observation
 from edge_gym.envs.batch_slot.dynamics import allocation_of
-from edge_gym.envs.offloading.dynamics import combination_of, offloading_of
+from edge_gym.envs.offloading.actions import OffloadingCodec, combination_of
 from edge_gym.solvers.batch_slot import optimal_slots
 from edge_gym.solvers.offloading import evaluate, optimal_resources
 
@@ -100,7 +100,7 @@ def test_learners_are_filled_in_order(scale: float) -> None:
     seen = Observation(env.unwrapped.tables, observations)
     costs, totals = observed_costs(seen, env.unwrapped.config), observed_total(seen)
     problem = env.unwrapped.problem
-    samples, updates, _ = problem._decide(np.arange(3), actions)
+    samples, updates, _ = problem.decide(np.arange(3), actions)
     given_fully = 0
     for lane in range(3):
         wanted = [round(6 ** ((score + 1) / 2)) for score in scores[lane, :, 1]]
@@ -134,7 +134,7 @@ def test_a_higher_score_comes_first() -> None:
         for score in (-1.0, 1.0):
             scores = np.zeros((3, 6, 2))
             scores[:, k, 0] = score
-            samples.append(problem._decide(np.arange(3), decoder.decode(observations, scores))[0])
+            samples.append(problem.decide(np.arange(3), decoder.decode(observations, scores))[0])
         assert (samples[1][:, k] >= samples[0][:, k]).all()
     assert (samples[1] != samples[0]).any()
 
@@ -192,7 +192,7 @@ def test_resources_are_optimal_for_what_is_offloaded() -> None:
     decoder, rule = make_decoder(SPLIT, env), make_baseline("near-optimal", env)
     for step in range(2):
         # Tasks come in every second iteration.
-        assert (env.problem._task_bits > 0).any() == bool(step)
+        assert (env.problem.task_bits > 0).any() == bool(step)
         found = decoder.decode(observations, np.zeros((8, 3, 1)))
         near = rule.act(observations)
         assert found.dtype == np.float32
@@ -202,7 +202,7 @@ def test_resources_are_optimal_for_what_is_offloaded() -> None:
         moved = decoder.decode(observations, scores)
         costs = observed_offloading_costs(Observation(env.tables, observations), env.config)
         tasks = costs.task_bits > 0
-        begin, end = (offloading_of(action, env.config, tasks) for action in (near, moved))
+        begin, end = (OffloadingCodec(env.config).decode(action, tasks) for action in (near, moved))
         # Actions go from -1 to 1, with an edge on both sides that is all or nothing.
         wanted = np.clip(1.05 * (near[..., 3] + 0.5 * scores[..., 0]) / 2 + 0.5, 0, 1)
         np.testing.assert_allclose(end.offloaded, np.where(tasks, wanted, 0), atol=1e-6)

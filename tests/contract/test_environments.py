@@ -31,9 +31,9 @@ from edge_gym.core.actions import validate_actions
 from edge_gym.core.registration import find_environment, list_environments
 from edge_gym.envs.batch_slot.dynamics import BatchSlotConfig
 from edge_gym.envs.data_scheduling.dynamics import DataSchedulingConfig
-from edge_gym.envs.offloading.dynamics import OffloadingConfig
+from edge_gym.envs.offloading.config import OffloadingConfig
 from edge_gym.envs.retransmission.dynamics import RetransmissionConfig
-from edge_gym.envs.task_allocation.dynamics import TaskAllocationConfig
+from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.envs.update_scheduling.dynamics import UpdateSchedulingConfig
 
 PLAIN = "Retransmission-v0"

@@ -8,7 +8,7 @@ from typing import Any
 from edge_gym.core.registration import register_own
 
 _register = functools.partial(
-    register_own, "offloading.dynamics", "Offloading", paper="li-2021", budget_field="iterations"
+    register_own, "offloading.env", "Offloading", paper="li-2021", budget_field="iterations"
 )
 
 # Li et al. 2021 §IV and Table I: one realisation of the channel, equal tasks, last iteration.

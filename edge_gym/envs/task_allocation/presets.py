@@ -9,7 +9,7 @@ from edge_gym.core.registration import register_own
 
 _register = functools.partial(
     register_own,
-    "task_allocation.dynamics",
+    "task_allocation.env",
     "TaskAllocation",
     paper="mohammad-2020",
     budget_field="cycles",

@@ -14,14 +14,10 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import Baseline
 from edge_gym.baselines.offloading import RULES
-from edge_gym.envs.offloading.dynamics import (
-    OffloadingConfig,
-    OffloadingEnv,
-    OffloadingVectorEnv,
-    levels_of,
-    observation_tables,
-    offloading_of,
-)
+from edge_gym.envs.offloading.actions import OffloadingCodec, levels_of
+from edge_gym.envs.offloading.config import OffloadingConfig
+from edge_gym.envs.offloading.env import OffloadingEnv, OffloadingVectorEnv
+from edge_gym.envs.offloading.observation import observation_tables
 from edge_gym.solvers.offloading import (
     Offloading,
     OffloadingCosts,
@@ -118,7 +114,7 @@ def costs_of(env: Made, seen: dict[str, Any]) -> OffloadingCosts:
 
 def chosen_by(rule: Baseline, env: Made, seen: dict[str, Any]) -> Offloading:
     """Return what the environment makes of a rule's action."""
-    return offloading_of(rule.act(seen), env.config, read(env, seen, "task_mbit") > 0)
+    return OffloadingCodec(env.config).decode(rule.act(seen), read(env, seen, "task_mbit") > 0)
 
 
 def threshold(env: Made, seen: dict[str, Any], above_db: float) -> NDArray[np.bool_]:
@@ -446,7 +442,7 @@ def test_the_environment_does_what_the_rule_wants(fields: dict[str, Any]) -> Non
     observation, _ = env.reset(seed=1)
     rule, over, tasks = BY_NAME["near-optimal"](env), False, []
     while not over:
-        costs = env.problem._costs(np.zeros(1, np.int64))
+        costs = env.problem.costs(np.zeros(1, np.int64))
         decided = near_optimal(costs)
         if fields:
             decided = optimal_resources(costs, np.rint(5 * decided.offloaded) / 5)

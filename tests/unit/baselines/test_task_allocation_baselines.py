@@ -14,11 +14,9 @@ from scipy.stats import kstest
 from edge_gym.baselines.base import Baseline, RandomPolicy
 from edge_gym.baselines.task_allocation import RULES
 from edge_gym.core.observation import Observation
-from edge_gym.envs.task_allocation.dynamics import (
-    TaskAllocationConfig,
-    TaskAllocationVectorEnv,
-    observation_tables,
-)
+from edge_gym.envs.task_allocation.config import TaskAllocationConfig
+from edge_gym.envs.task_allocation.env import TaskAllocationVectorEnv
+from edge_gym.envs.task_allocation.observation import observation_tables
 from edge_gym.evaluation.rollouts import run_episodes
 from edge_gym.solvers import task_resources
 from edge_gym.solvers.task_allocation import (
@@ -361,21 +359,21 @@ def test_every_rule_keeps_16d_and_16g(fields: dict[str, Any]) -> None:
             observation, _ = env.reset(seed=0)
             acting = make(rule.name, env, **dict(zip(grid, values, strict=True)))
             given: list[Array] = []
-            decide = problem._decide
+            decide = problem.decide
 
             def deciding(*arguments: Any, kept: list[Array] = given, decide: Any = decide) -> Any:
                 found = decide(*arguments)
                 kept.append(found[0])
                 return found
 
-            problem._decide = deciding
+            problem.decide = deciding
             env.step(acting.act(observation))
-            problem._decide = decide
-            np.testing.assert_array_equal(given[0].sum(axis=1), problem._total)
-            taking = problem._updates > 0
-            assert (problem._samples[taking] >= least).all(), (rule.name, values)
+            problem.decide = decide
+            np.testing.assert_array_equal(given[0].sum(axis=1), problem.total)
+            taking = problem.updates > 0
+            assert (problem.samples[taking] >= least).all(), (rule.name, values)
             tried += taking.sum()
-            few += (problem._samples[taking] < 2 * least).sum()
+            few += (problem.samples[taking] < 2 * least).sum()
     assert tried > 0
     # Some have hardly more, so that it is not by chance.
     assert few > 0 or fields == {**RISK, **COPIES, "least_samples": 50}
@@ -471,7 +469,7 @@ def begin(lanes: int, **fields: Any) -> tuple[Any, Any]:
     """Return an environment in which cycles train nothing, and what is observed at first."""
     env: Any = TaskAllocationVectorEnv(lanes, **{**FEW, **fields})
     observation, _ = env.reset(seed=0)
-    env.problem._learn = lambda *arguments: None
+    env.problem.train = lambda *arguments: None
     return env, observation
 
 
@@ -499,8 +497,8 @@ def test_all_rules_keep_to_what_learners_can_do(fields: dict[str, Any]) -> None:
         for _ in range(2):
             observation, *_, info = env.step(acting.act(observation))
             assert not info["lowered"].any(), rule.name
-            spent = env.problem._spent_j / env.problem._limit_j
-            assert max(spent.max(), env.problem._finish_s.max() / env.config.cycle_s) <= 1 + 1e-9
+            spent = env.problem.spent_j / env.problem.limit_j
+            assert max(spent.max(), env.problem.finish_s.max() / env.config.cycle_s) <= 1 + 1e-9
             nothing += (info["updates"] == 0).sum()
         # Whom a rule counts on may all be lost; unaware allocations let everybody wait for one.
         if rule.name not in ("hu-sync", "hu-asyn"):
@@ -514,7 +512,7 @@ def test_unreliable_links_do_not_keep_samples_from_reliable_ones() -> None:
     reliable = read(env, observation, "drop_out") <= 0.3
     rooms = np.where(reliable, np.floor(costs.capacity(1.0)), 0).sum(axis=1)
     assert (rooms < 1500).mean() > 0.2
-    env.problem._absence[:] = 0
+    env.problem.drop_out[:] = 0
     *_, info = env.step(rule.act(observation))
     np.testing.assert_array_equal(info["samples"], np.minimum(rooms, 1500))
 
@@ -537,7 +535,7 @@ def test_joint_allocations_have_the_most_updates(fields: dict[str, Any]) -> None
                 default = make(name, env).act(observation)
                 np.testing.assert_array_equal(default, action)
             if name == "task-only":
-                wanted = exact_allocation(env.problem._costs(np.arange(32)), 1500, cap, 5, 12)
+                wanted = exact_allocation(env.problem.costs(np.arange(32)), 1500, cap, 5, 12)
                 tasks = meant(action, np.full(32, 1500))
                 assert_tasks(tasks, wanted)
                 assert (action[..., 2:] == 1).all()

@@ -24,15 +24,15 @@ from rollouts import assert_same
 from scipy.stats import gmean, kstest
 from stable_baselines3.common.env_checker import check_env as check_for_sb3
 
-from edge_gym.envs.offloading.dynamics import (
-    OffloadingConfig,
-    OffloadingEnv,
-    OffloadingVectorEnv,
-    action_of,
+from edge_gym.envs.offloading.actions import (
+    CombinationCodec,
+    GridCodec,
+    OffloadingCodec,
     combination_of,
     levels_of,
-    offloading_of,
 )
+from edge_gym.envs.offloading.config import OffloadingConfig
+from edge_gym.envs.offloading.env import OffloadingEnv, OffloadingVectorEnv
 from edge_gym.solvers.offloading import Offloading
 
 SMALL: dict[str, Any] = {
@@ -165,11 +165,11 @@ class Plain:
         """Work out channels and training from what was drawn for an iteration."""
         config, problem = self.config, self.problem
         self.gain = []
-        for place, fade in zip(problem._place_m[0], problem._fade[0], strict=True):
+        for place, fade in zip(problem.place_m[0], problem.fading[0], strict=True):
             distance = max(math.hypot(*place), 1)
             mean = 4.11 * (3e8 / (4 * math.pi * 2.4e9 * distance)) ** config.path_loss_exponent
             self.gain.append(mean * fade)
-        self.task_bits = problem._task_bits[0].tolist()
+        self.task_bits = problem.task_bits[0].tolist()
         self.training_s, self.training_j = [], []
         for rows in self.rows:
             cycles = config.cycles_per_flop * 6 * self.macs * len(rows) * config.local_epochs
@@ -191,8 +191,8 @@ class Plain:
             if config.actions == "combination":
                 action = list(itertools.product(range(6), repeat=self.m))[action]
             iota = [level / 5 * (self.task_bits[j] > 0) for j, level in enumerate(action)]
-            up, down = problem._shares[0].tolist()
-            return iota, up, down, (config.max_cpu_hz * problem._cpu_share[0]).tolist()
+            up, down = problem.band_shares[0].tolist()
+            return iota, up, down, (config.max_cpu_hz * problem.cpu_share[0]).tolist()
         iota, hertz = [], []
         for (_, _, speed, part), bits in zip(action.tolist(), self.task_bits, strict=True):
             iota.append(min(max((1.05 * part + 1) / 2, 0), 1) if bits else 0.0)
@@ -443,16 +443,16 @@ def test_a_user_without_the_new_model_goes_on_from_its_old_one() -> None:
     env = make(period=1, iterations=6)
     env.reset(seed=1)
     problem = env.problem
-    initial = problem.learner.weights[0].clone()
-    assert all(held.equal(initial) for held in problem._held[0])
+    initial = global_model(env)
+    assert (problem.held[0] == initial).all()
     models = [initial]
     ages = []
     for part in ([1, 0, -1], [1, 1, 0], [1, 0.2, 1], [1, -1, -1], [-0.5, 1, 0], [1, 1, 1]):
         observation, *_, info = env.step(direct(part))
-        models.append(problem.learner.weights[0].clone())
+        models.append(global_model(env))
         ages.append(column(env, observation, "devices", "staleness").astype(int).tolist())
-        for held, age in zip(problem._held[0], ages[-1], strict=True):
-            assert held.equal(models[-1 - age])
+        for held, age in zip(problem.held[0], ages[-1], strict=True):
+            np.testing.assert_array_equal(held, models[-1 - age])
         waited = column(env, observation, "devices", "previous_download_s")
         assert [s == 0 for s in waited] == [p == 1 for p in part]
     assert ages == [[1, 0, 0], [2, 1, 0], [3, 0, 1], [4, 0, 0], [0, 1, 0], [1, 2, 1]]
@@ -570,7 +570,7 @@ def test_others_wait_for_a_cpu_that_infers() -> None:
     local = 64e6 * 50 / 5e7
     assert info["model_ready_s"] > local
     # That of the one that offloads everything, which began at once, and of the other.
-    latencies = env.problem._latency_s[0]
+    latencies = env.problem.latency_s[0]
     assert latencies[0] > local
     assert latencies[1] == pytest.approx(info["latency_s"] * 2 - latencies[0])
 
@@ -610,7 +610,7 @@ def test_iterations_without_tasks_cost_no_inference() -> None:
 @pytest.mark.parametrize("spread", [0.0, 0.5, 0.9])
 def test_sizes_of_tasks_are_uniform_about_their_mean(spread: float) -> None:
     env = many(40, n_devices=10, period=1, task_spread=spread, task_bits=3e6)
-    sizes = env.problem._task_bits.copy()
+    sizes = env.problem.task_bits.copy()
     observation = env.problem.observe()
     np.testing.assert_allclose(column(env, observation, "devices", "task_mbit"), sizes / 1e6)
     if not spread:
@@ -618,7 +618,7 @@ def test_sizes_of_tasks_are_uniform_about_their_mean(spread: float) -> None:
         return
     assert kstest((sizes / 3e6 - 1 + spread).ravel() / (2 * spread), "uniform").pvalue > 0.01
     env.step(np.zeros((40, 10, 4)))
-    assert (env.problem._task_bits != sizes).all()
+    assert (env.problem.task_bits != sizes).all()
 
 
 # ---------------------------------------------------------------------------- places and channels
@@ -628,10 +628,10 @@ def test_places_and_fading_are_drawn_as_documented() -> None:
     distances = {}
     for placement in ("ring", "disc"):
         problem = many(40, n_devices=10, placement=placement, cell_radius_m=80.0).problem
-        x, y = problem._place_m.reshape(-1, 2).T
+        x, y = problem.place_m.reshape(-1, 2).T
         distances[placement] = np.hypot(x, y)
         assert kstest(np.arctan2(y, x) / (2 * np.pi) % 1, "uniform").pvalue > 0.01
-        assert kstest(problem._fade.ravel(), "expon").pvalue > 0.01
+        assert kstest(problem.fading.ravel(), "expon").pvalue > 0.01
     np.testing.assert_allclose(distances["ring"], 80)
     assert kstest((distances["disc"] / 80) ** 2, "uniform").pvalue > 0.01
 
@@ -654,11 +654,11 @@ def test_users_walk_within_the_cell(placement: str) -> None:
     problem, angles, thrown_back = env.problem, [], 0
     if placement == "ring":
         # Nobody walks before the first iteration.
-        np.testing.assert_allclose(np.hypot(*np.moveaxis(problem._place_m, -1, 0)), radius)
+        np.testing.assert_allclose(np.hypot(*np.moveaxis(problem.place_m, -1, 0)), radius)
     for _ in range(4):
-        before = problem._place_m.copy()
+        before = problem.place_m.copy()
         env.step(np.zeros((30, 8, 4)))
-        after = problem._place_m
+        after = problem.place_m
         distance = np.hypot(*np.moveaxis(after, -1, 0))
         assert (distance <= radius * (1 + 1e-12)).all()
         # Who would have left is as far within the edge as it would be beyond.
@@ -678,7 +678,7 @@ def test_steps_longer_than_the_cell_stay_within() -> None:
     env = many(20, move_m=500.0, cell_radius_m=40.0)
     for _ in range(3):
         env.step(np.zeros((20, 3, 4)))
-        places = env.problem._place_m
+        places = env.problem.place_m
         assert np.hypot(places[..., 0], places[..., 1]).max() <= 40 * (1 + 1e-12)
 
 
@@ -686,7 +686,7 @@ def test_who_moves_changes_its_gain_by_distance_alone() -> None:
     env = many(10, fading="episode", move_m=9.0, placement="disc", path_loss_exponent=3.3)
     problem, constants, distances = env.problem, [], []
     for _ in range(4):
-        distance = np.hypot(problem._place_m[..., 0], problem._place_m[..., 1])
+        distance = np.hypot(problem.place_m[..., 0], problem.place_m[..., 1])
         observed = column(env, problem.observe(), "devices", "gain_db").astype(np.float64)
         constants.append(observed + 33 * np.log10(np.maximum(distance, 1)))
         distances.append(distance)
@@ -695,16 +695,16 @@ def test_who_moves_changes_its_gain_by_distance_alone() -> None:
     assert np.ptp(distances, axis=0).min() > 0.01
     mean_db = 10 * math.log10(4.11) + 33 * math.log10(3e8 / (4 * math.pi * 2.4e9))
     fade = 10 ** ((constants[0] - mean_db) / 10)
-    np.testing.assert_allclose(fade, problem._fade, rtol=1e-4)
+    np.testing.assert_allclose(fade, problem.fading, rtol=1e-4)
 
 
 def test_the_path_loss_ends_a_metre_from_the_server() -> None:
     env = make(fading="episode")
     env.reset(seed=0)
-    env.problem._place_m[0] = [[0, 0], [0.3, 0.4], [0, 1]]
+    env.problem.place_m[0] = [[0, 0], [0.3, 0.4], [0, 1]]
     observation = env.step(direct(0))[0]
     gain_db = column(env, observation, "devices", "gain_db")
-    without = gain_db - 10 * np.log10(env.problem._fade[0])
+    without = gain_db - 10 * np.log10(env.problem.fading[0])
     mean_db = 10 * math.log10(4.11) + 29 * math.log10(3e8 / (4 * math.pi * 2.4e9))
     np.testing.assert_allclose(without, mean_db, atol=1e-4)
 
@@ -732,7 +732,7 @@ def test_levels_mean_the_same_one_by_one_and_as_a_number() -> None:
     for levels in itertools.islice(actions_for(ours.config, 4), 8):
         number = int("".join(map(str, levels)), 6)
         assert_same(ours.step(levels), theirs.step(number))
-    assert ours.problem._staleness.any()
+    assert ours.problem.staleness.any()
 
 
 @pytest.mark.parametrize("fields", [GRID, COMBINATION])
@@ -808,11 +808,12 @@ def decisions(seed: int, n_users: int) -> Decided:
 @given(seed=st.integers(0, 2**32 - 1), n_users=st.integers(1, 8))
 def test_actions_and_decisions_translate(seed: int, n_users: int) -> None:
     config, wanted, has_tasks = decisions(seed, n_users)
-    action = action_of(wanted, config)
+    codec = OffloadingCodec(config)
+    action = codec.encode(wanted)
     assert action.shape == (4, n_users, 4)
     assert action.dtype == np.float32
     assert (np.abs(action) <= 1).all()
-    found = offloading_of(action, config, has_tasks)
+    found = codec.decode(action, has_tasks)
     np.testing.assert_array_equal(found.download, wanted.download)
     for end in (0, 1):
         np.testing.assert_array_equal(found.offloaded == end, wanted.offloaded == end)
@@ -820,14 +821,11 @@ def test_actions_and_decisions_translate(seed: int, n_users: int) -> None:
     np.testing.assert_allclose(found.uplink_share, wanted.uplink_share, rtol=2e-6)
     np.testing.assert_allclose(found.downlink_share, wanted.downlink_share, rtol=2e-6)
     np.testing.assert_allclose(found.cpu_hz, wanted.cpu_hz, rtol=2e-6)
-    for actions in ("grid", "combination"):
-        if actions == "combination" and n_users > 6:
-            continue
-        twin = OffloadingConfig(n_devices=n_users, actions=actions)
-        levels = action_of(wanted, twin)
-        if actions == "combination":
-            levels = levels_of(levels, n_users)
-        assert (np.abs(levels / 5 - wanted.offloaded) <= 0.1 + 1e-12).all()
+    for kind in (GridCodec, CombinationCodec) if n_users <= 6 else (GridCodec,):
+        levels = kind(config)
+        near = levels.encode(wanted.offloaded)
+        assert (np.abs(levels.decode(near) - wanted.offloaded) <= 0.1 + 1e-12).all()
+        np.testing.assert_array_equal(levels.encode(levels.decode(near)), near)
 
 
 def test_what_actions_cannot_say_is_raised() -> None:
@@ -839,7 +837,8 @@ def test_what_actions_cannot_say_is_raised() -> None:
         np.array([0.1, 0.0]),
         np.array([1e7, 0.0]),
     )
-    found = offloading_of(action_of(wanted, config), config, np.array([True, True]))
+    codec = OffloadingCodec(config)
+    found = codec.decode(codec.encode(wanted))
     shares = np.array([math.exp(-8) * 0.9, 0.9, 0.1, 0])
     shares /= shares.sum()
     np.testing.assert_allclose(found.uplink_share, shares[:2], rtol=1e-5)
@@ -851,7 +850,7 @@ def test_nothing_and_all_are_more_than_points() -> None:
     """Whoever explores offloads nothing, or all, once in forty actions."""
     config = OffloadingConfig(n_devices=1)
     draws = np.random.default_rng(0).uniform(-1, 1, (20_000, 1, 4))
-    found = offloading_of(draws, config, np.ones((20_000, 1), np.bool_)).offloaded[:, 0]
+    found = OffloadingCodec(config).decode(draws).offloaded[:, 0]
     share = 0.05 / 1.05 / 2
     assert np.mean(found == 0) == pytest.approx(share, abs=0.006)
     assert np.mean(found == 1) == pytest.approx(share, abs=0.006)
@@ -949,7 +948,7 @@ def test_a_lane_equals_the_scalar_environment(mode: AutoresetMode, fields: dict[
         results = ours.step(action), theirs.step(action)
         assert_same(*results)
         ends += results[0][2].sum()
-        stale |= bool(ours.problem._staleness.any())
+        stale |= bool(ours.problem.staleness.any())
     assert ends >= 6
     assert stale
 
@@ -962,8 +961,8 @@ def test_episodes_go_on_from_their_state(fields: dict[str, Any]) -> None:
     for action in chosen[:4]:
         env.step(action)
     problem = env.problem
-    assert problem._staleness.any()
-    assert not problem._held[0].equal(problem.learner.weights[[0] * 3])
+    assert problem.staleness.any()
+    assert (problem.held[0] != global_model(env)).any()
     state = env.get_state()
     twin.reset(seed=99)
     twin.step(chosen[0])
@@ -971,7 +970,6 @@ def test_episodes_go_on_from_their_state(fields: dict[str, Any]) -> None:
     for name, value in vars(problem).items():
         if isinstance(value, np.ndarray):
             np.testing.assert_array_equal(vars(twin.problem)[name], value, err_msg=name)
-    assert twin.problem._held.equal(problem._held)
     for action in chosen[4:]:
         assert_same(env.step(action), twin.step(action))
     env.reset(seed=5)
@@ -984,10 +982,10 @@ def test_a_state_moves_to_another_lane() -> None:
     chosen = actions_for(ours.config)
     for _ in range(4):
         ours.step(np.array([next(chosen) for _ in range(3)]))
-    assert ours.problem._staleness[1].any()
-    others = theirs.problem._held[[0, 1]].clone()
+    assert ours.problem.staleness[1].any()
+    others = theirs.problem.held[[0, 1]]
     theirs.problem.set_state(np.array([2]), ours.problem.get_state(np.array([1])))
-    assert theirs.problem._held[[0, 1]].equal(others)
+    np.testing.assert_array_equal(theirs.problem.held[[0, 1]], others)
     for _ in range(5):
         action = next(chosen)
         wanted = lane_of_step(ours.step(np.array([action] * 3)), 1)
@@ -1013,7 +1011,7 @@ def test_a_new_episode_knows_nothing_of_the_last_one(
     env.reset(seed=0)
     for action in [*itertools.islice(actions_for(env.config), 2), everything]:
         env.step(action)
-    assert env.problem._staleness.any()
+    assert env.problem.staleness.any()
     assert_same(env.reset(seed=1), fresh.reset(seed=1))
     for action in itertools.islice(actions_for(env.config), 5):
         assert_same(env.step(action), fresh.step(action))

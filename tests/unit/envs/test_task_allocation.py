@@ -25,14 +25,9 @@ from scipy.stats import kstest
 from stable_baselines3.common.env_checker import check_env as check_for_sb3
 
 from edge_gym.baselines import make_baseline
-from edge_gym.envs.task_allocation.dynamics import (
-    TaskAllocationConfig,
-    TaskAllocationEnv,
-    TaskAllocationVectorEnv,
-    direct_columns,
-    joint_columns,
-)
-from edge_gym.envs.task_allocation.dynamics import dynamics as task_allocation
+from edge_gym.envs.task_allocation.actions import JointCodec, JointShares, TaskCodec
+from edge_gym.envs.task_allocation.config import TaskAllocationConfig
+from edge_gym.envs.task_allocation.env import TaskAllocationEnv, TaskAllocationVectorEnv
 from edge_gym.evaluation.rollouts import own_config
 from edge_gym.solvers.task_allocation import TaskCosts, Tasks, exact_allocation
 from edge_gym.solvers.task_resources import Resources
@@ -87,19 +82,19 @@ def everyone(updates: float, *, n: int = 4, most: int = 12) -> NDArray[np.float3
 def remember_rows(env: Any) -> list[list[NDArray[np.int64]]]:
     """Return a list that gets every cycle's rows, an array for each learner."""
     kept: list[list[NDArray[np.int64]]] = []
-    draw = env.problem._draw_tasks
+    draw = env.problem.draw_tasks
 
     def drawing(*arguments: Any) -> Any:
         kept.append(draw(*arguments))
         return kept[-1]
 
-    env.problem._draw_tasks = drawing
+    env.problem.draw_tasks = drawing
     return kept
 
 
 def forget_learning(problem: Any) -> None:
     """Make cycles that train nothing, for what does not depend on the model."""
-    problem._learn = lambda *arguments: None
+    problem.train = lambda *arguments: None
 
 
 # ---------------------------------------------------------------------------- the plain reference
@@ -138,12 +133,12 @@ class Plain:
         problem, config = self.problem, self.config
         self.snr = problem._mean_snr[0].copy()
         if config.fading == "cycle":
-            self.snr *= problem._gain[0, self.cycle]
+            self.snr *= problem.gain[0, self.cycle]
         self.hz = problem._cpu_hz[0]
         if config.cpu_groups_hz is not None:
             groups = config.cpu_groups_hz
             self.hz = np.array([groups[k * len(groups) // self.k] for k in range(self.k)])
-        self.limit_j = problem._limit_j[0]
+        self.limit_j = problem.limit_j[0]
         self.own = [len(rows) for rows in self.rows]
         if config.learning == "parallelized":
             self.own = [self.total] * self.k
@@ -292,7 +287,7 @@ class Plain:
         lost, busy = rng.random((2, self.k))
         slower = [config.slowdown if b < config.slowdown_probability else 1.0 for b in busy]
         done = [min(planned[k], self.possible(k, held[k], shares[k], slower[k])) for k in ks]
-        arrived = [k for k in ks if done[k] > 0 and lost[k] >= self.problem._absence[0, k]]
+        arrived = [k for k in ks if done[k] > 0 and lost[k] >= self.problem.drop_out[0, k]]
         rows = self.drawn(given, held, rng)
         assert [len(part) for part in rows] == held
         w = global_model(self.env)
@@ -367,7 +362,7 @@ def compare_seen(plain: Plain, observation: dict[str, Any], info: Any) -> None:
         "stronger_share": [
             sum(d for i, d in enumerate(ones) if (-d, i) < (-ones[k], k)) / plain.total for k in ks
         ],
-        "drop_out": plain.problem._absence[0],
+        "drop_out": plain.problem.drop_out[0],
         "arrivals": plain.arrivals / plain.cycle if begun else np.ones(plain.k),
         "equal_updates": [
             max(
@@ -518,7 +513,7 @@ def test_a_cycle_without_an_answer_costs_its_time_and_energy(fields: dict[str, A
     lost, heard = make(**fields), make(**fields)
     for env in (lost, heard):
         env.reset(seed=1)
-    lost.problem._absence[:] = 1
+    lost.problem.drop_out[:] = 1
     before = global_model(lost)
     actions = list(itertools.islice(random_actions(heard.action_space, 2), 6))
     energies = []
@@ -546,7 +541,7 @@ def test_the_observed_staleness_is_that_of_the_info() -> None:
         observation, *_, info = env.step(action)
         for seen, told in (("staleness", "staleness"), ("mean_updates", "updates")):
             assert column(env, observation, "system", seen) == pytest.approx(info[told])
-        idle += (env.problem._updates[0] == 0).any()
+        idle += (env.problem.updates[0] == 0).any()
     assert idle > 2
 
 
@@ -614,11 +609,11 @@ def test_time_and_energy_are_never_exceeded(fields: dict[str, Any]) -> None:
     actions = random_actions(env.single_action_space, 1)
     for _ in range(6):
         *_, info = env.step(np.array([next(actions) for _ in range(64)]))
-        used = np.stack([problem._finish_s / 1.5, problem._spent_j / problem._limit_j])
+        used = np.stack([problem.finish_s / 1.5, problem.spent_j / problem.limit_j])
         assert (used <= 1 + 1e-9).all()
         highest = np.maximum(highest, used.max(axis=(1, 2)))
-        assert (info["finish_s"] == problem._finish_s.max(axis=1)).all()
-        np.testing.assert_allclose(info["cycle_j"], problem._spent_j.sum(axis=1))
+        assert (info["finish_s"] == problem.finish_s.max(axis=1)).all()
+        np.testing.assert_allclose(info["cycle_j"], problem.spent_j.sum(axis=1))
     assert (highest > 0.95).all()
 
 
@@ -627,12 +622,10 @@ def test_one_more_update_is_too_many() -> None:
     rng, lanes = np.random.default_rng(0), np.arange(40)
     held = rng.integers(0, 30, (40, 4))
     for slower in (1.0, 2.5):
-        updates = problem._possible(lanes, held, None, slower)
+        updates = problem.cycle_costs(lanes).max_updates(held, slower)
         for more, fits in ((0, True), (1, False)):
-            seconds, joules = problem._needs(
-                lanes, held, updates + more, None, np.full((40, 4), slower)
-            )
-            within = (seconds <= 1.5) & (joules <= problem._limit_j)
+            seconds, joules = problem.cycle_costs(lanes).needs(held, updates + more, slower)
+            within = (seconds <= 1.5) & (joules <= problem.limit_j)
             concerned = (held > 0) & (updates + more > 0)
             assert (within == fits)[concerned].all()
         assert len(np.unique(updates)) > 5
@@ -650,7 +643,9 @@ def test_samples_are_shared_out_in_proportion(
     for k in range(len(logits)):
         logits[k] = -1.0 if none[k] else logits[k]
     array = np.array([logits], np.float32)
-    found = task_allocation._apportion(array, np.array([total]))[0]
+    codec = TaskCodec(TaskAllocationConfig(n_devices=12))
+    shares = codec.decode(np.stack([array, np.zeros_like(array)], axis=-1))
+    found = shares.samples(np.array([total]))[0]
     wanted = largest_remainders(array[0], total)
     assert found.sum() == total
     # Rounding may decide between equal remainders.
@@ -704,7 +699,7 @@ def test_orchestrators_draw_samples_anew() -> None:
     problem = env.problem
     samples = np.array([18, 9, 6, 3])
     for _ in range(300):
-        problem._draw_tasks(0, samples, samples)
+        problem.draw_tasks(0, samples, samples)
     every = np.sort(np.concatenate(problem._rows[0]))
     for k in range(4):
         counts = np.bincount(
@@ -740,7 +735,7 @@ def test_a_cycle_in_which_nothing_is_done_or_arrives() -> None:
     for absence, updates in ((1.0, 3), (0.0, 0)):
         env = make(**PLENTY)
         env.reset(seed=0)
-        env.problem._absence[0] = absence
+        env.problem.drop_out[0] = absence
         before = env.problem.learner.weights.clone()
         _, reward, *_, info = env.step(everyone(updates))
         assert torch.equal(env.problem.learner.weights, before)
@@ -768,14 +763,14 @@ def test_an_epoch_goes_once_through_all_samples() -> None:
 def test_models_are_lost_as_often_as_they_should() -> None:
     problem = many(60, samples_per_device=2, drop_out=0.3, cycles=20, **PLENTY)
     forget_learning(problem)
-    problem._absence[:] = [0.0, 0.1, 0.5, 1.0]
+    problem.drop_out[:] = [0.0, 0.1, 0.5, 1.0]
     for _ in range(20):
         problem.step_lanes(np.arange(60), np.tile(everyone(1), (60, 1, 1)))
     # Five standard deviations of 1,200 draws.
-    np.testing.assert_allclose(problem._arrived.mean(axis=0) / 20, [1, 0.9, 0.5, 0], atol=0.073)
-    assert (problem._arrived[:, 0] == 20).all()
+    np.testing.assert_allclose(problem.arrivals.mean(axis=0) / 20, [1, 0.9, 0.5, 0], atol=0.073)
+    assert (problem.arrivals[:, 0] == 20).all()
     found = column(problem, problem.observe(), "devices", "arrivals")
-    np.testing.assert_allclose(found, problem._arrived / 20, rtol=1e-6)
+    np.testing.assert_allclose(found, problem.arrivals / 20, rtol=1e-6)
 
 
 def test_who_drops_out_has_no_influence() -> None:
@@ -783,7 +778,7 @@ def test_who_drops_out_has_no_influence() -> None:
     for updates in (1, 2):
         env = make(**PLENTY)
         env.reset(seed=0)
-        env.problem._absence[0] = [0, 1, 0, 0]
+        env.problem.drop_out[0] = [0, 1, 0, 0]
         action = everyone(3)
         action[1, 1] = 2 * updates / 12 - 1
         *_, info = env.step(action)
@@ -820,8 +815,8 @@ def test_cpus_are_busy_as_often_as_they_should() -> None:
     slow = 0
     for _ in range(20):
         problem.step_lanes(np.arange(60), np.tile(everyone(100, most=100), (60, 1, 1)))
-        fast = problem._possible(np.arange(60), np.full((60, 4), 12), None)
-        slow += (problem._updates < fast).sum(axis=0)
+        fast = problem.cycle_costs(np.arange(60)).max_updates(np.full((60, 4), 12))
+        slow += (problem.updates < fast).sum(axis=0)
         assert (fast > 1).all()
     np.testing.assert_allclose(slow / 1200, 0.3, atol=0.067)
 
@@ -836,8 +831,8 @@ def test_one_arrival_of_a_group_is_enough(learning: str) -> None:
         env = make(**WHOLE, n_devices=6, redundancy=2, learning=learning, task_share=0.9)
         rows = remember_rows(env)
         env.reset(seed=2)
-        assert env.problem._total[0] == round(0.9 * 72)
-        env.problem._absence[0] = lost
+        assert env.problem.total[0] == round(0.9 * 72)
+        env.problem.drop_out[0] = lost
         action = everyone(2, n=6)
         action[:, 0] = [0, 0.4, -1, 0.1, 0, 0]
         w, plain = global_model(env), Plain(env)
@@ -873,7 +868,7 @@ def test_who_holds_which_samples(partition: str) -> None:
         every = list(itertools.chain(*groups))
         assert len(set(every)) == len(every) == 72
         assert not set(every) & set(problem._validation[0])
-        assert problem._total[0] == 36
+        assert problem.total[0] == 36
 
 
 # ----------------------------------------------------------------------------- staleness and joint
@@ -885,9 +880,9 @@ def test_a_cap_means_the_exact_allocation() -> None:
     assert_same(twin.reset(seed=4)[1], direct.reset(seed=4)[1])
     config, seen = direct.config, []
     for i in (1, 0, 3, 5, 2, 4):
-        tasks = exact_allocation(direct.problem._costs(LANE), 48, config.caps[i], 2, 12)
+        tasks = exact_allocation(direct.problem.costs(LANE), 48, config.caps[i], 2, 12)
         assert tasks.samples.sum() == 48
-        ours, theirs = twin.step(i), direct.step(direct_columns(tasks, config)[0])
+        ours, theirs = twin.step(i), direct.step(direct.problem.codec.encode(tasks)[0])
         assert ours[1] == theirs[1]
         assert_same(ours[4], theirs[4])
         np.testing.assert_array_equal(ours[0]["devices"], theirs[0]["devices"])
@@ -961,19 +956,19 @@ def test_tasks_and_resources_translate_into_actions(n_devices: int) -> None:
         weights[:, 0] = 1
         samples = np.stack([rng.multinomial(total, row / row.sum()) for row in weights])
         samples[samples < samples.max(axis=1, keepdims=True) * math.exp(-6)] = 0
-        problem._total[:] = samples.sum(axis=1)
+        problem.total[:] = samples.sum(axis=1)
         updates = rng.integers(0, 13, shape)
         band = np.exp(rng.uniform(-5.9, 0, shape))
         band *= n_devices * config.bandwidth_hz / band.sum(axis=1, keepdims=True)
-        limits = problem._limits(lanes)
+        limits = problem.limits(lanes)
         power = limits.max_power_w * 10 ** rng.uniform(-3, 0, shape)
         cpu = limits.max_cpu_hz * rng.uniform(0.05, 1, shape)
         wanted, resources = Tasks(samples, updates), Resources(band, power, cpu)
-        action = joint_columns(wanted, resources, limits, config)
+        action = problem.codec.encode(JointShares.of(wanted, resources, limits))
         assert action.dtype == np.float32
         assert env.action_space.contains(action)
-        np.testing.assert_array_equal(action[..., :2], direct_columns(wanted, config))
-        given, found, used = problem._decide(lanes, action)
+        np.testing.assert_array_equal(action[..., :2], TaskCodec(config).encode(wanted))
+        given, found, used = problem.decide(lanes, action)
         np.testing.assert_array_equal(given, samples)
         np.testing.assert_array_equal(found, updates)
         for array, value in zip(used, resources, strict=True):
@@ -985,15 +980,16 @@ def test_what_actions_cannot_say_is_clipped() -> None:
     env: Any = TaskAllocationVectorEnv(1, config=config)
     env.reset(seed=0)
     problem = env.problem
-    problem._total[:] = 1000
-    limits = problem._limits(LANE)
+    problem.total[:] = 1000
+    limits = problem.limits(LANE)
     tasks = Tasks(np.array([[999, 1, 0, 0]]), np.array([[99, 12, 0, 0]]))
     resources = Resources(
         2e7 * np.array([[1.0, 1e-6, 0.0, 0.0]]),
         limits.max_power_w * np.array([[1.0, 1e-5, 0.0, 2.0]]),
         limits.max_cpu_hz * np.array([[1.0, 0.01, 0.0, 2.0]]),
     )
-    given, updates, used = problem._decide(LANE, joint_columns(tasks, resources, limits, config))
+    action = JointCodec(config).encode(JointShares.of(tasks, resources, limits))
+    given, updates, used = problem.decide(LANE, action)
     least = math.exp(-6)
     # 2.47 samples are rounded.
     assert given.tolist() == [[998, 2, 0, 0]]
@@ -1078,17 +1074,17 @@ def test_places_energies_speeds_and_luck_are_drawn_as_documented() -> None:
     inside = distance_km[distance_km > 1.001e-2]
     assert inside.size > 0.99 * distance_km.size
     assert kstest((inside**2 - 1e-4) / (0.04 - 1e-4), "uniform").pvalue > 0.01
-    assert kstest((problem._limit_j.ravel() - 5) / 6, "uniform").pvalue > 0.01
-    assert kstest(problem._absence.ravel() / 0.4, "uniform").pvalue > 0.01
-    assert kstest(problem._gain.ravel(), "expon").pvalue > 0.01
+    assert kstest((problem.limit_j.ravel() - 5) / 6, "uniform").pvalue > 0.01
+    assert kstest(problem.drop_out.ravel() / 0.4, "uniform").pvalue > 0.01
+    assert kstest(problem.gain.ravel(), "expon").pvalue > 0.01
     # Ten learners make groups of three, two, three and two.
     groups = [6e9] * 3 + [2.4e9] * 2 + [1.4e9] * 3 + [0.7e9] * 2
     np.testing.assert_array_equal(problem._cpu_hz, np.broadcast_to(groups, (60, 10)))
     free = many(60, **fields, cpu_groups_hz=None, cpu_hz=(1e9, 3e9), drop_out=0.8)
     assert kstest((free._cpu_hz.ravel() - 1e9) / 2e9, "uniform").pvalue > 0.01
     # Two times 0.8 is more than always.
-    assert np.mean(free._absence == 1) == pytest.approx(1 - 1 / 1.6, abs=0.1)
-    assert free._absence.max() == 1
+    assert np.mean(free.drop_out == 1) == pytest.approx(1 - 1 / 1.6, abs=0.1)
+    assert free.drop_out.max() == 1
 
 
 def test_fading_does_not_depend_on_what_was_done() -> None:
@@ -1187,9 +1183,9 @@ def test_learners_may_be_named_in_any_order() -> None:
     state = env.get_state()
     problem = state["problem"]
     by_learner = [key for key, value in problem.items() if np.shape(value)[1:2] == (4,)]
-    assert {"_rows", "_limit_j", "_joules", "_cpu_hz"} < set(by_learner)
+    assert {"_rows", "limit_j", "joules", "_cpu_hz"} < set(by_learner)
     permuted = {key: problem[key][:, order] for key in by_learner}
-    permuted |= {key: problem[key][..., order] for key in ("_gain", "_resources")}
+    permuted |= {key: problem[key][..., order] for key in ("gain", "resource_shares")}
     twin.set_state({**state, "problem": {**problem, **permuted}})
     theirs, ours = env.step(action), twin.step(action[order])
     np.testing.assert_allclose(global_model(twin), global_model(env), atol=1e-6)
