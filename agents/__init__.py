@@ -7,6 +7,9 @@ is used.
 
 from __future__ import annotations
 
+if __name__ == "agents":
+    raise ImportError("this folder is installed as edge_gym.agents: import edge_gym.agents")
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if __name__ == "baselines":
+    raise ImportError("this folder is installed as edge_gym.baselines: import edge_gym.baselines")
+
 from edge_gym.baselines import (
     batch_slot,
     data_scheduling,

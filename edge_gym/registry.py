@@ -11,11 +11,16 @@ them finds them, in worker processes too::
     my_package = "my_package.plugin:register"
 
 What is named is called without arguments, if it can be called; a module is only imported.
+
+A module that is no package's is named in front of an id, ``edge-gym compare my_module:lab/Mine-v0``
+from the folder that it is in, or in the environment variable ``EDGE_GYM_PLUGINS``, several with
+commas between; worker processes inherit it.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -27,6 +32,9 @@ from edge_gym.runtime.messages import shown
 
 GROUP = "edge_gym.plugins"
 """The group of entry points."""
+
+VARIABLE = "EDGE_GYM_PLUGINS"
+"""The environment variable that names modules to import besides."""
 
 _LONGEST_NAME = 100  # comparing takes longer, the longer a name is
 
@@ -152,6 +160,7 @@ def load_plugins() -> None:
     global _pending
     if _pending is None:
         _pending = list(entry_points(group=GROUP))
+        _pending += [EntryPoint(name, name, GROUP) for name in _named()]
     if not _pending:
         return
     # Nothing stands in the list while it is loaded: a plug-in may look things up itself.
@@ -162,6 +171,8 @@ def load_plugins() -> None:
             later.append(entry)
             continue
         try:
+            if entry.name in _named():
+                find_own_modules()
             found = entry.load()
             if callable(found):
                 found()
@@ -170,6 +181,36 @@ def load_plugins() -> None:
             message = f"the plug-in {entry.name!r} ({entry.value}) was left out: {cause}"
             warnings.warn(message, PluginWarning, stacklevel=2)
     _pending = later
+
+
+def import_plugin(module: str) -> None:
+    """Import a module that registers things, here and in the worker processes begun from now on.
+
+    Modules of the current directory are found, as with ``python -m``.
+
+    Raises:
+        ValueError: If there is no such module.
+    """
+    find_own_modules()
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"there is no module {shown(module)}") from error
+    if module not in _named():
+        os.environ[VARIABLE] = ",".join([*_named(), module])
+
+
+def find_own_modules() -> None:
+    """Let modules of the current directory be imported, as with ``python -m``."""
+    current = os.getcwd()
+    if current not in sys.path and "" not in sys.path:
+        sys.path.insert(0, current)
+
+
+def _named() -> list[str]:
+    return [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
 
 
 def _half_imported(name: str) -> bool:

@@ -22,8 +22,9 @@ from edge_gym.cli.output import (
     print_table,
     progress_bars,
 )
-from edge_gym.core.registration import list_environments
+from edge_gym.core.registration import EnvironmentSpec, list_environments
 from edge_gym.evaluation.seeds import EVALUATION
+from edge_gym.papers import find_paper
 
 if TYPE_CHECKING:
     pass
@@ -42,15 +43,23 @@ def list_all(as_json: JsonOption = False) -> None:
                     "id": row.id,
                     "summary": row.summary,
                     "preset": row.preset,
+                    "paper": _cited(row),
                     "agents": agents[row.id],
                 }
                 for row in list_environments()
             ]
         )
         return
-    columns = ["environment", "what is decided", "agents"]
-    rows = [[row.name, row.summary, ", ".join(agents[row.id])] for row in list_environments()]
+    columns = ["environment", "what is decided", "paper", "agents"]
+    rows = [
+        [row.name, row.summary, _cited(row) or "", ", ".join(agents[row.id])]
+        for row in list_environments()
+    ]
     print_table("", columns, rows)
+
+
+def _cited(row: EnvironmentSpec) -> str | None:
+    return None if row.paper is None else find_paper(row.paper).cited
 
 
 @app.command()

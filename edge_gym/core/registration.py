@@ -11,7 +11,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from edge_gym.papers import find_paper
-from edge_gym.registry import Registry, load, load_plugins, place_of
+from edge_gym.registry import Registry, import_plugin, load, load_plugins, place_of
 from edge_gym.runtime.messages import shown
 
 if TYPE_CHECKING:
@@ -208,7 +208,9 @@ def find_environment(name: str) -> EnvironmentSpec:
     if not isinstance(name, str):
         raise ValueError(f"an environment's id is a text, got {shown(name)}")
     load_plugins()
-    bare = name.rpartition(":")[2]
+    module, _, bare = name.rpartition(":")
+    if module:
+        import_plugin(module)
     for wanted in (bare, f"{NAMESPACE}/{bare}"):
         if wanted in ENVIRONMENTS:
             return ENVIRONMENTS.find(wanted)
@@ -219,7 +221,7 @@ def find_environment(name: str) -> EnvironmentSpec:
         raise ValueError(
             f"{shown(bare)} is no environment of edge_gym: its class is no EdgeEnv of a Problem"
         )
-    known = {spec.name.lower(): spec.name for spec in list_environments()}
+    known = {spec.name.rpartition("/")[2].lower(): spec.name for spec in list_environments()}
     wanted = name[:_LONGEST_ID].rpartition("/")[2].lower().removesuffix("-v0") + "-v0"
     if like := difflib.get_close_matches(wanted, known, cutoff=0.8):
         hint = f"did you mean {' or '.join(known[one] for one in like)}?"

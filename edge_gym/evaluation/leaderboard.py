@@ -128,12 +128,8 @@ class Leaderboard:
         for name in self.best:
             rows = ranking[name]
             learned = first_that(rows, lambda row: row.kind == "learned")
-            cells = [
-                _cell(first_that(rows, lambda row, kind=kind: row.kind == kind)) for kind in kinds
-            ]  # type: ignore[misc]
-            cells += [
-                _cell(first_that(rows, lambda row, one=one: row.policy == one)) for one in learners
-            ]  # type: ignore[misc]
+            cells = [_cell(next((r for r in rows if r.kind == kind), None)) for kind in kinds]
+            cells += [_cell(next((r for r in rows if r.policy == one), None)) for one in learners]
             cells += [
                 gap_cell(learned),
                 ""

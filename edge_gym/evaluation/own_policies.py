@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 from edge_gym.baselines.base import Baseline
 from edge_gym.evaluation.rollouts import Policy, as_policy
-from edge_gym.registry import load
+from edge_gym.registry import find_own_modules, load
 from edge_gym.runtime.messages import shown
 
 _NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
@@ -43,9 +42,7 @@ def make_own_policy(place: str, env: Any, parameters: Mapping[str, Any]) -> Poli
         ValueError: If there is no such module or attribute.
         TypeError: If it is none of these, or a parameter is unknown.
     """
-    current = os.getcwd()
-    if current not in sys.path and "" not in sys.path:
-        sys.path.insert(0, current)
+    find_own_modules()
     found = load(place)
     if isinstance(found, type) and issubclass(found, Baseline):
         return found(env, **parameters)

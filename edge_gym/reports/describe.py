@@ -18,27 +18,16 @@ from edge_gym.baselines.base import Baseline
 from edge_gym.core.registration import EnvironmentSpec, find_environment
 from edge_gym.evaluation.policies import default_specs
 from edge_gym.evaluation.rollouts import make_lanes, plain_config
+from edge_gym.papers import PAPERS
 
-_NO_DOCSTRINGS = "not known: Python runs without docstrings (-OO)"
+_NOT_STATED = "not stated" if __doc__ else "not known: Python runs without docstrings (-OO)"
 _SECTION = re.compile(r"^## (.+)\n", re.MULTILINE)
 _CHOICE = re.compile(r"^- ``actions=\"(\w+)\"``", re.MULTILINE)
-_PAPERS = {
-    "RRM": "Wen, Li, Zeng, Ren, Huang: An Overview of Data-Importance Aware Radio Resource "
-    "Management for Edge Machine Learning, 2019, arXiv:1911.03878",
-    "FEEL": "Ren, Yu, Ding: Accelerating DNN Training in Wireless Federated Edge Learning Systems, "
-    "2021, arXiv:1905.09712",
-    "MEL": "Sorour, Mohammad, Abutuleb, Hassanein: Returning the Favor: What Wireless Networking "
-    "Can Offer to AI and Edge Learning, 2020, arXiv:2007.07453",
-    "ASYNC-MEL": "Mohammad, Sorour, Hefeida: Task Allocation for Asynchronous Mobile Edge Learning "
-    "with Delay and Energy Constraints, 2020, arXiv:2012.00143",
-    "JOINT": "Li, Bi, Wang: Optimizing Resource Allocation for Joint AI Model Training and Task "
-    "Inference in Edge Intelligence Systems, 2021, doi:10.1109/LWC.2020.3036852",
-}
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Setting:
+class FieldDescription:
     """A field of the configuration.
 
     Attributes:
@@ -68,7 +57,7 @@ class Rule:
     name: str
     source: str
     meaning: str
-    parameters: list[Setting]
+    parameters: list[FieldDescription]
 
 
 @dataclass(frozen=True)
@@ -94,7 +83,7 @@ class Description:
 
     environment: str
     summary: str
-    settings: list[Setting]
+    settings: list[FieldDescription]
     observation: dict[str, list[dict[str, Any]]]
     shapes: dict[str, tuple[int, ...]]
     action: str
@@ -136,11 +125,11 @@ def describe(env_id: str, overrides: Mapping[str, Any] | None = None) -> Descrip
         environment=row.id,
         summary=row.summary,
         settings=[
-            Setting(
+            FieldDescription(
                 field.name,
                 values[field.name],
                 defaults[field.name],
-                meanings.get(field.name, _NO_DOCSTRINGS),
+                meanings.get(field.name, _NOT_STATED),
             )
             for field in fields(kind)
         ],
@@ -152,7 +141,7 @@ def describe(env_id: str, overrides: Mapping[str, Any] | None = None) -> Descrip
         action_meaning=_of_actions(sections, getattr(env.config, "actions", None)),
         reward=_text(sections, "Rewards"),
         end=_text(sections, "Episode End"),
-        source=_with_papers(_text(sections, "References"), rules),
+        source=_with_papers(_text(sections, "References"), row.paper, rules),
         rules=rules,
         agents={entry.algorithm: TRAINED_BEFORE for entry in catalogue([row.id]) if entry.changed},
         policies=default_specs(row.id, env),
@@ -173,13 +162,13 @@ def _sections(row: EnvironmentSpec) -> dict[str, str]:
 
 def _text(sections: Mapping[str, str], name: str) -> str:
     """Return a section's paragraphs, each on one line."""
-    return _plain(sections[name]) if name in sections else _NO_DOCSTRINGS
+    return _plain(sections[name]) if name in sections else _NOT_STATED
 
 
 def _of_actions(sections: Mapping[str, str], actions: str | None) -> str:
     """Return what actions mean: of several kinds the one that there is, and what holds for all."""
     if "Action Space" not in sections:
-        return _NO_DOCSTRINGS
+        return _NOT_STATED
     before, *choices = _CHOICE.split(sections["Action Space"])
     if not choices:
         return _plain(before)
@@ -196,23 +185,28 @@ def _plain(text: str) -> str:
     return "\n".join(paragraphs).replace("``", "")
 
 
-def _with_papers(text: str, rules: Sequence[Rule]) -> str:
-    """Add the references of the papers that the environment or its rules cite by short names."""
+def _with_papers(text: str, own: str | None, rules: Sequence[Rule]) -> str:
+    """Add the references of the environment's own paper, and of those that are cited."""
     cited = " ".join([text, *(rule.source for rule in rules)])
-    words = set(re.findall(r"[A-Z]+(?:-[A-Z]+)?", cited))
-    return "\n".join([text, *(f"{name}: {_PAPERS[name]}" for name in _PAPERS if name in words)])
+    papers = {key: PAPERS.find(key) for key in PAPERS}
+    lines = [
+        f"{paper.cited}: {paper}"
+        for key, paper in papers.items()
+        if key == own or paper.cited in cited
+    ]
+    return "\n".join([*([] if text == _NOT_STATED and lines else [text]), *lines])
 
 
 def _rule(rule: type[Baseline]) -> Rule:
     kind = rule.Parameters
     defaults, meanings = kind(), _meanings(kind)
-    summary, *_ = (rule.__doc__ or _NO_DOCSTRINGS).partition("\n\n")
+    summary, *_ = (rule.__doc__ or _NOT_STATED).partition("\n\n")
     parameters = [
-        Setting(
+        FieldDescription(
             field.name,
             getattr(defaults, field.name),
             getattr(defaults, field.name),
-            meanings.get(field.name, _NO_DOCSTRINGS),
+            meanings.get(field.name, _NOT_STATED),
         )
         for field in fields(kind)
     ]
