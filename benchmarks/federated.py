@@ -5,7 +5,7 @@ the same network with SGD on the same data, devices, epochs and mini-batch sizes
 ``pfl`` and ``flwr[simulation]`` take part if they are installed. Nobody scores the model.
 
 ``--paths`` times the ways to compute gradients instead, from which
-``edge_gym.learning.networks.architectures`` chooses by size. The numbers in
+``edge_gym.learning.networks.torch_backend`` chooses by size. The numbers in
 ``edge_gym.learning.federated`` and there come from here.
 """
 
@@ -27,7 +27,8 @@ from torch.nn import functional
 from edge_gym.data import load_features
 from edge_gym.learning import federated
 from edge_gym.learning.federated import FederatedLearner, average
-from edge_gym.learning.networks import architectures as models
+from edge_gym.learning.networks import torch_backend as models
+from edge_gym.learning.networks.architecture import Network, make_network
 
 RATE = 0.05
 
@@ -192,9 +193,9 @@ def gradient_times(task: Task, seconds: float, n_devices: int) -> dict[str, floa
     return {name: 1e6 * value / n_devices for name, value in times.items()}
 
 
-def network_of(task: Task) -> models.Network:
+def network_of(task: Task) -> Network:
     shape = (1, task.side, task.side)
-    return models.make_network(task.network, shape, 10, hidden_sizes=task.hidden_sizes)
+    return make_network(task.network, shape, 10, hidden_sizes=task.hidden_sizes)
 
 
 def module_rounds(task: Task, seconds: float) -> float:

@@ -12,20 +12,21 @@ import time
 import numpy as np
 import torch
 
-from edge_gym.learning.networks.learners import NetworkLearner, split_layers
+from edge_gym.learning.networks.lanes import split_layers
+from edge_gym.learning.online import NetworkLearner
 
 
 def grouped_convolutions(learner: NetworkLearner, inputs: torch.Tensor) -> torch.Tensor:
     """Return the logits of all lanes' convolutional networks by grouped convolutions."""
-    layers = split_layers(learner.parameters, learner._network.layers)
+    layers = split_layers(learner.parameters, learner.network.shapes)
     weight1, bias1, weight2, bias2, weight3, bias3 = map(torch.nn.Parameter, layers)
     m, b, _ = inputs.shape
-    c, h, w = learner._network.image_shape  # type: ignore[attr-defined]
+    c, h, w = learner.network.image_shape  # type: ignore[attr-defined]
     x = inputs.transpose(0, 1).reshape(b, m * c, h, w)
     for weight, bias in ((weight1, bias1), (weight2, bias2)):
         x = torch.conv2d(x, weight.flatten(0, 1), bias.flatten(), padding=1, groups=m)
         x = torch.relu(torch.max_pool2d(x, 2))
-    return torch.baddbmm(bias3[:, None], x.view(b, m, -1).transpose(0, 1), weight3)
+    return torch.baddbmm(bias3, x.view(b, m, -1).transpose(0, 1), weight3)
 
 
 def milliseconds(

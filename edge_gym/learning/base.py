@@ -310,5 +310,5 @@ def make_learner(
 
 register_learner("svm", "edge_gym.learning.svm.learner:make_svm")
 register_learner("svm-ovo", "edge_gym.learning.svm.learner:make_one_versus_one")
-register_learner("mlp", "edge_gym.learning.networks.learners:MlpLearner")
-register_learner("cnn", "edge_gym.learning.networks.learners:CnnLearner")
+register_learner("mlp", "edge_gym.learning.online:MlpLearner")
+register_learner("cnn", "edge_gym.learning.online:CnnLearner")

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from edge_gym.learning.base import IntArray
-from edge_gym.learning.networks.architectures import STATISTICS_BITS
+from edge_gym.learning.networks.architecture import STATISTICS_BITS
 from edge_gym.runtime.compiling import compiled
 from edge_gym.runtime.messages import shown
 from edge_gym.runtime.threads import for_ranges

@@ -60,7 +60,8 @@ from torch import Tensor
 from edge_gym.data import Features
 from edge_gym.learning.base import IntArray, Score
 from edge_gym.learning.networks import numba_mlp as perceptrons
-from edge_gym.learning.networks.architectures import Network, Perceptron, log_probabilities
+from edge_gym.learning.networks.architecture import Network
+from edge_gym.learning.networks.torch_backend import Perceptron, log_probabilities
 from edge_gym.runtime.compiling import compiled
 from edge_gym.runtime.isolation import isolated
 from edge_gym.runtime.threads import for_ranges
@@ -673,7 +674,7 @@ def _few_lanes(vectors: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor
 
 def _joined(parts: list[Tensor]) -> Tensor:
     """Join parts ``(J, ...)`` into vectors ``(J, S)``."""
-    return torch.cat([part.flatten(1) for part in parts], 1)
+    return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
 
 
 def _padded(sizes: IntArray) -> IntArray:

@@ -10,7 +10,7 @@ import pytest
 import rollouts
 from rollouts import assert_same, lane_of, random_actions
 
-from edge_gym.learning.networks.learners import NetworkLearner
+from edge_gym.learning.online import NetworkLearner
 
 SEED = 20
 LEARNERS = {"learner": "mlp", "retrain_every": 2, "train_steps": 3}

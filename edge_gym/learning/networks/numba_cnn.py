@@ -16,30 +16,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_gym.learning.networks.architecture import CHANNELS
 from edge_gym.runtime.compiling import compiled
-
-CHANNELS = (8, 16)
-"""Of the two convolutions; multiples of four."""
 
 _AT_ONCE = 32  # images, whose arrays stay in the cache
 _RECTIFIED = 4  # in place of a window's largest element, 0 to 3, where that is not positive
-
-
-def parameter_shapes(
-    image_shape: tuple[int, int, int], n_classes: int
-) -> list[tuple[tuple[int, ...], int]]:
-    """Return the shape and the fan-in of each layer's weight and bias, in their order."""
-    c, h, w = image_shape
-    first, second = CHANNELS
-    dense = second * (h // 4) * (w // 4)
-    return [
-        ((first, c, 3, 3), 9 * c),
-        ((first,), 9 * c),
-        ((second, first, 3, 3), 9 * first),
-        ((second,), 9 * first),
-        ((dense, n_classes), dense),
-        ((n_classes,), dense),
-    ]
 
 
 def logits(
@@ -65,7 +46,7 @@ def gradients(
     """Write the gradient ``(m, P)`` of each lane's mean cross-entropy to ``out``.
 
     Args:
-        parameters: Parameters ``(m, P)``, in the order of ``parameter_shapes``.
+        parameters: Parameters ``(m, P)``, in the order of ``architecture.cnn_shapes``.
         inputs: Images ``(m, b, c·h·w)``.
         labels: Their classes ``(m, b)``.
         image_shape: Channels, height and width.

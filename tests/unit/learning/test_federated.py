@@ -15,7 +15,7 @@ from torchvision import models
 from edge_gym.data import Features, load_features
 from edge_gym.learning.federated import FederatedLearner, average, pad_rows
 from edge_gym.learning.networks import numba_mlp as perceptrons
-from edge_gym.learning.networks.architectures import Network, make_network
+from edge_gym.learning.networks.architecture import Network, make_network
 
 SIDE = 14
 FEATURES = load_features("mnist-subset", None, SIDE)

@@ -8,7 +8,7 @@ network and path                                        14×14               28�
 ======================================================  ==================  ==================
 perceptron, batched over lanes                          0.23 / 0.10 / 0.10  0.36 / 0.28 / 0.27
 perceptron, lane by lane                                0.21 / 0.21 / 0.22  0.35 / 0.39 / 0.35
-convolutional, compiled (``convolutions.py``)           0.40 / 0.32 / 0.34  1.3 / 1.2 / 1.1
+convolutional, compiled (``numba_cnn.py``)           0.40 / 0.32 / 0.34  1.3 / 1.2 / 1.1
 convolutional, lane by lane in torch                    1.6 / 1.4 / 1.5     4.1 / 4.1 / 4.7
 convolutional, one grouped convolution (no optimiser)   1.5 / 0.9 / 1.0     3.8 / 3.5 / 5.9
 ======================================================  ==================  ==================
@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +46,8 @@ from edge_gym.learning.base import (
     Score,
     score_of,
 )
-from edge_gym.learning.networks import numba_cnn as convolutions
+from edge_gym.learning.networks.architecture import draw_parameters, n_parameters_of
+from edge_gym.learning.networks.lanes import LaneCnn, LaneMlp, LaneNetwork
 from edge_gym.runtime.isolation import isolated
 from edge_gym.runtime.messages import shown
 from edge_gym.runtime.threads import for_ranges
@@ -57,121 +58,6 @@ MAX_MARGIN = 30.0
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 _ROWS_AT_ONCE = 512
 _LANES_AT_ONCE = 8  # More lanes no longer fit the cache.
-_ALIGNMENT = 16  # Numbers of 64 bytes.
-
-
-class _Layer(NamedTuple):
-    shape: tuple[int, ...]
-    fan_in: int
-
-
-class _Network(Protocol):
-    """A network whose parameters, inputs and outputs have a leading lane axis.
-
-    Parameters are ``(m, P)``, inputs ``(m, b, d)``, logits ``(m, b, C)``, and ``layers`` names the
-    shapes of one lane's parameters. ``gradients`` writes each lane's, of the mean cross-entropy
-    over its own batch, to ``out``, ``(m, P)``.
-    """
-
-    layers: list[_Layer]
-
-    def logits(self, parameters: Tensor, inputs: Tensor) -> Tensor: ...
-
-    def gradients(
-        self, parameters: Tensor, inputs: Tensor, labels: Tensor, out: Tensor
-    ) -> None: ...
-
-
-def split_layers(parameters: Tensor, layers: Sequence[_Layer]) -> list[Tensor]:
-    """View parameters ``(m, P)`` as those of each layer, ``(m, *shape)``."""
-    parts = torch.split(parameters, [math.prod(layer.shape) for layer in layers], dim=1)
-    return [part.view(-1, *layer.shape) for part, layer in zip(parts, layers, strict=True)]
-
-
-def _filled(matrices: Tensor, lanes: int, rows: int) -> Tensor:
-    """Fill matrices ``(m, r, c)`` up with zeros to so many lanes and rows, and columns in 16s."""
-    m, r, c = matrices.shape
-    shape = lanes, rows, -(-c // _ALIGNMENT) * _ALIGNMENT
-    if matrices.shape == shape and matrices.is_contiguous() and matrices.data_ptr() % 64 == 0:
-        return matrices
-    room = matrices.new_zeros(shape)
-    room[:m, :r, :c] = matrices
-    return room
-
-
-class _Mlp:
-    """One hidden layer, all lanes at a time.
-
-    A library adds in another order where a matrix begins at another address or where there is only
-    one. Matrices are therefore filled up with zeros, to columns that take a multiple of 64 bytes,
-    and to two lanes at least.
-    """
-
-    def __init__(self, n_features: int, n_classes: int, hidden_size: int) -> None:
-        self.layers = [
-            _Layer((n_features, hidden_size), n_features),
-            _Layer((1, hidden_size), n_features),
-            _Layer((hidden_size, n_classes), hidden_size),
-            _Layer((1, n_classes), hidden_size),
-        ]
-
-    def logits(self, parameters: Tensor, inputs: Tensor) -> Tensor:
-        return self._forward(*self._prepared(parameters, inputs))[1][: len(inputs), :, : self._c]
-
-    def gradients(self, parameters: Tensor, inputs: Tensor, labels: Tensor, out: Tensor) -> None:
-        m, b = labels.shape
-        layers, x = self._prepared(parameters, inputs)
-        hidden, scores = self._forward(layers, x)
-        target = functional.one_hot(labels, self._c)
-        wrong = (torch.softmax(scores[:m, :, : self._c], -1) - target) / b
-        d_logits = _filled(wrong, len(x), b)
-        d_hidden = torch.bmm(d_logits, layers[2].mT).mul_(hidden > 0)
-        gradients = [
-            torch.bmm(x.mT, d_hidden),
-            d_hidden.sum(1, keepdim=True),
-            torch.bmm(hidden.mT, d_logits),
-            d_logits.sum(1, keepdim=True),
-        ]
-        parts = [
-            gradient[:m, : layer.shape[0], : layer.shape[1]].flatten(1)
-            for gradient, layer in zip(gradients, self.layers, strict=True)
-        ]
-        torch.cat(parts, 1, out=out)
-
-    @property
-    def _c(self) -> int:
-        return self.layers[-1].shape[1]
-
-    def _prepared(self, parameters: Tensor, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
-        lanes = max(2, len(inputs))
-        x = _filled(inputs, lanes, inputs.shape[1])
-        weight1, bias1, weight2, bias2 = split_layers(parameters, self.layers)
-        bias1, bias2 = _filled(bias1, lanes, 1), _filled(bias2, lanes, 1)
-        weight1 = _filled(weight1, lanes, x.shape[2])
-        return [weight1, bias1, _filled(weight2, lanes, weight1.shape[2]), bias2], x
-
-    def _forward(self, layers: list[Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
-        weight1, bias1, weight2, bias2 = layers
-        hidden = torch.baddbmm(bias1, inputs, weight1).relu_()
-        return hidden, torch.baddbmm(bias2, hidden, weight2)
-
-
-class _Cnn:
-    """Two 3×3 convolutions of 8 and 16 channels, each pooled by 2, and one dense layer."""
-
-    def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:
-        self.image_shape, self.n_classes = image_shape, n_classes
-        self.layers = [
-            _Layer(*layer) for layer in convolutions.parameter_shapes(image_shape, n_classes)
-        ]
-
-    def logits(self, parameters: Tensor, inputs: Tensor) -> Tensor:
-        arrays = parameters.numpy(), inputs.numpy()
-        return torch.from_numpy(convolutions.logits(*arrays, self.image_shape, self.n_classes))
-
-    def gradients(self, parameters: Tensor, inputs: Tensor, labels: Tensor, out: Tensor) -> None:
-        arrays = parameters.numpy(), inputs.numpy(), labels.numpy()
-        convolutions.gradients(*arrays, self.image_shape, self.n_classes, out.numpy())
 
 
 class NetworkLearner(Learner):
@@ -196,10 +82,11 @@ class NetworkLearner(Learner):
     a gradient that a noisy sample makes large.
 
     Attributes:
+        network: The architecture, for all lanes at a time.
         parameters: Network parameters, ``(n_lanes, P)`` float32.
         n_acquired: Samples that each lane has acquired, ``(n_lanes,)``.
 
-    Source: RRM §3.2 and §4.2, their extensions to convolutional networks (entropy).
+    Source: Wen et al. 2019, §3.2 and §4.2, their extensions to convolutional networks (entropy).
     """
 
     uncertainty = "entropy"
@@ -255,17 +142,14 @@ class NetworkLearner(Learner):
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.train_steps = train_steps
-        self._network: _Network
+        self.network: LaneNetwork
         if architecture == "mlp":
-            self._network = _Mlp(self.n_features, n_classes, hidden_size)
+            self.network = LaneMlp(self.n_features, n_classes, hidden_size)
         elif architecture == "cnn":
-            self._network = _Cnn(image_shape, n_classes)
+            self.network = LaneCnn(image_shape, n_classes)
         else:
             raise ValueError(f"architecture must be 'mlp' or 'cnn', got {shown(architecture)}")
-        self._bounds = np.concatenate(
-            [np.full(math.prod(x.shape), 1 / math.sqrt(x.fan_in)) for x in self._network.layers]
-        )
-        self.parameters = torch.zeros(n_lanes, len(self._bounds))
+        self.parameters = torch.zeros(n_lanes, n_parameters_of(self.network.shapes))
         self._moment1 = torch.zeros_like(self.parameters)
         self._moment2 = torch.zeros_like(self.parameters)
         self._n_updates = np.zeros(n_lanes, np.int64)
@@ -276,8 +160,7 @@ class NetworkLearner(Learner):
     def reset(self, lanes: IntArray, generators: Sequence[np.random.Generator]) -> None:
         """Forget everything in ``lanes`` and draw new parameters, P uniforms of each generator."""
         for lane, rng in zip(lanes, generators, strict=True):
-            draws = self._bounds * rng.uniform(-1, 1, self._bounds.size)
-            self.parameters[lane] = torch.from_numpy(draws)
+            self.parameters[lane] = torch.from_numpy(draw_parameters(rng, self.network.shapes))
             self._moment1[lane] = 0
             self._moment2[lane] = 0
         self._n_updates[lanes] = 0
@@ -317,7 +200,7 @@ class NetworkLearner(Learner):
         def judge(a: int, b: int) -> None:
             parameters = self.parameters[self._index(lanes[a:b])]
             inputs = self._to_inputs(samples[a:b])
-            logits[a:b] = self._network.logits(parameters, inputs).numpy()
+            logits[a:b] = self.network.logits(parameters, inputs).numpy()
 
         self._for_blocks(judge, len(lanes))
         log_p = log_softmax(logits, axis=-1)
@@ -343,7 +226,7 @@ class NetworkLearner(Learner):
                 parameters = self.parameters[self._index(lanes[i : i + 1])]
                 for start in range(0, rows.shape[1], _ROWS_AT_ONCE):
                     part = rows[i, start : start + _ROWS_AT_ONCE]
-                    logits = self._network.logits(parameters, self._to_inputs(features[part])[None])
+                    logits = self.network.logits(parameters, self._to_inputs(features[part])[None])
                     truth = torch.tensor(labels[part])
                     right = truth[logits[0].argmax(-1) == truth]
                     for counts, classes in ((total, truth), (correct, right)):
@@ -419,7 +302,7 @@ class NetworkLearner(Learner):
                 self._inputs[index[:, None], batch],
                 self._labels[index[:, None], batch],
             )
-            self._network.gradients(flat, inputs, labels, flat_gradients)
+            self.network.gradients(flat, inputs, labels, flat_gradients)
             # Adam goes lane by lane, for a lane's arrays fit the cache and those of all do not.
             for lane, theta, g in zip(lanes, flat, flat_gradients, strict=True):
                 self._n_updates[lane] += 1
