@@ -18,6 +18,7 @@ from edge_gym.evaluation.policy_sources import register_policy_source
 from edge_gym.evaluation.report_hooks import REPORTS as _REPORTS
 from edge_gym.registry import load_plugins as _load_plugins
 from edge_gym.runtime import isolation as _isolation  # noqa: F401  # what it does in forked children
+from edge_gym.version import __version__
 
 if TYPE_CHECKING:
     from edge_gym.agents import LaneVecEnv, load_agent, save_agent, train
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from edge_gym.evaluation.rollouts import make_lanes, run_episodes
     from edge_gym.reports.describe import describe
     from edge_gym.wrappers import ScaleObservation, ScaleVectorObservation
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "LaneVecEnv": "agents",

@@ -31,7 +31,6 @@ import numpy as np
 from filelock import FileLock, Timeout
 from gymnasium import spaces
 
-from edge_gym import __version__
 from edge_gym.agents.recipe import Evaluation, Recipe, parse_recipe
 from edge_gym.agents.training.run import TrainingInterrupted, chosen_recipe, train
 from edge_gym.agents.vec_env import LaneVecEnv
@@ -45,6 +44,7 @@ from edge_gym.runtime.messages import shown
 from edge_gym.runtime.optional import missing_extra
 from edge_gym.runtime.plain import plain
 from edge_gym.runtime.yaml import dump_yaml
+from edge_gym.version import __version__
 
 try:
     import optuna

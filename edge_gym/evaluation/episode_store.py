@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_gym import __version__
 from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.evaluation.rollouts import Episodes, Policy, plain_config, run_episodes
 from edge_gym.runtime.tensors import DamagedFileError, read_tensors, write_tensors
+from edge_gym.version import __version__
 
 SUFFIX = ".safetensors"
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import edge_gym
 from edge_gym.baselines import applicable_baselines, find_baseline, make_baseline
 from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.evaluation.rollouts import (
@@ -30,6 +29,7 @@ from edge_gym.evaluation.statistics import mean_intervals
 from edge_gym.runtime.checks import check_integer
 from edge_gym.runtime.files import working_in, write_text
 from edge_gym.runtime.yaml import dump_yaml, load_yaml
+from edge_gym.version import __version__
 
 SHIPPED_EPISODES = 512
 LIVE_EPISODES = 256
@@ -274,7 +274,7 @@ def _with_tunings(
             "seeds": [TUNING[0], TUNING[tuning.best.episodes - 1]],
             "mean_return": round(tuning.best.mean_return, 6),
             "ci95": [round(end, 6) for end in tuning.best.ci95],
-            "edge_gym": edge_gym.__version__,
+            "edge_gym": __version__,
         }
     content[name] = {"config": own, "policies": policies}
     return content

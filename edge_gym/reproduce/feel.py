@@ -18,7 +18,6 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
-from edge_gym import __version__
 from edge_gym.agents.networks.packing import pack, unpack
 from edge_gym.baselines import make_baseline
 from edge_gym.core.config import make_config
@@ -48,6 +47,7 @@ from edge_gym.reproduce.findings import (
 from edge_gym.runtime.files import prepare_folder
 from edge_gym.runtime.tensors import write_tensors
 from edge_gym.typing import Info, IntArray
+from edge_gym.version import __version__
 
 Float64Array = NDArray[np.float64]
 
