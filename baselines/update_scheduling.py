@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
 from edge_gym.core.observation import Observation
-from edge_gym.envs.update_scheduling.dynamics import (
-    MEMORY_ROUNDS,
+from edge_gym.envs.update_scheduling.actions import (
     SHARE_EXPONENT,
     Decision,
-    UpdateSchedulingConfig,
-    action_of,
-    scheduled_of,
+    action_codec,
+    select_devices,
 )
+from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
+from edge_gym.envs.update_scheduling.observation import MEMORY_ROUNDS
 from edge_gym.physics import wireless
 from edge_gym.runtime.checks import check_integer, check_number
 from edge_gym.typing import BoolArray
@@ -139,10 +139,10 @@ class _Rule(Baseline):
             scores = np.empty(index.shape, np.float32)
             ranks = np.linspace(1, -1, self.config.n_devices, dtype=np.float32)
             np.put_along_axis(scores, order, np.broadcast_to(ranks, scores.shape), axis=-1)
-        scheduled = scheduled_of(scores, participates, self.config)
+        scheduled = select_devices(scores, participates, self.config)
         next_ones = self.participants(seen, scheduled)
         decision = Decision(scores, self._band(seen, scheduled), np.where(next_ones, 1, -1))
-        return action_of(decision, self.config)
+        return action_codec(self.config).encode(decision)
 
     @property
     def _has_computed(self) -> bool:

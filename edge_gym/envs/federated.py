@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edge_gym.core.config import Config
 from edge_gym.core.problem import Problem
 from edge_gym.core.scene import LinePanel
+from edge_gym.core.state import LaneArray
 from edge_gym.data import (
     DATASETS,
     SCHEMES,
@@ -56,12 +57,17 @@ _LEAST_DISTANCE_M = 10.0
 _NOISE_DBM_HZ = -174.0
 
 
-def bounded(values: NDArray[np.float64], most: float) -> NDArray[np.float64]:
+def clip_finite(values: NDArray[np.float64], most: float) -> NDArray[np.float64]:
     """Return values between 0 and ``most``; what is no number, as of a diverged model, is that."""
     return np.nan_to_num(values, nan=most).clip(0, most)
 
 
-def of_groups(speeds: tuple[float, ...], n_devices: int) -> NDArray[np.float64]:
+def per_device(problem: Any) -> tuple[int]:
+    """Return the shape of an array with one value for each device, for ``LaneArray``."""
+    return (problem.config.n_devices,)
+
+
+def speeds_by_group(speeds: tuple[float, ...], n_devices: int) -> NDArray[np.float64]:
     """Return the speed of each device when neighbours form groups of (nearly) equal size."""
     return np.array(speeds)[np.arange(n_devices) * len(speeds) // n_devices]
 
@@ -182,22 +188,29 @@ class FederatedLearning(Problem):
 
     Attributes:
         channel: How links fade.
+        features: The data.
+        network: What is trained.
+        learner: The global models.
+        compressor: Of what devices send.
+        tracker: How good the models are.
+        training_flops: FLOPs of training on one sample.
+        test_size: Test samples of a lane.
     """
 
     config: FederatedConfig
     path_loss: ClassVar[tuple[float, float]] = (128.1, 3.76)
     """Loss in dB at one kilometre, and the exponent."""
-    lane_arrays: ClassVar[tuple[str, ...]] = (
-        "_validation",
-        "_test",
-        "_rows",
-        "_sizes",
-        "_mean_snr",
-        "_cpu_hz",
-        "_round",
-    )
-    state_parts = ("tracker",)
-    growing = frozenset({"_rows"})
+    state_parts: ClassVar[tuple[str, ...]] = ("tracker", "learner", "compressor")
+
+    _validation = LaneArray(np.int64, lambda problem: (problem.config.validation_size,), reset=None)
+    _test = LaneArray(np.int64, lambda problem: (problem.test_size,), reset=None)
+    # Rows of each device's samples, padded to the largest number that occurred.
+    _rows = LaneArray(np.int64, lambda problem: (*per_device(problem), 1), reset=None, growing=True)
+    _sizes = LaneArray(np.int64, per_device, reset=None)
+    # Of a symbol: received power over the noise in the whole band.
+    _mean_snr = LaneArray(np.float64, per_device, reset=None)
+    _cpu_hz = LaneArray(np.float64, per_device, reset=None)
+    _round = LaneArray(np.int64)
 
     def __init__(self, config: FederatedConfig, n_lanes: int, max_rounds: int) -> None:
         super().__init__(config, n_lanes)
@@ -238,16 +251,7 @@ class FederatedLearning(Problem):
         )
         self.training_flops = self.network.forward_flops + self.network.backward_flops
         self.max_rounds = max_rounds
-        test_size = config.test_size or n_test
-        self._validation = np.zeros((n_lanes, config.validation_size), np.int64)
-        self._test = np.zeros((n_lanes, test_size), np.int64)
-        # Rows of each device's samples, padded to the largest number that occurred.
-        self._rows = np.zeros((n_lanes, k, 1), np.int64)
-        self._sizes = np.zeros((n_lanes, k), np.int64)
-        # Of a symbol: received power over the noise in the whole band.
-        self._mean_snr = np.zeros((n_lanes, k))
-        self._cpu_hz = np.zeros((n_lanes, k))
-        self._round = np.zeros(n_lanes, np.int64)
+        self.test_size = config.test_size or n_test
         self.tracker = GainTracker(
             n_lanes,
             max_rounds,
@@ -270,22 +274,12 @@ class FederatedLearning(Problem):
     def _loss_slope(self) -> NDArray[np.float64]:
         return self.tracker.loss_slope
 
-    def get_state(self, lanes: IntArray) -> dict[str, Any]:
-        """Return the state of ``lanes``, learner included."""
-        return {
-            **super().get_state(lanes),
-            "learner": self.learner.get_state(lanes),
-            "compressor": self.compressor.get_state(lanes),
-        }
-
     def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
         """Restore what ``get_state`` returned."""
         self._reserve(state["_rows"].shape[2])
         padding = self._rows.shape[2] - state["_rows"].shape[2]
         rows = np.pad(state["_rows"], ((0, 0), (0, 0), (0, padding)))
         super().set_state(lanes, {**state, "_rows": rows})
-        self.learner.set_state(lanes, state["learner"])
-        self.compressor.set_state(lanes, state["compressor"])
 
     def _draw_system(self, lane: int, copies: int = 1) -> None:
         """Draw an episode's data, the devices' places and processors.
@@ -408,10 +402,10 @@ class FederatedLearning(Problem):
         """Score the global models on their test or validation samples."""
         rows = self._test[lanes] if test else self._validation[lanes]
         score = self.learner.score(lanes, rows, test=test)
-        return score._replace(loss=bounded(score.loss, MAX_LOSS))
+        return score._replace(loss=clip_finite(score.loss, MAX_LOSS))
 
     def _reserve(self, size: int) -> None:
         """Make room for ``size`` samples a device."""
         short = size - self._rows.shape[2]
         if short > 0:
-            self._rows = np.pad(self._rows, ((0, 0), (0, 0), (0, short)))
+            self.__dict__["_rows"] = np.pad(self._rows, ((0, 0), (0, 0), (0, short)))

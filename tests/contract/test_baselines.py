@@ -25,7 +25,7 @@ from edge_gym.envs.data_scheduling.dynamics import DataSchedulingConfig
 from edge_gym.envs.offloading.config import OffloadingConfig
 from edge_gym.envs.retransmission.dynamics import RetransmissionConfig, observation_table
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
-from edge_gym.envs.update_scheduling.dynamics import UpdateSchedulingConfig
+from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
 from edge_gym.evaluation import tuning
 from edge_gym.evaluation.policies import resolve
 from edge_gym.evaluation.rollouts import (

@@ -34,7 +34,7 @@ from edge_gym.envs.data_scheduling.dynamics import DataSchedulingConfig
 from edge_gym.envs.offloading.config import OffloadingConfig
 from edge_gym.envs.retransmission.dynamics import RetransmissionConfig
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
-from edge_gym.envs.update_scheduling.dynamics import UpdateSchedulingConfig
+from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
 
 PLAIN = "Retransmission-v0"
 SCHEDULING = "DataScheduling-v0"

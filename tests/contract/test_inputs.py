@@ -271,8 +271,8 @@ def test_the_limit_does_not_hide_the_end_of_the_problem() -> None:
 def test_a_registration_of_ones_own_may_limit_steps() -> None:
     gym.register(
         id="mine/Updates-v0",
-        entry_point="edge_gym.envs.update_scheduling.dynamics:UpdateSchedulingEnv",
-        vector_entry_point="edge_gym.envs.update_scheduling.dynamics:UpdateSchedulingVectorEnv",
+        entry_point="edge_gym.envs.update_scheduling.env:UpdateSchedulingEnv",
+        vector_entry_point="edge_gym.envs.update_scheduling.env:UpdateSchedulingVectorEnv",
         max_episode_steps=2,
         kwargs=rollouts.SMALL[UPDATES],
     )

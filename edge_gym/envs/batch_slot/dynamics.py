@@ -24,8 +24,8 @@ from edge_gym.envs.federated import (
     MAX_LOSS,
     FederatedConfig,
     FederatedLearning,
-    bounded,
-    of_groups,
+    clip_finite,
+    speeds_by_group,
 )
 from edge_gym.learning.compression import Compressor, payload_bits
 from edge_gym.learning.federated import average
@@ -461,7 +461,7 @@ class BatchSlot(FederatedLearning):
         for lane in lanes:
             self._draw_system(lane)
             if config.cpu_groups_hz is not None:
-                self._cpu_hz[lane] = of_groups(config.cpu_groups_hz, k)
+                self._cpu_hz[lane] = speeds_by_group(config.cpu_groups_hz, k)
             # At once, so that a round's fading does not depend on the batches before it.
             self._gain[lane] = wireless.rayleigh_gain(self.generators[lane], self._gain.shape[1:])
         for array in (
@@ -711,12 +711,12 @@ class BatchSlot(FederatedLearning):
                     learning_rate=config.step_size(self._stepped_on(sizes))[:, None],
                     epochs=config.local_epochs,
                 )
-            self._norm[some] = bounded(learner.norms(vectors), _MAX_NORM)
-            self._batch_loss[some] = bounded(losses, MAX_LOSS)
+            self._norm[some] = clip_finite(learner.norms(vectors), _MAX_NORM)
+            self._batch_loss[some] = clip_finite(losses, MAX_LOSS)
             if self.compressor.changes:
                 vectors = self.compressor.compress(some, vectors, generators)
             mean = average(vectors, sizes)
-            self._mean_norm[some] = bounded(learner.norms(mean), _MAX_NORM)
+            self._mean_norm[some] = clip_finite(learner.norms(mean), _MAX_NORM)
             if self.server is not None:
                 mean = self.server.compress(some, mean[:, None], generators)[:, 0]
             means.append(mean)
@@ -821,7 +821,7 @@ class BatchSlot(FederatedLearning):
         return gpu_update_latency(flops, self._gpu_flops(lanes))
 
     def _gpu_flops(self, lanes: IntArray) -> Float64Array:
-        speeds = of_groups(self.config.gpu_flops, self.config.n_devices)
+        speeds = speeds_by_group(self.config.gpu_flops, self.config.n_devices)
         return np.broadcast_to(speeds, (len(lanes), len(speeds)))
 
 

@@ -17,7 +17,7 @@ from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
-from edge_gym.envs.federated import FederatedLearning, of_groups
+from edge_gym.envs.federated import FederatedLearning, speeds_by_group
 from edge_gym.envs.task_allocation.actions import CapCodec, JointCodec, action_codec
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.envs.task_allocation.costs import (
@@ -128,7 +128,7 @@ class TaskAllocation(FederatedLearning):
         for lane in lanes:
             self._draw_system(lane, config.redundancy)
             if config.cpu_groups_hz is not None:
-                self._cpu_hz[lane] = of_groups(config.cpu_groups_hz, k)
+                self._cpu_hz[lane] = speeds_by_group(config.cpu_groups_hz, k)
             rng = self.generators[lane]
             spread = config.energy_spread_j * rng.uniform(-1, 1, k)
             self.limit_j[lane] = config.energy_limit_j + spread

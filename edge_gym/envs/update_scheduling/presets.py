@@ -8,7 +8,7 @@ from edge_gym.core.registration import register_own
 
 _register = functools.partial(
     register_own,
-    "update_scheduling.dynamics",
+    "update_scheduling.env",
     "UpdateScheduling",
     paper="wen-2019",
     budget_field="budget_s",

@@ -9,16 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium import spaces
 from numpy.typing import NDArray
 from rollouts import NAMES, SMALL, lane_of
 
 from edge_gym.baselines import applicable_baselines, find_baseline, make_baseline
-from edge_gym.envs.update_scheduling.dynamics import (
-    UpdateSchedulingConfig,
-    action_columns,
-    observation_tables,
-)
+from edge_gym.envs.update_scheduling.actions import action_codec
+from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
+from edge_gym.envs.update_scheduling.observation import observation_tables
 from edge_gym.evaluation import tuning
 from edge_gym.evaluation.rollouts import make_lanes, run_episodes
 
@@ -45,11 +42,7 @@ class Made:
     def __init__(self, lanes: int = 1, **fields: Any) -> None:
         self.config = UpdateSchedulingConfig(**{"n_devices": K, "participation": "all", **fields})
         self.tables = observation_tables(self.config)
-        columns = len(action_columns(self.config))
-        shape = (self.config.n_devices, columns) if columns > 1 else (self.config.n_devices,)
-        self.action_space: Any = spaces.Box(-1, 1, shape, np.float32)
-        if self.config.actions == "device":
-            self.action_space = spaces.Discrete(self.config.n_devices)
+        self.action_space: Any = action_codec(self.config).space
         self.num_envs = lanes
         self.unwrapped = self
 

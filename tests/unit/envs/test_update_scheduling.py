@@ -30,14 +30,9 @@ from edge_gym.agents.training.run import make_model
 from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.baselines import make_baseline
 from edge_gym.data import SampleError
-from edge_gym.envs.update_scheduling.dynamics import (
-    Decision,
-    UpdateSchedulingConfig,
-    _Clock,
-    action_columns,
-    action_of,
-    decision_of,
-)
+from edge_gym.envs.update_scheduling.actions import Decision, action_codec
+from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
+from edge_gym.envs.update_scheduling.timing import Clock, share_band
 from edge_gym.evaluation.throughput import measure
 
 PLAIN, GRADIENT = "UpdateScheduling-v0", "UpdateSchedulingGradient-v0"
@@ -60,6 +55,7 @@ SMALL = {
     "budget_j": 2e-3,
     "max_rounds": 12,
 }
+DRIFTING = "rician:k=5,correlation=0.9,shadowing_db=4"
 ENDLESS = {"budget_s": 1e3, "budget_j": 1e3, "max_rounds": 10_000}
 LANE = np.zeros(1, np.int64)
 
@@ -402,8 +398,8 @@ def play(env: Any, outcome: Outcome) -> Any:
     """Take a step in which who fails is certain, so that nothing depends on the draws."""
     action, absent, lost = outcome
     devices = np.arange(env.config.n_devices)
-    env.problem._absence[0] = np.isin(devices, absent)
-    env.problem._error[0] = np.isin(devices, lost)
+    env.problem._drop_out[0] = np.isin(devices, absent)
+    env.problem._packet_error[0] = np.isin(devices, lost)
     return env.step(action)
 
 
@@ -546,7 +542,7 @@ def test_quantised_updates_and_what_devices_keep_back(name: str, density: float)
     for step in range(12):
         k = int(rng.integers(4))
         lost = step % 3 == 1
-        env.problem._error[0] = lost
+        env.problem._packet_error[0] = lost
         w = global_model(env)
         wanted = plain.computed(w, k) + plain.kept_back[k]
         env.step(scores_of(k))
@@ -569,7 +565,7 @@ def test_quantised_updates_and_what_devices_keep_back(name: str, density: float)
 def test_those_who_do_not_send_keep_nothing_back() -> None:
     env = make(density=0.2, budget_s=0.03, max_rounds=1000)
     env.reset(seed=0)
-    env.problem._absence[0] = [1, 0, 0, 0]
+    env.problem._drop_out[0] = [1, 0, 0, 0]
     env.step(scores_of(0, 1))
     memory = env.problem.compressor.memory[0]
     assert memory.abs().amax(dim=1).bool().tolist() == [False, True, False, False]
@@ -655,8 +651,8 @@ def test_shares_of_the_band(
         upload_s = problem._upload_s(LANE)[0]
         given_logits = np.array([logits]) if bandwidth == "agent" else None
         ready_s = np.array([ready])
-        clock = _Clock(np.zeros(1), np.zeros(1), ready_s, ready_s)
-        shares, finish_s = problem._share_band(LANE, who, given_logits, clock)
+        clock = Clock(np.zeros(1), np.zeros(1), ready_s, ready_s)
+        shares, finish_s = share_band(bandwidth, upload_s[None], who, clock, given_logits)
         assert not shares[~who].any()
         assert not finish_s[~who].any()
         if not who.any():
@@ -695,7 +691,7 @@ def test_a_round_in_which_nobody_answers_takes_time_and_energy(
 ) -> None:
     env = make(name, **fields, drop_out=0.5, max_rounds=4, budget_s=1e3)
     env.reset(seed=0)
-    env.problem._absence[0] = 1
+    env.problem._drop_out[0] = 1
     before = env.problem.learner.weights.clone()
     seconds = joules = 0.0
     for step in range(4):
@@ -723,8 +719,8 @@ def test_failures_spend_the_budget(name: str, fields: dict[str, Any]) -> None:
     for risk in ({"drop_out": 1.0}, {"packet_error": 1.0}):
         env = make(name, **fields, **risk, budget_s=2e-3, budget_j=5e-5, max_rounds=10_000)
         env.reset(seed=0)
-        env.problem._absence[0] = env.config.drop_out
-        env.problem._error[0] = env.config.packet_error
+        env.problem._drop_out[0] = env.config.drop_out
+        env.problem._packet_error[0] = env.config.packet_error
         over = False
         while not over:
             *_, over, truncated, info = env.step(scores_of(0, 2))
@@ -741,7 +737,7 @@ def test_one_who_does_not_answer_is_waited_for() -> None:
         # So that the others have finished long before.
         env.problem._cpu_hz[0, slow] /= 1e3
         env.problem._compute_s[0, slow] *= 1e3
-        env.problem._absence[0, slow] = 1
+        env.problem._drop_out[0, slow] = 1
         wanted = Plain(env).ready([0, 1, 2, 3])[1][slow]
         *_, info = env.step(scores_of(0, 1, 2, 3))
         assert info["round_s"] == pytest.approx(wanted)
@@ -768,12 +764,13 @@ def test_actions_say_what_was_put_into_them(
     names = ["scores"]
     names += ["band"] if bandwidth == "agent" else []
     names += ["participation"] if participation == "agent" and indicators == "reported" else []
-    assert list(action_columns(config)) == names
+    codec = action_codec(config)
+    assert list(codec.columns) == names
     rng = np.random.default_rng(0)
     said = Decision(*rng.uniform(-1, 1, (3, 2, 10)).astype(np.float32))
-    action = action_of(said, config)
+    action = codec.encode(said)
     assert action.shape == ((2, 10, len(names)) if len(names) > 1 else (2, 10))
-    found = decision_of(action, config)
+    found = codec.decode(action)
     for name in Decision._fields:
         wanted = getattr(said, name) if name in names else None
         assert wanted is None or np.array_equal(getattr(found, name), wanted)
@@ -898,7 +895,7 @@ def test_what_is_observed_has_happened(name: str, fields: dict[str, Any]) -> Non
         env = make(name, **fields, slowdown_probability=0.0, **ENDLESS)
         env.reset(seed=5)
         action = scores_of(0, 1)
-        if "participation" in action_columns(env.config):
+        if "participation" in action_codec(env.config).columns:
             action = agent(action, action)
         # Where devices report, all have computed in the first round; from now on two do.
         env.step(action)
@@ -933,7 +930,7 @@ def test_remembered_indicators_are_those_of_the_last_arrival() -> None:
         )
 
     assert columns(observation) == ([1, 1, 1, 1], [1, 1, 1, 1])
-    env.problem._error[0] = [0, 1, 0, 0]
+    env.problem._packet_error[0] = [0, 1, 0, 0]
     plain = Plain(env)
     told = np.linalg.norm(plain.computed(plain.initial, 0))
     indicator, age = columns(env.step(scores_of(0, 1))[0])
@@ -968,7 +965,15 @@ def test_the_broadcast_takes_its_time(name: str, fields: dict[str, Any]) -> None
     assert rounds[""]["round_j"] == pytest.approx(rounds["broadcast"]["round_j"])
 
 
-@pytest.mark.parametrize(("name", "fields"), [*KNOWLEDGE, (PLAIN, {"participation": "agent"})])
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        *KNOWLEDGE,
+        (PLAIN, {"participation": "agent"}),
+        (PLAIN, {"channel": DRIFTING}),
+        (LAZY, {"channel": DRIFTING}),
+    ],
+)
 def test_a_restored_episode_goes_on_alike(name: str, fields: dict[str, Any]) -> None:
     env, twin = (make(name, **fields, packet_error=0.5, **ENDLESS) for _ in range(2))
     env.reset(seed=1)
@@ -979,6 +984,66 @@ def test_a_restored_episode_goes_on_alike(name: str, fields: dict[str, Any]) -> 
     twin.set_state(env.get_state())
     for action in itertools.islice(actions, 4):
         assert_same(env.step(action), twin.step(action))
+
+
+# -------------------------------------------------------------------------------- channel models
+
+
+def gains_over_rounds(channel: str, rounds: int = 30) -> NDArray[np.float64]:
+    """Return the gains of 20 episodes' rounds, ``(rounds, 20, K)``."""
+    many_rounds = {"update": "gradient", "validation_size": 10, "test_size": 10, **ENDLESS}
+    env: Any = gym.make_vec(
+        "edge_gym/UpdateSchedulingLazyDiscrete-v0",
+        20,
+        **{**SMALL, **many_rounds, "channel": channel},
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+    env.reset(seed=3)
+    gains = []
+    for _ in range(rounds):
+        gains.append(env.problem._gain.copy())
+        env.step(np.zeros(20, np.int64))
+    return np.stack(gains)
+
+
+def test_gains_are_those_of_the_channel() -> None:
+    """Means, spreads and correlations over rounds are the model's."""
+    plain = gains_over_rounds("rayleigh")
+    assert (gains_over_rounds("awgn") == 1).all()
+    steady = gains_over_rounds("rician:k=9")
+    assert steady.mean() == pytest.approx(1, abs=0.05)
+    # Var of the gain is (1 + 2K)/(1 + K)².
+    assert steady.std() == pytest.approx(math.sqrt(19) / 10, abs=0.05)
+    assert plain.std() > 2 * steady.std()
+    drifting = gains_over_rounds("rayleigh:correlation=0.95")
+    for gains, correlation in ((plain, 0.0), (drifting, 0.95**2)):
+        found = np.corrcoef(gains[:-1].ravel(), gains[1:].ravel())[0, 1]
+        assert found == pytest.approx(correlation, abs=0.12)
+    # Shadowing stays for the episode, and each begins with its own.
+    shadowed = 10 * np.log10(gains_over_rounds("awgn:shadowing_db=6"))
+    assert np.ptp(shadowed, axis=0).max() < 1e-9
+    assert shadowed[0].std() == pytest.approx(6, rel=0.25)
+
+
+def test_the_same_seed_has_the_same_system_under_every_channel() -> None:
+    """Places, processors and data are drawn before the channel."""
+    envs = [make(channel=channel) for channel in ("rayleigh", "awgn", DRIFTING)]
+    for env in envs:
+        env.reset(seed=9)
+    for name in ("_mean_snr", "_cpu_hz", "_sizes", "_validation"):
+        for env in envs[1:]:
+            np.testing.assert_array_equal(
+                getattr(env.problem, name), getattr(envs[0].problem, name)
+            )
+
+
+def test_a_reset_forgets_the_channel() -> None:
+    """The first gains of an episode do not depend on the episode before."""
+    env, twin = (make(channel=DRIFTING, **ENDLESS) for _ in range(2))
+    env.reset(seed=0)
+    for action in itertools.islice(random_actions(env.action_space), 3):
+        env.step(action)
+    assert_same(env.reset(seed=1), twin.reset(seed=1))
 
 
 @pytest.mark.parametrize("name", [PLAIN, LAZY])
@@ -1006,8 +1071,9 @@ def test_devices_may_be_named_in_any_order(name: str) -> None:
     state = env.get_state()
     problem = state["problem"]
     by_device = [key for key, value in problem.items() if np.shape(value)[1:2] == (4,)]
-    assert {"_rows", "_energy", "vectors"} < set(by_device)
+    assert {"_rows", "_energy"} < set(by_device)
     permuted = {key: problem[key][:, order] for key in by_device}
+    permuted["memory"] = {"vectors": problem["memory"]["vectors"][:, order]}
     twin.set_state({**state, "problem": {**problem, **permuted}})
     action = np.array([0.2, 0.9, -0.5, 0.3])
     ours, theirs = twin.step(action[order]), env.step(action)
@@ -1032,9 +1098,9 @@ def test_places_processors_and_luck_are_drawn_as_documented() -> None:
     assert kstest((distance_km / 0.4) ** 2, "uniform").pvalue > 0.01
     low, high = problem.config.cpu_hz
     assert kstest((problem._cpu_hz.ravel() - low) / (high - low), "uniform").pvalue > 0.01
-    assert kstest(problem._error.ravel() / 0.4, "uniform").pvalue > 0.01
-    assert kstest(problem._absence.ravel() / 0.2, "uniform").pvalue > 0.01
-    assert abs(np.corrcoef(problem._error.ravel(), problem._absence.ravel())[0, 1]) < 0.2
+    assert kstest(problem._packet_error.ravel() / 0.4, "uniform").pvalue > 0.01
+    assert kstest(problem._drop_out.ravel() / 0.2, "uniform").pvalue > 0.01
+    assert abs(np.corrcoef(problem._packet_error.ravel(), problem._drop_out.ravel())[0, 1]) < 0.2
     assert kstest(problem._gain.ravel(), "expon").pvalue > 0.01
     cycles = 4.0 * 6 * problem.network.macs * problem._sizes
     slow = problem._compute_s / (cycles / problem._cpu_hz)
@@ -1045,11 +1111,11 @@ def test_places_processors_and_luck_are_drawn_as_documented() -> None:
 def test_updates_fail_as_often_as_they_should() -> None:
     lanes, n = np.arange(50), 16
     problem = many(50, LAZY, packet_error=0.5, drop_out=0.5, samples_per_device=2, **ENDLESS)
-    problem._error[:], problem._absence[:] = [0.0, 0.1, 0.5, 0.9], [0.6, 0.0, 0.5, 0.1]
+    problem._packet_error[:], problem._drop_out[:] = [0.0, 0.1, 0.5, 0.9], [0.6, 0.0, 0.5, 0.1]
     for _ in range(n):
         problem.step_lanes(lanes, np.ones((50, 4), np.float32))
     assert (problem._uploads == n).all()
-    wanted = (1 - problem._error) * (1 - problem._absence)
+    wanted = (1 - problem._packet_error) * (1 - problem._drop_out)
     # Five standard deviations of 800 draws.
     np.testing.assert_allclose(problem._arrived.mean(axis=0) / n, wanted[0], atol=0.09)
 
