@@ -19,6 +19,8 @@ from edge_gym.core.state import LaneArray
 from edge_gym.envs.federated import FederatedLearning, clip_finite, per_device
 from edge_gym.envs.redundancy import copies_arrived
 from edge_gym.envs.update_scheduling.actions import (
+    DeviceCodec,
+    ScoresCodec,
     action_codec,
     select_devices,
     select_participants,
@@ -44,6 +46,7 @@ class UpdateScheduling(FederatedLearning):
 
     config: UpdateSchedulingConfig
     config_type = UpdateSchedulingConfig
+    codec: ScoresCodec | DeviceCodec
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(
         UpdateSchedulingConfig()
     )
@@ -336,9 +339,8 @@ class UpdateScheduling(FederatedLearning):
         else:
             # Most devices do nothing: these are the others, as many in every lane.
             devices = np.argsort(~sent, axis=1, kind="stable")[:, : max(1, sent.sum(axis=1).max())]
-            sent, arrived, weights = (
-                np.take_along_axis(array, devices, axis=1) for array in (sent, arrived, weights)
-            )
+            sent, arrived = (np.take_along_axis(who, devices, axis=1) for who in (sent, arrived))
+            weights = np.take_along_axis(weights, devices, axis=1)
             rows, sizes = (array[lanes[:, None], devices] for array in (self._rows, self._sizes))
             updates = self._compute(lanes, rows, np.where(sent, sizes, 0))
             if config.knowledge == "lazy":
