@@ -26,7 +26,8 @@ from torch.nn import functional
 
 from edge_gym.data import load_features
 from edge_gym.learning import federated
-from edge_gym.learning.federated import FederatedLearner, average
+from edge_gym.learning.averaging import average
+from edge_gym.learning.federated import FederatedLearner
 from edge_gym.learning.networks import torch_backend as models
 from edge_gym.learning.networks.architecture import Network, make_network
 

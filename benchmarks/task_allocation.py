@@ -34,7 +34,7 @@ from tests.test_task_allocation_solver import (
 from benchmarks.federated import Module, Task
 from edge_gym.baselines import make_baseline
 from edge_gym.evaluation.rollouts import make_lanes
-from edge_gym.learning.federated import pad_rows
+from edge_gym.learning.jobs import pad_rows
 from edge_gym.solvers import task_allocation as allocation
 
 COUNTS = {20: (1, 16, 256), 100: (1, 16, 256), 1000: (1, 16)}

@@ -1,6 +1,6 @@
 """Federated rounds for many lanes and devices at once: gradients, local SGD and averages.
 
-A round of gradient averaging (FEEL) and one of model averaging (MEL) read::
+A round of gradient averaging (Ren et al. 2021) and one of model averaging (FedAvg) read::
 
     gradients, losses = learner.gradients(lanes, rows, counts)
     learner.apply(lanes, average(gradients, counts, arrived), learning_rate)
@@ -14,9 +14,7 @@ A *job* is what one device of one lane computes. Jobs of like size are batched: 
 number of steps, cut into blocks of a few megabytes, and each block runs through all its steps with
 one batched product per layer, dropping the jobs that are done. Blocks go to a thread pool with one
 torch thread each. Small perceptrons on a CPU are left to ``learning.networks.numba_mlp``, which
-takes jobs one by one in compiled code: ``UpdateScheduling-v0``, ``TaskAllocation-v0``,
-``BatchSlot-v0`` and ``Offloading-v0`` take 5.1, 3.1, 11.6 and .9 seconds for 64 episodes so, 7.3,
-4.2, 16.7 and 1.2 in blocks (processor time, mean of two runs, which took turns).
+takes jobs one by one in compiled code and needs some .7 times as long.
 
 What a lane learns depends on neither the other lanes, their number nor the number of threads.
 Batches are padded to sizes that depend on the job alone, and batched products are bit-equal for
@@ -47,10 +45,8 @@ size, for every operation costs microseconds before it starts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,141 +54,21 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from edge_gym.data import Features
+from edge_gym.learning import jobs as jobs_module
 from edge_gym.learning.base import IntArray, Score
+from edge_gym.learning.jobs import Jobs, batches_of, padded_widths, samples_of, shuffled
 from edge_gym.learning.networks import numba_mlp as perceptrons
 from edge_gym.learning.networks.architecture import Network
 from edge_gym.learning.networks.torch_backend import Perceptron, log_probabilities
-from edge_gym.runtime.compiling import compiled
 from edge_gym.runtime.isolation import isolated
 from edge_gym.runtime.threads import for_ranges
 
 FloatArray = NDArray[np.float64]
 Generators = Sequence[np.random.Generator]
 
-_WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-_SAMPLES_AT_ONCE = _WIDTHS[-1]
 _BLOCK_VALUES = 1 << 20
 _CUDA_BLOCK_VALUES = 1 << 28
 _VALUES_AT_ONCE = 1 << 22
-_VALUES_OF_A_SUM = 1 << 12  # They stay in the first cache while vectors are added.
-
-_Data = tuple[Tensor, Tensor]
-# Learners on the same data share one tensor, which may be the largest thing in memory.
-_data: WeakKeyDictionary[Features, dict[tuple[bool, torch.device, torch.dtype], _Data]] = (
-    WeakKeyDictionary()
-)
-
-
-def pad_rows(parts: Sequence[Sequence[IntArray]]) -> tuple[IntArray, IntArray]:
-    """Turn lists of rows per lane and device into the arrays that a learner takes.
-
-    Args:
-        parts: ``parts[lane][device]`` holds row indices; every lane has as many devices.
-
-    Returns:
-        Rows ``(m, K, N)``, padded with zeros to the longest, and counts ``(m, K)``.
-    """
-    counts = np.array([[len(rows) for rows in lane] for lane in parts], dtype=np.int64)
-    padded = np.zeros((*counts.shape, counts.max(initial=0)), np.int64)
-    for lane, devices in zip(padded, parts, strict=True):
-        for target, rows in zip(lane, devices, strict=True):
-            target[: len(rows)] = rows
-    return padded, counts
-
-
-def average(vectors: Tensor, weights: ArrayLike, arrived: ArrayLike | None = None) -> Tensor:
-    """Return the weighted mean of the devices' gradients or updates, ``(m, S)``.
-
-    Args:
-        vectors: What each device computed, ``(m, K, S)``.
-        weights: Weight of each device, broadcast to ``(m, K)``, usually its number of samples;
-            they need not sum to 1. Devices of weight 0 are left out, whatever they computed.
-        arrived: Whether each device's vector reached the server, ``(m, K)``; None means all did.
-
-    Returns:
-        Zeros in lanes where nothing arrived, so that their model stays as it is.
-
-    Raises:
-        ValueError: If a weight is negative or not finite.
-
-    Source: FEEL eq. (1); ASYNC-MEL eq. (3).
-    """
-    given = np.broadcast_to(np.asarray(weights, dtype=np.float64), vectors.shape[:2])
-    if not (np.isfinite(given) & (given >= 0)).all():
-        raise ValueError("weights must be finite and at least 0")
-    used = given if arrived is None else np.where(arrived, given, 0.0)
-    total = used.sum(-1, keepdims=True)
-    shares = np.divide(used, total, out=np.zeros(used.shape), where=total > 0)
-    means = vectors.new_zeros(len(vectors), vectors.shape[2])
-    if vectors.device.type == "cpu":
-        arrays = vectors.contiguous().numpy(), means.numpy()
-        of_type = shares.astype(arrays[0].dtype)
-        parts = -(-vectors.shape[2] // _VALUES_OF_A_SUM)
-        for_ranges(lambda a, b: _add_up(a, b, *arrays, of_type, parts), len(vectors) * parts)
-        return means
-    for k in range(vectors.shape[1]):
-        share = torch.from_numpy(shares[:, k, None]).to(vectors.device, vectors.dtype)
-        means += torch.where(share > 0, share * vectors[:, k], 0)
-    return means
-
-
-@compiled()
-def _add_up(first, stop, vectors, means, shares, parts):  # type: ignore[no-untyped-def]
-    """Add each lane's vectors to its mean in the order of the devices, ``parts`` of a lane apart.
-
-    A library would add in an order that depends on the number of lanes, and on how many vectors
-    count in the others.
-    """
-    size = vectors.shape[2]
-    for q in range(first, stop):
-        lane, begin = q // parts, q % parts * _VALUES_OF_A_SUM
-        mean = means[lane, begin : begin + _VALUES_OF_A_SUM]
-        for k in range(vectors.shape[1]):
-            share = shares[lane, k]
-            if share > 0:
-                vector = vectors[lane, k, begin : min(begin + _VALUES_OF_A_SUM, size)]
-                for i in range(len(mean)):
-                    mean[i] += share * vector[i]
-
-
-class _Jobs(NamedTuple):
-    """Work of the same kind; arrays have one entry per job.
-
-    Attributes:
-        lane: Row of the learner's weights that the job starts from.
-        stream: Sample rows of all jobs, each job's epochs one after another, ``(n,)``.
-        start: Where the job's rows begin in the stream.
-        size: Samples of one epoch.
-        batch: Samples of one step; the last step of an epoch may have fewer.
-        width: ``batch`` padded.
-        steps: Steps to take.
-    """
-
-    lane: IntArray
-    stream: IntArray
-    start: IntArray
-    size: IntArray
-    batch: IntArray
-    width: IntArray
-    steps: IntArray
-
-
-class _Batch(NamedTuple):
-    """One step of the first ``n`` jobs of a block.
-
-    Attributes:
-        n: Jobs that take this step.
-        inputs: ``(n, b, d)``.
-        labels: ``(n, b)``.
-        valid: Whether each sample belongs to the batch, ``(n, b)``, in the learner's type.
-        sizes: Samples of each job's batch, ``(n,)``.
-    """
-
-    n: int
-    inputs: Tensor
-    labels: Tensor
-    valid: Tensor
-    sizes: Tensor
 
 
 class FederatedLearner:
@@ -280,19 +156,19 @@ class FederatedLearner:
         Raises:
             ValueError: If shapes do not fit or a count is out of range.
 
-        Source: FEEL §II-A, step 1.
+        Source: Ren et al. 2021, §II-A, step 1.
         """
         rows, n = self._checked(lanes, rows, counts)
         shape = n.shape
         count = n.ravel()
-        part = np.minimum(count, _SAMPLES_AT_ONCE)
-        jobs = _Jobs(
+        part = np.minimum(count, jobs_module.SAMPLES_AT_ONCE)
+        jobs = Jobs(
             lane=np.repeat(lanes, shape[1]),
             stream=rows.ravel(),
             start=np.arange(count.size) * rows.shape[2],
             size=count,
             batch=part,
-            width=_padded(part),
+            width=padded_widths(part),
             steps=-(-count // np.maximum(part, 1)),
         )
         gradients = self.weights.new_zeros(count.size, self.network.n_values)
@@ -314,7 +190,7 @@ class FederatedLearner:
             size = torch.from_numpy(jobs.size[block]).to(self.device, self.dtype)
             factor = torch.ones_like(size)
             loss = torch.zeros_like(size)
-            for i, batch in enumerate(self._batches(jobs, block)):
+            for i, batch in enumerate(batches_of(jobs, block, *self._samples(False))):
                 a = batch.n
                 loss[:a] += self.network.backward(
                     [p[:a] for p in parts],
@@ -370,7 +246,7 @@ class FederatedLearner:
         Raises:
             ValueError: If shapes do not fit or an argument is out of range.
 
-        Source: ASYNC-MEL §2.1; MEL, local updates; RRM §5.2.
+        Source: Mohammad et al. 2020, §2.1; Wen et al. 2019, §5.2.
         """
         rows, n = self._checked(lanes, rows, counts)
         shape = n.shape
@@ -389,14 +265,14 @@ class FederatedLearner:
         per_epoch = -(-count // batch_size)
         n_steps = wanted * per_epoch if steps is None else np.where(count > 0, wanted, 0)
         n_epochs = -(-n_steps // np.maximum(per_epoch, 1))
-        stream, first = self._shuffled(rows, n, n_epochs.reshape(shape), generators)
-        jobs = _Jobs(
+        stream, first = shuffled(rows, n, n_epochs.reshape(shape), generators)
+        jobs = Jobs(
             lane=np.repeat(lanes, shape[1]),
             stream=stream,
             start=first,
             size=count,
             batch=np.full(count.size, batch_size),
-            width=_padded(np.minimum(count, batch_size)),
+            width=padded_widths(np.minimum(count, batch_size)),
             steps=n_steps,
         )
         if self._sizes:
@@ -421,7 +297,7 @@ class FederatedLearner:
             parts = self._parts(begin)
             factor = torch.from_numpy(-rate[block]).to(self.device, self.dtype)
             loss, seen = torch.zeros_like(factor), torch.zeros_like(factor)
-            for batch in self._batches(jobs, block):
+            for batch in batches_of(jobs, block, *self._samples(False)):
                 a = batch.n
                 active = parts if a == len(block) else [p[:a] for p in parts]
                 share = batch.valid / batch.sizes[:, None]
@@ -444,7 +320,7 @@ class FederatedLearner:
             gradients: The averaged gradients, ``(m, S)``.
             learning_rate: η, a number or ``(m,)``.
 
-        Source: FEEL eq. (2).
+        Source: Ren et al. 2021, eq. (2).
         """
         rates = np.broadcast_to(np.asarray(learning_rate, np.float64), len(lanes))
         rate = torch.from_numpy(rates.copy()).to(self.device, self.dtype)[:, None]
@@ -490,15 +366,15 @@ class FederatedLearner:
         padded, n = self._checked(lanes, np.asarray(rows)[:, None], given)
         n_rows = padded.shape[2]
         # A lane's rows are several jobs, so that a single lane keeps all cores at work.
-        begins = np.arange(0, max(n_rows, 1), _SAMPLES_AT_ONCE)
-        size = (n - begins).clip(0, _SAMPLES_AT_ONCE).ravel()
-        jobs = _Jobs(
+        begins = np.arange(0, max(n_rows, 1), jobs_module.SAMPLES_AT_ONCE)
+        size = (n - begins).clip(0, jobs_module.SAMPLES_AT_ONCE).ravel()
+        jobs = Jobs(
             lane=np.repeat(lanes, len(begins)),
             stream=padded.ravel(),
             start=(np.arange(len(n))[:, None] * n_rows + begins).ravel(),
             size=size,
             batch=size,
-            width=_padded(size),
+            width=padded_widths(size),
             steps=np.minimum(size, 1),
         )
         if self._sizes:
@@ -517,14 +393,14 @@ class FederatedLearner:
         nats_of = loss.reshape(shape).sum((1, 2))
         return Score(hits_of.sum(-1) / count, nats_of / count, hits_of / np.maximum(size_of, 1))
 
-    def _counts(self, jobs: _Jobs, test: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _counts(self, jobs: Jobs, test: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return each job's hits and samples of each class and the sum of its losses."""
         correct = np.zeros((jobs.size.size, self.network.n_classes))
         total, loss = np.zeros_like(correct), np.zeros(jobs.size.size)
 
         def run(block: IntArray) -> None:
             parts = self._global_parts(jobs.lane[block])
-            for batch in self._batches(jobs, block, test):
+            for batch in batches_of(jobs, block, *self._samples(test)):
                 logits = self.network.logits(parts, batch.inputs)
                 nats = log_probabilities(logits).gather(1, batch.labels[:, None])[:, 0]
                 nats *= batch.valid
@@ -562,24 +438,7 @@ class FederatedLearner:
             raise ValueError(f"counts must be in 0..{rows.shape[2]}, got {n}")
         return rows, n
 
-    def _shuffled(
-        self, rows: IntArray, counts: IntArray, epochs: IntArray, generators: Generators
-    ) -> tuple[IntArray, IntArray]:
-        """Return every device's epochs in random order as one stream, and where each begins."""
-        sizes = counts * epochs
-        first = np.cumsum(sizes.ravel()) - sizes.ravel()
-        streams = []
-        for rng, own, n, repeats in zip(generators, rows, counts, epochs, strict=True):
-            devices = np.repeat(np.arange(len(n)), repeats)
-            lengths = n[devices]
-            epoch = np.repeat(np.arange(len(devices)), lengths)
-            # Sorting random numbers in [e, e + 1) shuffles every epoch e on its own.
-            order = np.argsort(epoch + rng.random(len(epoch)))
-            begins = np.cumsum(lengths) - lengths
-            streams.append(own[devices[epoch], order - begins[epoch]])
-        return np.concatenate(streams) if streams else np.zeros(0, np.int64), first
-
-    def _run(self, jobs: _Jobs, run: Callable[[IntArray], None], test: bool = False) -> None:
+    def _run(self, jobs: Jobs, run: Callable[[IntArray], None], test: bool = False) -> None:
         """Call ``run`` on blocks of jobs of one width, those with the most steps first."""
         self._samples(test)  # Made once here rather than by every thread.
         order = np.lexsort((-jobs.steps, jobs.width))
@@ -607,33 +466,6 @@ class FederatedLearner:
         limit = _BLOCK_VALUES if self.device.type == "cpu" else _CUDA_BLOCK_VALUES
         return min(self.network.jobs_at_once, max(1, limit // values))
 
-    def _batches(self, jobs: _Jobs, block: IntArray, test: bool = False) -> Iterator[_Batch]:
-        """Yield the steps of a block whose jobs are sorted by their number of steps."""
-        inputs, labels = self._samples(test)
-        width = int(jobs.width[block[0]])
-        steps, batch = jobs.steps[block], jobs.batch[block]
-        count = jobs.size[block]
-        t = np.arange(steps[0])[:, None]
-        epoch, slot = np.divmod(t, -(-count // batch))
-        offset = slot * batch
-        sizes = np.minimum(count - offset, batch)
-        place = np.arange(width)
-        position = (jobs.start[block] + epoch * count + offset)[..., None] + place
-        rows = torch.from_numpy(jobs.stream[position.clip(max=jobs.stream.size - 1)]).to(
-            self.device
-        )
-        valid = torch.from_numpy(place < sizes[..., None]).to(self.device, self.dtype)
-        size = torch.from_numpy(sizes).to(self.device, self.dtype)
-        for i, n in enumerate((steps > t).sum(1).tolist()):
-            taken = rows[i, :n].flatten()
-            yield _Batch(
-                n,
-                inputs.index_select(0, taken).view(n, width, -1),
-                labels.index_select(0, taken).view(n, width),
-                valid[i, :n],
-                size[i, :n],
-            )
-
     def _global_parts(self, lanes: IntArray) -> list[Tensor]:
         """Return the parts of the global models of ``lanes``, to be read only."""
         if (lanes == lanes[0]).all():
@@ -654,16 +486,8 @@ class FederatedLearner:
         inputs, labels = self._samples(test)
         return inputs.numpy(), labels.numpy()
 
-    def _samples(self, test: bool) -> _Data:
-        """Return the inputs ``(n, d)`` and labels ``(n,)`` of the training or test set."""
-        known = _data.setdefault(self.features, {})
-        key = (test, self.device, self.dtype)
-        if key not in known:
-            of = self.features
-            x, y = (of.test, of.test_labels) if test else (of.train, of.train_labels)
-            inputs = torch.tensor(x, dtype=self.dtype).mul_(math.sqrt(x.shape[1]))
-            known[key] = inputs.to(self.device), torch.tensor(y).to(self.device)
-        return known[key]
+    def _samples(self, test: bool) -> tuple[Tensor, Tensor]:
+        return samples_of(self.features, test, self.device, self.dtype)
 
 
 def _few_lanes(vectors: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -675,11 +499,3 @@ def _few_lanes(vectors: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor
 def _joined(parts: list[Tensor]) -> Tensor:
     """Join parts ``(J, ...)`` into vectors ``(J, S)``."""
     return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
-
-
-def _padded(sizes: IntArray) -> IntArray:
-    """Round batch sizes up, so that few widths occur and each depends on its own job alone."""
-    widths = np.array(_WIDTHS)
-    large = -(-sizes // _SAMPLES_AT_ONCE) * _SAMPLES_AT_ONCE
-    index = np.searchsorted(widths, sizes).clip(max=len(widths) - 1)
-    return np.where(sizes <= _SAMPLES_AT_ONCE, widths[index], large)

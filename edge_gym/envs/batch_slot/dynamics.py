@@ -27,8 +27,8 @@ from edge_gym.envs.federated import (
     clip_finite,
     speeds_by_group,
 )
+from edge_gym.learning.averaging import average
 from edge_gym.learning.compression import Compressor, payload_bits
-from edge_gym.learning.federated import average
 from edge_gym.physics import wireless
 from edge_gym.physics.compute import cpu_latency, gpu_latency, gpu_offset, gpu_update_latency
 from edge_gym.runtime.checks import check_choice, check_integer, check_number

@@ -22,7 +22,7 @@ from edge_gym.envs.offloading.config import SPLIT_LEVELS, OffloadingConfig
 from edge_gym.envs.offloading.costs import MAX_COST, mean_gain, offloading_costs
 from edge_gym.envs.offloading.observation import observation_tables
 from edge_gym.envs.offloading.scene import scene_of
-from edge_gym.learning.federated import average
+from edge_gym.learning.averaging import average
 from edge_gym.physics import wireless
 from edge_gym.physics.compute import cpu_energy, cpu_latency
 from edge_gym.solvers.offloading import (

@@ -29,7 +29,8 @@ from edge_gym.envs.task_allocation.costs import (
 )
 from edge_gym.envs.task_allocation.observation import MAX_LOG, ROOM_UPDATES, observation_tables
 from edge_gym.envs.task_allocation.scene import scene_of
-from edge_gym.learning.federated import average, pad_rows
+from edge_gym.learning.averaging import average
+from edge_gym.learning.jobs import pad_rows
 from edge_gym.physics import wireless
 from edge_gym.physics.compute import cpu_energy, cpu_latency
 from edge_gym.solvers.task_allocation import TaskCosts, exact_allocation, relaxed_updates

@@ -35,7 +35,7 @@ from edge_gym.envs.update_scheduling.observation import (
 )
 from edge_gym.envs.update_scheduling.scene import round_scene
 from edge_gym.envs.update_scheduling.timing import Clock, share_band
-from edge_gym.learning.federated import average
+from edge_gym.learning.averaging import average
 from edge_gym.physics import compute, wireless
 from edge_gym.physics.sharing import jain_index
 from edge_gym.typing import BoolArray, Float64Array, IntArray

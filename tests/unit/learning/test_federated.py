@@ -13,7 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from edge_gym.data import Features, load_features
-from edge_gym.learning.federated import FederatedLearner, average, pad_rows
+from edge_gym.learning.averaging import average
+from edge_gym.learning.federated import FederatedLearner
+from edge_gym.learning.jobs import pad_rows
 from edge_gym.learning.networks import numba_mlp as perceptrons
 from edge_gym.learning.networks.architecture import Network, make_network
 
@@ -560,7 +562,7 @@ def test_batch_normalised_networks_equal_sequential_sgd(name: str) -> None:
 def test_statistics_of_large_batches_are_averaged_over_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edge_gym.learning.federated._SAMPLES_AT_ONCE", 4)
+    monkeypatch.setattr("edge_gym.learning.jobs.SAMPLES_AT_ONCE", 4)
     net = make_network("mobilenet-v2", LARGE.image_shape, 10)
     learner = FederatedLearner(1, net, LARGE, dtype=torch.float64)
     learner.reset(np.arange(1), generators(1))

@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from edge_gym.data import load_features
-from edge_gym.learning.federated import FederatedLearner, average
+from edge_gym.learning.averaging import average
+from edge_gym.learning.federated import FederatedLearner
 from edge_gym.learning.networks.architecture import NETWORKS, make_network, register_network
 from edge_gym.learning.networks.modules import ModuleNetwork
 

@@ -16,7 +16,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
 from edge_gym.learning import make_learner
-from edge_gym.learning.svm.learner import GRAM_LIMIT, LinearSVMBatch, SVMLearner, coding_matrix
+from edge_gym.learning.svm.learner import SVMLearner, coding_matrix
+from edge_gym.learning.svm.machines import GRAM_LIMIT, LinearSVMBatch
 
 Array = NDArray[np.float64]
 ONE = np.zeros(1, np.int64)
@@ -317,7 +318,7 @@ def test_bad_samples() -> None:
 
 
 def test_a_machine_that_stops_short_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_gym.learning.svm.learner._MAX_INTERIOR_STEPS", 1)
+    monkeypatch.setattr("edge_gym.learning.svm.kernels._MAX_INTERIOR_STEPS", 1)
     x, signs = draw(100, 3, 100)
     with pytest.warns(RuntimeWarning, match="stopped at a relative duality gap of"):
         machine = solve(x, signs, C=100, tolerance=1e-6)
