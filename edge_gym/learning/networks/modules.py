@@ -109,8 +109,8 @@ class ModuleNetwork(Network):
     def draw(self, rng: np.random.Generator) -> Float64Array:
         """Draw an untrained model, seeded by one integer of ``rng``."""
         state = self._drawn(int(rng.integers(2**63))).state_dict()
-        drawn: Float64Array = torch.cat([state[key].flatten() for key in self._shapes])
-        drawn = drawn.double().numpy()  # type: ignore[attr-defined]
+        values = torch.cat([state[key].flatten() for key in self._shapes])
+        drawn: Float64Array = values.double().numpy()
         return drawn
 
     def split(self, vectors: Tensor) -> list[Tensor]:
@@ -160,8 +160,8 @@ class ModuleNetwork(Network):
                 logits = torch.func.functional_call(model, tensors, (images,))
                 nats = functional.cross_entropy(logits, labels[j, :n], reduction="none")
                 loss = (nats * share[j, :n]).sum()
-                gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
-            for target, gradient in zip(into, gradients, strict=False):
+                of_parameters = torch.autograd.grad(loss, leaves, materialize_grads=True)
+            for target, gradient in zip(into, of_parameters, strict=False):
                 put(target[j], factor[j] * gradient, replace)
             for i, after in enumerate(statistics, self._n_tensors):
                 if into is parts:
