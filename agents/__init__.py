@@ -14,26 +14,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edge_gym.agents.algorithms.base import ALGORITHMS, Algorithm, register_algorithm
     from edge_gym.agents.archive import AgentError
-    from edge_gym.agents.networks.modules import AgentPolicy
-    from edge_gym.agents.recipe import ALGORITHMS, Recipe, find_recipe, load_recipe
-    from edge_gym.agents.replay import CompactReplayBuffer
+    from edge_gym.agents.policy import AgentPolicy
+    from edge_gym.agents.recipe import Recipe, find_recipe, has_recipe, load_recipe
     from edge_gym.agents.store import load_agent, read_agent_metadata, save_agent, shipped_agents
     from edge_gym.agents.training.run import TrainingInterrupted, train
-    from edge_gym.agents.vec_env import LaneVecEnv
+    from edge_gym.integrations.replay import CompactReplayBuffer
+    from edge_gym.integrations.sb3 import LaneVecEnv
 
 _HOMES = {
-    "ALGORITHMS": "recipe",
+    "ALGORITHMS": "algorithms.base",
+    "Algorithm": "algorithms.base",
     "AgentError": "archive",
-    "AgentPolicy": "networks.modules",
-    "CompactReplayBuffer": "replay",
-    "LaneVecEnv": "vec_env",
+    "AgentPolicy": "policy",
+    "CompactReplayBuffer": "edge_gym.integrations.replay",
+    "LaneVecEnv": "edge_gym.integrations.sb3",
     "Recipe": "recipe",
     "TrainingInterrupted": "training.run",
     "find_recipe": "recipe",
+    "has_recipe": "recipe",
     "load_agent": "store",
     "load_recipe": "recipe",
     "read_agent_metadata": "store",
+    "register_algorithm": "algorithms.base",
     "save_agent": "store",
     "shipped_agents": "store",
     "train": "training.run",
@@ -43,14 +47,17 @@ __all__ = [
     "ALGORITHMS",
     "AgentError",
     "AgentPolicy",
+    "Algorithm",
     "CompactReplayBuffer",
     "LaneVecEnv",
     "Recipe",
     "TrainingInterrupted",
     "find_recipe",
+    "has_recipe",
     "load_agent",
     "load_recipe",
     "read_agent_metadata",
+    "register_algorithm",
     "save_agent",
     "shipped_agents",
     "train",
@@ -60,4 +67,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    home = _HOMES[name]
+    module = home if home.startswith("edge_gym.") else f"{__name__}.{home}"
+    return getattr(import_module(module), name)

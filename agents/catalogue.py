@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_gym.agents.recipe import ALGORITHMS
+from edge_gym.agents.algorithms.base import ALGORITHMS
 from edge_gym.agents.store import best_seed, read_agent_metadata, shipped_files
 from edge_gym.core.registration import find_environment, list_environments
 
@@ -20,7 +20,7 @@ class Entry:
 
     Attributes:
         environment: The environment's id.
-        algorithm: ``"ppo"`` or ``"dqn"``.
+        algorithm: Name of a registered algorithm, such as ``"ppo"`` or ``"dqn"``.
         training_seeds: Seeds, as ``Recipe.seed``.
         best: That of the agent which ``edge-gym`` takes if none is named.
         steps: Environment steps of each training.

@@ -25,7 +25,8 @@ from edge_gym.agents.interface import (
     scaling_clip,
     single_spaces,
 )
-from edge_gym.agents.networks.modules import AgentPolicy, tensors
+from edge_gym.agents.networks.scaling import tensors
+from edge_gym.agents.policy import AgentPolicy
 from edge_gym.runtime.isolation import in_isolation
 from edge_gym.wrappers import scaled_space
 

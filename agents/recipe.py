@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib import resources
+from importlib.resources.abc import Traversable
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from edge_gym.agents.algorithms.base import ALGORITHMS, Algorithm
 from edge_gym.core.registration import NAMESPACE
 from edge_gym.evaluation import seeds
 from edge_gym.runtime.checks import check_choice, check_integer, check_number
@@ -17,8 +18,6 @@ from edge_gym.runtime.messages import shown
 from edge_gym.runtime.plain import plain
 from edge_gym.runtime.yaml import load_yaml
 
-ALGORITHMS = ("ppo", "dqn")
-SCHEDULES = ("constant", "linear")
 _ACTIVATIONS = ("tanh", "relu", "elu")
 _KINDS = ("mlp", "device")
 _EXPLORATIONS = ("gaussian", "signs")
@@ -33,8 +32,6 @@ _SEED_RANGES = {
     )
 }
 
-Check = Callable[[str, Any], None]
-
 
 def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
@@ -42,51 +39,9 @@ def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def _integer(low: int) -> Check:
-    return lambda name, value: check_integer(name, value, low)
-
-
-def _number(low: float = 0.0, high: float = math.inf, *, open_low: bool = False) -> Check:
-    return lambda name, value: check_number(name, value, low, high, open_low=open_low)
-
-
-_SHARED: dict[str, Check] = {
-    "learning_rate": _number(open_low=True),
-    "learning_rate_schedule": lambda name, value: check_choice(name, value, SCHEDULES),
-    "n_steps": _integer(1),
-    "batch_size": _integer(1),
-    "gamma": _number(0, 1),
-    "max_grad_norm": _number(open_low=True),
-}
-
-HYPERPARAMETERS: dict[str, dict[str, Check]] = {
-    "ppo": {
-        **_SHARED,
-        "n_epochs": _integer(1),
-        "gae_lambda": _number(0, 1),
-        "clip_range": _number(open_low=True),
-        "ent_coef": _number(),
-        "vf_coef": _number(),
-    },
-    "dqn": {
-        **_SHARED,
-        "buffer_size": _integer(1),
-        "learning_starts": _integer(0),
-        "tau": _number(0, 1, open_low=True),
-        "train_freq": _integer(1),
-        "gradient_steps": _integer(1),
-        "target_update_interval": _integer(1),
-        "exploration_fraction": _number(0, 1, open_low=True),
-        "exploration_initial_eps": _number(0, 1),
-        "exploration_final_eps": _number(0, 1),
-    },
-}
-"""What each algorithm must be told; names and meanings are stable-baselines3's."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """The policy's network; PPO's value network is another of the same shape.
+    """The policy's network; an actor-critic's value network is another of the same shape.
 
     Attributes:
         kind: ``"mlp"`` on flat observations, or ``"device"``, which scores each device or sample;
@@ -96,10 +51,10 @@ class Network:
         activation: What follows each, ``"tanh"``, ``"relu"`` or ``"elu"``.
         context: What the score of a device or sample knows of the others: ``"none"``, their
             ``"mean"`` embedding, or also its largest values, ``"mean-max"``.
-        exploration: How PPO tries out scores of devices: ``"gaussian"``, around them, or
-            ``"signs"``, which devices are above 0, where the environment asks for no more.
+        exploration: How an actor-critic tries out scores of devices: ``"gaussian"``, around them,
+            or ``"signs"``, which devices are above 0, where the environment asks for no more.
         decoder: ``name`` and parameters of what makes actions of scores, one of
-            ``decoders.DECODERS``, PPO's alone; None where scores are actions.
+            ``decoders.DECODERS``, for actor-critics; None where scores are actions.
         log_std: Logarithm of the standard deviation with which Gaussian scores begin; at -0.7 they
             seldom reach the bounds ±1, where all are alike.
     """
@@ -193,7 +148,7 @@ class Recipe:
     """How an agent is trained.
 
     Attributes:
-        algorithm: ``"ppo"`` or ``"dqn"``.
+        algorithm: Name of a registered algorithm, such as ``"ppo"`` or ``"dqn"``.
         environment: The id it is made for, without ``edge_gym/``; None for any.
         seed: Fixes weights, exploration, mini-batches and training episodes.
         seed_ranges: First and last seed of the episodes that agents learn from (``training``), that
@@ -204,14 +159,14 @@ class Recipe:
         lanes: Episodes run at a time.
         checkpoint_every: Steps from one checkpoint to the next.
         train_config: Fields of the environment's configuration for training alone.
-        variations: Further such fields for an agent that shall serve several configurations, PPO's
-            alone: each rollout is collected under the next of them.
+        variations: Further such fields for an agent that shall serve several configurations, for
+            actor-critics: each rollout is collected under the next of them.
         reward_scale: Factor on the rewards that the algorithm sees.
         action_bias: Initial bias of each action in the last layer of a policy on flat observations;
             None for zeros.
         network: The policy's network.
         imitation: The baseline that the agent begins from; None to begin at random.
-        hyperparameters: The algorithm's own, every one of ``HYPERPARAMETERS``.
+        hyperparameters: The algorithm's own, every one of ``Algorithm.hyperparameters``.
         evaluation: How checkpoints are compared.
 
     Raises:
@@ -235,7 +190,7 @@ class Recipe:
     evaluation: Evaluation
 
     def __post_init__(self) -> None:
-        check_choice("algorithm", self.algorithm, ALGORITHMS)
+        algorithm = ALGORITHMS.find(self.algorithm)
         if self.environment is not None and not isinstance(self.environment, str):
             raise ValueError(f"environment must be an id, got {shown(self.environment)}")
         check_integer("seed", self.seed, 0, 2**32 - 1)
@@ -253,10 +208,10 @@ class Recipe:
             object.__setattr__(self, "action_bias", _as_tuple("action_bias", self.action_bias))
             for value in self.action_bias:
                 check_number("action_bias", value)
-        if self.imitation is not None and self.imitation.margin and self.algorithm != "dqn":
-            raise ValueError(f"imitation.margin is for dqn, not for {self.algorithm}")
-        if self.network.decoder is not None and self.algorithm != "ppo":
-            raise ValueError(f"network.decoder is for ppo, not for {self.algorithm}")
+        if self.imitation is not None and self.imitation.margin:
+            _check_use("imitation.margin", "margins", algorithm)
+        if self.network.decoder is not None:
+            _check_use("network.decoder", "decodes", algorithm)
         if self.network.decoder is not None and self.imitation is not None:
             raise ValueError(
                 "imitation is of actions, network.decoder is for scores that are none: "
@@ -268,19 +223,13 @@ class Recipe:
         for variation in self.variations:
             if not isinstance(variation, Mapping):
                 raise ValueError(f"variations must be a list of mappings, got {shown(variation)}")
-        if self.variations and self.algorithm != "ppo":
-            raise ValueError(f"variations are for ppo, not for {self.algorithm}")
-        checks = HYPERPARAMETERS[self.algorithm]
+        if self.variations:
+            _check_use("a list of variations", "varies", algorithm)
+        checks = algorithm.hyperparameters
         _check_keys("hyperparameters", self.hyperparameters, list(checks), list(checks))
         for name, check in checks.items():
             check(f"hyperparameters.{name}", self.hyperparameters[name])
-        if self.algorithm == "ppo":
-            rollout = self.lanes * self.hyperparameters["n_steps"]
-            if rollout == 1 or rollout % self.hyperparameters["batch_size"]:
-                raise ValueError(
-                    "hyperparameters.batch_size must divide lanes times n_steps, "
-                    f"{rollout} > 1, got {self.hyperparameters['batch_size']}"
-                )
+        algorithm.check(self)
 
     def as_mapping(self) -> dict[str, Any]:
         """Return what YAML and JSON can hold, and ``parse_recipe`` takes back."""
@@ -326,18 +275,29 @@ def load_recipe(path: str | PathLike[str]) -> Recipe:
 
 
 def find_recipe(algorithm: str, env_id: str) -> Recipe:
-    """Return the packaged recipe for an environment, else the algorithm's default recipe.
+    """Return the packaged recipe for an environment, else the algorithm's general one.
+
+    The general recipe suits any environment, whoever registered it, as far as its actions suit the
+    algorithm; ``has_recipe`` tells which of the two it is.
 
     Raises:
         ValueError: If the algorithm is unknown.
     """
-    check_choice("algorithm", algorithm, ALGORITHMS)
-    folder = resources.files("edge_gym.agents") / "recipes"
-    name = f"{algorithm}-{env_id.removeprefix(f'{NAMESPACE}/').lower()}.yaml"
-    file = folder / name
-    if "/" in name or not file.is_file():
-        file = folder / f"{algorithm}-default.yaml"
-    return _parse_yaml(file.read_bytes(), file.name)
+    found = ALGORITHMS.find(algorithm)
+    file = _packaged(algorithm, env_id)
+    if file.is_file():
+        return _parse_yaml(file.read_bytes(), file.name)
+    return parse_recipe(found.default_recipe(), f"the general recipe of {algorithm}")
+
+
+def has_recipe(algorithm: str, env_id: str) -> bool:
+    """Return whether a recipe for this very environment is packaged."""
+    return _packaged(algorithm, env_id).is_file()
+
+
+def _packaged(algorithm: str, env_id: str) -> Traversable:
+    name = env_id.removeprefix(f"{NAMESPACE}/").lower().replace("/", "--")
+    return resources.files("edge_gym.agents") / "recipes" / f"{algorithm}-{name}.yaml"
 
 
 def _parse_yaml(content: bytes, where: str) -> Recipe:
@@ -346,6 +306,13 @@ def _parse_yaml(content: bytes, where: str) -> Recipe:
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return parse_recipe(values, where)
+
+
+def _check_use(what: str, ability: str, algorithm: Algorithm) -> None:
+    """Raise a ``ValueError`` unless an algorithm has an ability, an attribute of ``Algorithm``."""
+    if not getattr(algorithm, ability):
+        able = [name for name in ALGORITHMS if getattr(ALGORITHMS.find(name), ability)]
+        raise ValueError(f"{what} is for {' and '.join(able)}, not for {algorithm.name}")
 
 
 def _check_fields(what: str, values: Any, kind: type[Any]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_gym.agents.algorithms.base import ALGORITHMS
 from edge_gym.agents.archive import (
     AgentError,
     check_agent,
@@ -21,15 +22,16 @@ from edge_gym.agents.archive import (
     write_tensors,
 )
 from edge_gym.agents.interface import interface, reading, scaling_clip
-from edge_gym.agents.recipe import ALGORITHMS
 from edge_gym.core.registration import NAMESPACE
 from edge_gym.runtime.isolation import in_isolation
 from edge_gym.runtime.messages import shown
 from edge_gym.runtime.plain import plain
 
 if TYPE_CHECKING:
-    from edge_gym.agents.networks.modules import AgentPolicy, DeviceNetwork, PolicyNetwork
-    from edge_gym.agents.sb3 import BaseAlgorithm
+    from edge_gym.agents.networks.deep_sets import DeviceNetwork
+    from edge_gym.agents.networks.flat import PolicyNetwork
+    from edge_gym.agents.policy import AgentPolicy
+    from edge_gym.integrations.sb3_imports import BaseAlgorithm
 
 _FORMAT = "edge_gym agent 1"
 _DEVICE_FORMAT = "edge_gym device agent 1"
@@ -64,7 +66,7 @@ def save_agent(
             columns from.
     """
     from edge_gym.agents.models import model_arrays
-    from edge_gym.agents.networks.modules import ScaledFeatures, ScaledParts
+    from edge_gym.agents.networks.scaling import ScaledFeatures, ScaledParts
 
     if env is None:
         env = model.get_env()
@@ -126,7 +128,7 @@ def load_agent(
 
     from edge_gym.agents.decoders import make_decoder
     from edge_gym.agents.models import ModelPolicy, model_network, model_reading
-    from edge_gym.agents.networks.modules import AgentPolicy
+    from edge_gym.agents.policy import AgentPolicy
 
     if scaling_clip(env) is not None:
         raise ValueError(
@@ -263,7 +265,7 @@ def _flat_arrays(policy: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _flat_network(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> PolicyNetwork:
-    from edge_gym.agents.networks.modules import PolicyNetwork
+    from edge_gym.agents.networks.flat import PolicyNetwork
 
     layers = [
         (arrays[f"{layer}.weight"], arrays[f"{layer}.bias"])
@@ -295,7 +297,7 @@ def _device_arrays(policy: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _device_network(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> DeviceNetwork:
-    from edge_gym.agents.networks.modules import DeviceArchitecture, DeviceNetwork
+    from edge_gym.agents.networks.deep_sets import DeviceArchitecture, DeviceNetwork
 
     described = header["network"]
     shape = DeviceArchitecture(**{**described, "hidden": tuple(described["hidden"])})
@@ -318,7 +320,7 @@ def _device_network(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> Dev
 
 
 def _activation_name(modules: list[Any]) -> str:
-    from edge_gym.agents.networks.modules import ACTIVATIONS
+    from edge_gym.agents.networks.activations import ACTIVATIONS
 
     kinds = {type(module) for module in modules} or {ACTIVATIONS["tanh"]}
     for name, kind in ACTIVATIONS.items():

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from edge_gym.agents.sb3 import DQN, PPO
-from edge_gym.agents.training.variation import VariedPPO
+from edge_gym.agents.algorithms.base import Algorithm
+from edge_gym.agents.training.variation import ByTurns
+from edge_gym.integrations.sb3_imports import BaseAlgorithm
 
 _REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
-_DQN_COUNTERS = ("_n_calls", "exploration_rate")
 
 
-def model_state(model: PPO | DQN) -> dict[str, Any]:
+def model_state(model: BaseAlgorithm, algorithm: Algorithm) -> dict[str, Any]:
     """Return a model's state between two rollouts, random generators included."""
     state: dict[str, Any] = {
         "policy": model.policy.state_dict(),
-        "optimizer": model.policy.optimizer.state_dict(),
-        "counters": {name: getattr(model, name) for name in _counters(model)},
+        **{name: found.state_dict() for name, found in algorithm.optimizers(model).items()},
+        "counters": {name: getattr(model, name) for name in (*_COUNTERS, *algorithm.counters)},
         "last_observations": model._last_obs,
         "last_episode_starts": model._last_episode_starts,
         "episodes": list(model.ep_info_buffer or ()),
@@ -32,9 +32,9 @@ def model_state(model: PPO | DQN) -> dict[str, Any]:
     }
     if model.device.type == "cuda":
         state["cuda_rng"] = torch.cuda.get_rng_state(model.device)
-    if isinstance(model, VariedPPO):
+    if isinstance(model, ByTurns):
         state["places"] = model.places_state()
-    if isinstance(model, DQN):
+    if algorithm.replays:
         buffer = _replay_buffer(model)
         state["replay"] = {"pos": buffer.pos, "full": buffer.full}
         for name in _REPLAY_ARRAYS:
@@ -42,11 +42,12 @@ def model_state(model: PPO | DQN) -> dict[str, Any]:
     return state
 
 
-def set_model_state(model: PPO | DQN, state: Mapping[str, Any]) -> None:
+def set_model_state(model: BaseAlgorithm, algorithm: Algorithm, state: Mapping[str, Any]) -> None:
     """Restore what ``model_state`` returned, in a model made by the same recipe."""
     model.policy.load_state_dict(state["policy"])
-    model.policy.optimizer.load_state_dict(state["optimizer"])
-    for name in _counters(model):
+    for name, optimizer in algorithm.optimizers(model).items():
+        optimizer.load_state_dict(state[name])
+    for name in (*_COUNTERS, *algorithm.counters):
         setattr(model, name, state["counters"][name])
     model._last_obs = state["last_observations"]
     model._last_episode_starts = state["last_episode_starts"]
@@ -57,19 +58,15 @@ def set_model_state(model: PPO | DQN, state: Mapping[str, Any]) -> None:
     model.action_space.np_random.bit_generator.state = state["action_rng"]
     if model.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda_rng"], model.device)
-    if isinstance(model, VariedPPO):
+    if isinstance(model, ByTurns):
         model.set_places_state(state["places"])
-    if isinstance(model, DQN):
+    if algorithm.replays:
         buffer = _replay_buffer(model)
         buffer.pos, buffer.full = state["replay"]["pos"], state["replay"]["full"]
         for name in _REPLAY_ARRAYS:
             getattr(buffer, name)[: buffer.size()] = state["replay"][name]
 
 
-def _counters(model: PPO | DQN) -> tuple[str, ...]:
-    return _COUNTERS + (_DQN_COUNTERS if isinstance(model, DQN) else ())
-
-
-def _replay_buffer(model: DQN) -> Any:
+def _replay_buffer(model: Any) -> Any:
     assert model.replay_buffer is not None  # made with the model
     return model.replay_buffer

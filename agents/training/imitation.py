@@ -23,14 +23,14 @@ from torch import Tensor
 from torch.distributions import Bernoulli
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, one_hot
 
+from edge_gym.agents.algorithms.base import ALGORITHMS
 from edge_gym.agents.recipe import Imitation
-from edge_gym.agents.sb3 import DQN, PPO
-from edge_gym.agents.vec_env import LaneVecEnv
 from edge_gym.baselines import make_baseline
+from edge_gym.integrations.sb3 import LaneVecEnv
 
 
 @dataclass(frozen=True)
-class _Round:
+class Round:
     """One step of all lanes: what was seen, what the teacher meant, what was done, what came."""
 
     observation: Any
@@ -43,7 +43,7 @@ class _Round:
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class Lesson:
     """Steps of whole episodes, along the leading axis."""
 
     observations: Any
@@ -51,7 +51,7 @@ class _Lesson:
     taken: Tensor
     returns: Tensor
 
-    def to(self, device: torch.device) -> _Lesson:
+    def to(self, device: torch.device) -> Lesson:
         """Return the same where the model is."""
         seen = self.observations
         moved = (
@@ -60,9 +60,9 @@ class _Lesson:
             else seen.to(device)
         )
         others = (part.to(device) for part in (self.wanted, self.taken, self.returns))
-        return _Lesson(moved, *others)
+        return Lesson(moved, *others)
 
-    def batches(self, size: int) -> Iterator[_Lesson]:
+    def batches(self, size: int) -> Iterator[Lesson]:
         """Yield all steps once, in mini-batches at random."""
         for rows in torch.split(torch.randperm(len(self.returns)), size):
             observations = self.observations
@@ -71,20 +71,21 @@ class _Lesson:
                 if isinstance(observations, dict)
                 else observations[rows]
             )
-            yield _Lesson(seen, self.wanted[rows], self.taken[rows], self.returns[rows])
+            yield Lesson(seen, self.wanted[rows], self.taken[rows], self.returns[rows])
 
 
-def imitate(model: PPO | DQN, envs: Sequence[LaneVecEnv], lesson: Imitation) -> None:
+def imitate(model: Any, envs: Sequence[LaneVecEnv], lesson: Imitation, algorithm: str) -> None:
     """Teach ``model`` a baseline, on training episodes.
 
-    PPO's policy and value function are fitted; DQN's replay buffer is filled, and its Q-network
-    and target network are fitted.
+    An actor-critic's policy and value function are fitted; DQN's replay buffer is filled, and its
+    Q-network and target network are fitted.
 
     Args:
         model: The untrained model; its own discount and value coefficient are used.
         envs: The environments to play in, which share the episodes, for DQN one; they are left in
             the midst of episodes.
         lesson: Which baseline, for how long.
+        algorithm: The registered name of the model's algorithm.
 
     Raises:
         ValueError: If the baseline does not apply to an environment.
@@ -92,21 +93,18 @@ def imitate(model: PPO | DQN, envs: Sequence[LaneVecEnv], lesson: Imitation) -> 
     episodes = -(-lesson.episodes // len(envs))
     played = [_play(env, lesson, episodes, model.seed or 0) for env in envs]
     steps = [_whole_episodes(rounds, model.gamma).to(model.device) for rounds in played]
-    if isinstance(model, PPO):
-        _fit_policy(model, steps, lesson)
-    else:
-        _fill_replay(model, played[0])
-        _fit_values(model, steps, lesson)
+    ALGORITHMS.find(algorithm).teach(model, played, steps, lesson)
 
 
-def _batches(steps: Sequence[_Lesson], lesson: Imitation) -> Iterator[_Lesson]:
+def _batches(steps: Sequence[Lesson], lesson: Imitation) -> Iterator[Lesson]:
     """Yield every epoch's mini-batches, those of each environment in turn."""
     for _ in range(lesson.epochs):
         for batches in itertools.zip_longest(*(part.batches(lesson.batch_size) for part in steps)):
             yield from (batch for batch in batches if batch is not None)
 
 
-def _fit_policy(model: PPO, steps: Sequence[_Lesson], lesson: Imitation) -> None:
+def fit_policy(model: Any, steps: Sequence[Lesson], lesson: Imitation) -> None:
+    """Fit an actor-critic's policy to wanted actions and its value function to returns."""
     optimizer = torch.optim.Adam(model.policy.parameters(), lr=lesson.learning_rate)
     for batch in _batches(steps, lesson):
         distribution: Any = model.policy.get_distribution(batch.observations).distribution
@@ -134,7 +132,7 @@ def _fit_policy(model: PPO, steps: Sequence[_Lesson], lesson: Imitation) -> None
         optimizer.step()
 
 
-def _fit_values(model: DQN, steps: Sequence[_Lesson], lesson: Imitation) -> None:
+def fit_values(model: Any, steps: Sequence[Lesson], lesson: Imitation) -> None:
     """Fit Q-values to returns; see Hester et al., "Deep Q-learning from Demonstrations", 2018."""
     optimizer = torch.optim.Adam(model.q_net.parameters(), lr=lesson.learning_rate)
     for batch in _batches(steps, lesson):
@@ -151,7 +149,8 @@ def _fit_values(model: DQN, steps: Sequence[_Lesson], lesson: Imitation) -> None
     model.q_net_target.load_state_dict(model.q_net.state_dict())
 
 
-def _fill_replay(model: DQN, rounds: list[_Round]) -> None:
+def fill_replay(model: Any, rounds: list[Round]) -> None:
+    """Put what was played into a model's replay buffer."""
     buffer: Any = model.replay_buffer
     for step in rounds:
         done, infos = step.done, step.infos
@@ -174,13 +173,13 @@ def _fill_replay(model: DQN, rounds: list[_Round]) -> None:
         buffer.add(step.observation, following, step.taken, step.reward, done, infos)
 
 
-def _play(env: LaneVecEnv, lesson: Imitation, episodes: int, seed: int) -> list[_Round]:
+def _play(env: LaneVecEnv, lesson: Imitation, episodes: int, seed: int) -> list[Round]:
     """Return the steps of so many episodes at least."""
     parameters: Mapping[str, Any] = {k: v for k, v in lesson.policy.items() if k != "name"}
     teacher = make_baseline(lesson.policy["name"], env.lanes, **parameters)
     teacher.begin(np.arange(env.num_envs), range(env.num_envs))
     rng = np.random.default_rng([seed, 2])
-    rounds: list[_Round] = []
+    rounds: list[Round] = []
     ended, observation = 0, env.reset()
     while ended < episodes:
         if isinstance(env.action_space, spaces.Discrete):
@@ -197,13 +196,13 @@ def _play(env: LaneVecEnv, lesson: Imitation, episodes: int, seed: int) -> list[
         erring = rng.random(len(wanted)) < lesson.noise
         taken[erring] = chance[erring]
         following, reward, done, infos = env.step(taken)
-        rounds.append(_Round(observation, wanted, taken, reward, done, following, infos))
+        rounds.append(Round(observation, wanted, taken, reward, done, following, infos))
         ended += int(done.sum())
         observation = following
     return rounds
 
 
-def _whole_episodes(rounds: list[_Round], gamma: float) -> _Lesson:
+def _whole_episodes(rounds: list[Round], gamma: float) -> Lesson:
     """Return the steps of episodes that ended, with their discounted returns."""
     rewards = np.array([step.reward for step in rounds])
     dones = np.array([step.done for step in rounds])
@@ -224,7 +223,7 @@ def _whole_episodes(rounds: list[_Round], gamma: float) -> _Lesson:
         if isinstance(first, dict)
         else stacked([step.observation for step in rounds])
     )
-    return _Lesson(
+    return Lesson(
         observations,
         stacked([step.wanted for step in rounds]),
         stacked([step.taken for step in rounds]),

@@ -24,8 +24,6 @@ from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
-import torch
-from gymnasium import spaces
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -36,37 +34,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from edge_gym.agents.algorithms.base import ALGORITHMS
 from edge_gym.agents.archive import AgentError, read_tensors, write_tensors
-from edge_gym.agents.interface import levels_per_device
-from edge_gym.agents.networks.modules import (
-    ACTIVATIONS,
-    DeviceArchitecture,
-    ScaledFeatures,
-    ScaledParts,
-    set_action_bias,
-)
-from edge_gym.agents.networks.packing import pack, unpack
-from edge_gym.agents.networks.policy import (
-    DeviceActorCriticPolicy,
-    DeviceDQNPolicy,
-    PartsReplayBuffer,
-)
-from edge_gym.agents.recipe import Recipe, find_recipe, load_recipe, parse_recipe
+from edge_gym.agents.packing import pack, unpack
+from edge_gym.agents.recipe import Recipe, find_recipe, has_recipe, load_recipe, parse_recipe
 from edge_gym.agents.record import state
-from edge_gym.agents.sb3 import (
-    DQN,
-    PPO,
-    BaseCallback,
-    Logger,
-    SummaryWriter,
-    TensorBoardOutputFormat,
-)
 from edge_gym.agents.store import load_agent, save_agent
 from edge_gym.agents.training.checkpoint import model_state, set_model_state
 from edge_gym.agents.training.imitation import imitate
-from edge_gym.agents.training.variation import VariedPPO
-from edge_gym.agents.vec_env import LaneVecEnv
-from edge_gym.core.observation import ObservationTable
+from edge_gym.agents.training.model import check_device, make_model
 from edge_gym.core.registration import EnvironmentSpec, find_environment
 from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.evaluation import seeds
@@ -77,15 +53,19 @@ from edge_gym.evaluation.rollouts import (
     own_config,
     run_episodes,
 )
-from edge_gym.runtime.checks import check_choice
+from edge_gym.integrations.sb3 import LaneVecEnv
+from edge_gym.integrations.sb3_imports import (
+    BaseCallback,
+    Logger,
+    SummaryWriter,
+    TensorBoardOutputFormat,
+)
 from edge_gym.runtime.files import prepare_folder, working_in, write_text
 from edge_gym.runtime.isolation import isolated
 from edge_gym.runtime.messages import shown
 from edge_gym.runtime.plain import plain
 from edge_gym.runtime.workers import is_worker
 from edge_gym.runtime.yaml import dump_yaml
-
-Model = PPO | DQN
 
 BEST, CHECKPOINT = "best.safetensors", "checkpoint.safetensors"
 _FORMAT = "edge_gym checkpoint 1"
@@ -146,7 +126,7 @@ def train(
     """Train an agent.
 
     Args:
-        algorithm: ``"ppo"`` or ``"dqn"``.
+        algorithm: Name of a registered algorithm, such as ``"ppo"`` or ``"dqn"``.
         env_id: The environment, with or without ``edge_gym/``.
         recipe: A recipe or the path of one; by default the packaged one for this environment.
         steps: Instead of the recipe's number of steps.
@@ -173,9 +153,12 @@ def train(
             come to its end, if it was about to.
     """
     row = find_environment(env_id)
+    remark = general_recipe_remark(algorithm, row) if recipe is None else None
     recipe = chosen_recipe(algorithm, row, recipe, steps, seed)
     with isolated():
         run = _Run(row.id, recipe, Path(out), overrides or {}, progress, selection, report, device)
+        if remark is not None:
+            run.console.print(remark)
         with working_in(prepare_folder(out)):
             return run.finish(resume)
 
@@ -202,6 +185,13 @@ def chosen_recipe(
         raise ValueError(f"the recipe is for {recipe.environment}, not for {environment.name}")
     changes: dict[str, Any] = {"environment": environment.name, "steps": steps, "seed": seed}
     return replace(recipe, **{k: v for k, v in changes.items() if v is not None})
+
+
+def general_recipe_remark(algorithm: str, environment: EnvironmentSpec) -> str | None:
+    """Return what to say where an environment has no recipe of its own, else None."""
+    if has_recipe(algorithm, environment.id):
+        return None
+    return f"{environment.name} has no recipe for {algorithm}: its general one is used"
 
 
 class _Run:
@@ -287,7 +277,7 @@ class _Run:
             if (first := self.recipe.imitation) is not None and not begun:
                 name = first.policy["name"]
                 self.console.print(f"first {name} is imitated, by {first.episodes} episodes")
-                imitate(self.model, self.envs, first)
+                imitate(self.model, self.envs, first, self.recipe.algorithm)
             callback = _BetweenRollouts(self, advance, interrupted)
             self.model.learn(steps, callback, reset_num_timesteps=not begun)
             self.between_rollouts(last=True)
@@ -348,6 +338,7 @@ class _Run:
             self.model,
             self.out / f"{name}.safetensors",
             {
+                "algorithm": self.recipe.algorithm,
                 "recipe": self.recipe.as_mapping(),
                 "decoder": plain(self.recipe.network.decoder),
                 "overrides": self.overrides,
@@ -378,7 +369,7 @@ class _Run:
         self.saved_at = self.model.num_timesteps
         arrays, state = pack(
             {
-                "model": model_state(self.model),
+                "model": model_state(self.model, ALGORITHMS.find(self.recipe.algorithm)),
                 "envs": [env.get_state() for env in self.envs],
                 "scores": [asdict(score) for score in self.scores],
             }
@@ -402,7 +393,8 @@ class _Run:
             seconds = float(header["seconds"])
             for env, env_state in zip(self.envs, state["envs"], strict=True):
                 env.set_state(env_state)
-            set_model_state(self.model, state["model"])
+            algorithm = ALGORITHMS.find(self.recipe.algorithm)
+            set_model_state(self.model, algorithm, state["model"])
             self.scores = [_Score(**score) for score in state["scores"]]
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise AgentError(
@@ -473,143 +465,6 @@ class _BetweenRollouts(BaseCallback):
     def _on_step(self) -> bool:
         self.advance()
         return True
-
-
-def check_device(device: str) -> None:
-    """Raise a ``ValueError`` if there is no such device here."""
-    check_choice("device", device, ("cpu", "cuda"))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "device is cuda, but torch finds no GPU: train on the cpu, or install a torch that "
-            "was built for this GPU"
-        )
-
-
-def make_model(recipe: Recipe, env: LaneVecEnv, *others: LaneVecEnv, device: str = "cpu") -> Model:
-    """Make the untrained model of a recipe.
-
-    Args:
-        recipe: The recipe.
-        env: The environment that it is trained in.
-        *others: Those that follow, rollout by rollout, before the first one's turn comes again.
-        device: Where its networks are.
-
-    Raises:
-        ValueError: If the environment's actions or observations do not suit it.
-    """
-    devices = env.lanes.actions_per is not None
-    if recipe.network.kind not in (None, "device" if devices else "mlp"):
-        raise ValueError(
-            f"network.kind is {recipe.network.kind}, but the environment's actions are "
-            + (f"one per {env.lanes.actions_per}" if devices else "of another kind")
-        )
-    suited: tuple[type[spaces.Space[Any]], ...] = (spaces.Discrete,)
-    if env.lanes.actions_per == "device" and recipe.algorithm == "ppo":
-        suited += (spaces.Box, spaces.MultiDiscrete)
-    if not isinstance(env.action_space, suited):
-        raise ValueError(
-            f"{recipe.algorithm} is trained here with discrete actions, not with "
-            f"{env.action_space}: use the environment's discrete twin"
-        )
-    hyperparameters = dict(recipe.hyperparameters)
-    rate = hyperparameters.pop("learning_rate")
-    if hyperparameters.pop("learning_rate_schedule") == "linear":
-        hyperparameters["learning_rate"] = lambda remaining: rate * remaining
-    else:
-        hyperparameters["learning_rate"] = rate
-    policy_class: Any = "MlpPolicy"
-    if devices:
-        policy_class, policy_kwargs = _device_policy(recipe, env)
-        if recipe.algorithm == "dqn":
-            n_step = {name: hyperparameters[name] for name in ("n_steps", "gamma")}
-            hyperparameters.pop("n_steps")
-            hyperparameters["replay_buffer_class"] = PartsReplayBuffer
-            hyperparameters["replay_buffer_kwargs"] = n_step
-    else:
-        policy_kwargs = _flat_policy(recipe, env)
-    kind: Any = {"ppo": PPO, "dqn": DQN}[recipe.algorithm]
-    if others:
-        kind, hyperparameters["others"] = VariedPPO, others
-    model: Model = kind(
-        policy_class,
-        env,
-        seed=recipe.seed,
-        device=device,
-        policy_kwargs=policy_kwargs,
-        **hyperparameters,
-    )
-    if recipe.action_bias is not None:
-        policy: Any = model.policy
-        heads = (
-            [policy.action_net]
-            if isinstance(model, PPO)
-            else [policy.q_net.q_net[-1], policy.q_net_target.q_net[-1]]
-        )
-        for head in heads:
-            set_action_bias(head, recipe.action_bias)
-    return model
-
-
-def _flat_policy(recipe: Recipe, env: LaneVecEnv) -> dict[str, Any]:
-    tables = env.lanes.tables
-    if set(tables) != {""}:
-        raise ValueError(
-            "agents see flat observations, or devices with one action for each, not "
-            f"{env.observation_space}"
-        )
-    centre, spread = tables[""].scaling()
-    return {
-        "features_extractor_class": ScaledFeatures,
-        "features_extractor_kwargs": {"centre": centre, "spread": spread},
-        "net_arch": list(recipe.network.hidden),
-        "activation_fn": ACTIVATIONS[recipe.network.activation],
-    }
-
-
-def _device_policy(recipe: Recipe, env: LaneVecEnv) -> tuple[type[Any], dict[str, Any]]:
-    if recipe.action_bias is not None:
-        raise ValueError("action_bias is for flat observations: here all actions are scored alike")
-    tables, network = env.lanes.tables, recipe.network
-    shape = DeviceArchitecture(
-        widths={part: len(table) for part, table in tables.items()},
-        actions_per=str(env.lanes.actions_per),
-        hidden=network.hidden,
-        activation=network.activation,
-        context=network.context,
-        outputs=_outputs(env),
-    )
-    samples = tables.get("samples") or ObservationTable()
-    arguments = {
-        "features_extractor_class": ScaledParts,
-        "features_extractor_kwargs": {
-            "scaling": {part: table.scaling() for part, table in tables.items()},
-            "present": samples.index("present") if "present" in samples else None,
-        },
-        "net_arch": [],
-        "shape": shape,
-    }
-    if recipe.algorithm == "dqn":
-        return DeviceDQNPolicy, arguments
-    signs = network.exploration == "signs"
-    enough = shape.outputs == 1 or env.lanes.problem.signs_suffice
-    if signs and not (isinstance(env.action_space, spaces.Box) and enough):
-        raise ValueError(
-            "network.exploration is signs, which is for one score per device, not for "
-            f"{env.action_space}"
-        )
-    return DeviceActorCriticPolicy, {**arguments, "signs": signs, "log_std_init": network.log_std}
-
-
-def _outputs(env: LaneVecEnv) -> int:
-    """Return the system's actions, or the levels or the columns of each device's."""
-    if isinstance(env.action_space, spaces.Discrete):
-        if env.lanes.actions_per == "combination":
-            return levels_per_device(env.action_space, env.observation_space)
-        return int(env.action_space.n) if env.lanes.actions_per == "system" else 1
-    if isinstance(env.action_space, spaces.MultiDiscrete):
-        return int(env.action_space.nvec[0])
-    shape = env.action_space.shape or ()
-    return shape[1] if len(shape) > 1 else 1
 
 
 @contextlib.contextmanager

@@ -31,13 +31,24 @@ import numpy as np
 from filelock import FileLock, Timeout
 from gymnasium import spaces
 
-from edge_gym.agents.recipe import Evaluation, Recipe, parse_recipe
-from edge_gym.agents.training.run import TrainingInterrupted, chosen_recipe, train
-from edge_gym.agents.vec_env import LaneVecEnv
+from edge_gym.agents.recipe import Evaluation, Recipe
+from edge_gym.agents.training.run import (
+    TrainingInterrupted,
+    chosen_recipe,
+    general_recipe_remark,
+    train,
+)
+from edge_gym.agents.training.search_space import (
+    Space,
+    parameters_of,
+    search_space,
+    with_parameters,
+)
 from edge_gym.core.registration import EnvironmentSpec, find_environment
 from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.evaluation.rollouts import TaskProgress
 from edge_gym.evaluation.seeds import TUNING
+from edge_gym.integrations.sb3 import LaneVecEnv
 from edge_gym.runtime.checks import check_integer
 from edge_gym.runtime.files import prepare_folder, write_text
 from edge_gym.runtime.messages import shown
@@ -48,13 +59,7 @@ from edge_gym.version import __version__
 
 try:
     import optuna
-    from optuna.distributions import (
-        BaseDistribution,
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-        distribution_to_json,
-    )
+    from optuna.distributions import distribution_to_json
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
     from optuna.trial import FrozenTrial, TrialState
@@ -66,8 +71,6 @@ FIRST_SEED = 1_000
 
 EVALUATIONS = 5
 """Evaluations of each training run, the last one at its end."""
-
-Space = dict[str, BaseDistribution]
 
 _PLACE = "place"  # the name of a trial's attribute, see _Study._begin
 _UNPRUNED, _SPARED = 5, 2  # trials before any is cut off; evaluations before one can be
@@ -103,7 +106,7 @@ class Search:
     """What a search has found so far.
 
     Attributes:
-        algorithm: ``"ppo"`` or ``"dqn"``.
+        algorithm: Name of a registered algorithm, such as ``"ppo"`` or ``"dqn"``.
         environment: The environment's name.
         steps: Environment steps of each training run.
         training_seeds: Seeds of each trial's training runs, as ``Recipe.seed``.
@@ -150,145 +153,6 @@ class Search:
         }
 
 
-# The space
-
-
-def search_space(recipe: Recipe, *, devices: bool, gaussian: bool) -> Space:
-    """Return what is searched around a recipe, whose own values are always part of it.
-
-    Names are a recipe's keys, but for two. ``batches`` is PPO's number of mini-batches in a
-    rollout, so that every one divides it; ``width`` is that of the first hidden layer, which the
-    others keep in proportion.
-
-    Args:
-        recipe: The base recipe.
-        devices: Whether the network scores devices or samples.
-        gaussian: Whether scores are explored by Gaussian noise.
-    """
-    values, lesson, network = recipe.hyperparameters, recipe.imitation, recipe.network
-    rate, gamma = values["learning_rate"], float(values["gamma"])
-    found: Space = {
-        "hyperparameters.learning_rate": _factor(rate, 5),
-        "hyperparameters.gamma": _choice(gamma, 0.97, 0.985, 0.99, 0.995, 0.999, 1.0),
-    }
-    if recipe.algorithm == "ppo":
-        rollouts, batches = _rollouts(recipe)
-        decay, entropy = float(values["gae_lambda"]), float(values["ent_coef"])
-        found |= {
-            "hyperparameters.n_steps": CategoricalDistribution(rollouts),
-            "batches": CategoricalDistribution(batches),
-            "hyperparameters.n_epochs": _whole_factor(values["n_epochs"], 2),
-            "hyperparameters.gae_lambda": _choice(decay, 0.8, 0.9, 0.95, 0.98, 1.0),
-            "hyperparameters.clip_range": _factor(values["clip_range"], 2),
-            "hyperparameters.ent_coef": _choice(entropy, 0.0, 0.0003, 0.001, 0.003, 0.01),
-            "reward_scale": _factor(recipe.reward_scale, 3),
-        }
-        if devices:
-            width = network.hidden[0]
-            widths = sorted({max(1, width // 2), width, 2 * width})
-            found["network.context"] = CategoricalDistribution(("none", "mean", "mean-max"))
-            found["width"] = CategoricalDistribution(widths)
-        if gaussian:
-            low, high = max(-5.0, network.log_std - 1), min(1.0, network.log_std + 1)
-            found["network.log_std"] = FloatDistribution(low, high)
-        if lesson is not None:
-            found["imitation.epochs"] = _whole_factor(lesson.epochs, 2)
-            if lesson.noise:
-                found["imitation.noise"] = _factor(lesson.noise, 2, 0.5)
-    else:
-        found |= {
-            "hyperparameters.n_steps": _whole_factor(values["n_steps"], 3),
-            # How much is learnt from each step; train_freq would do the same the other way round.
-            "hyperparameters.gradient_steps": _whole_factor(values["gradient_steps"], 2),
-            "hyperparameters.target_update_interval": _whole_factor(
-                values["target_update_interval"], 4
-            ),
-            "hyperparameters.exploration_fraction": _factor(values["exploration_fraction"], 2.5, 1),
-        }
-        if values["exploration_final_eps"]:
-            found["hyperparameters.exploration_final_eps"] = _factor(
-                values["exploration_final_eps"], 4, 1
-            )
-        # Who begins at random explores at random; who has been taught explores around that.
-        if lesson is not None and values["exploration_initial_eps"]:
-            found["hyperparameters.exploration_initial_eps"] = _factor(
-                values["exploration_initial_eps"], 4, 1
-            )
-        if lesson is not None and lesson.margin:
-            found["imitation.margin"] = _factor(lesson.margin, 4)
-    return found
-
-
-def parameters_of(recipe: Recipe, space: Space) -> dict[str, Any]:
-    """Return a recipe's own point of the space."""
-    mapping, point = recipe.as_mapping(), {}
-    for name in space:
-        if name == "batches":
-            values = recipe.hyperparameters
-            point[name] = recipe.lanes * values["n_steps"] // values["batch_size"]
-        elif name == "width":
-            point[name] = recipe.network.hidden[0]
-        else:
-            part, key = _place(mapping, name)
-            point[name] = part[key]
-    return point
-
-
-def with_parameters(recipe: Recipe, parameters: Mapping[str, Any]) -> Recipe:
-    """Return a recipe with a point of its space in place of its own values.
-
-    Raises:
-        ValueError: If that is no valid recipe.
-    """
-    mapping = recipe.as_mapping()
-    for name, value in parameters.items():
-        if name == "width":
-            first, *_ = recipe.network.hidden
-            hidden = [max(1, units * value // first) for units in recipe.network.hidden]
-            mapping["network"]["hidden"] = hidden
-        elif name != "batches":
-            part, key = _place(mapping, name)
-            # A recipe shall be readable, and three digits are more than is known.
-            new = isinstance(value, float) and value != part[key]
-            part[key] = float(f"{value:.3g}") if new else value
-    if "batches" in parameters:
-        values = mapping["hyperparameters"]
-        values["batch_size"] = recipe.lanes * values["n_steps"] // parameters["batches"]
-    return parse_recipe(mapping, "a proposed recipe")
-
-
-def _place(mapping: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
-    *parts, key = name.split(".")
-    for part in parts:
-        mapping = mapping[part]
-    return mapping, key
-
-
-def _factor(value: float, factor: float, high: float = math.inf) -> FloatDistribution:
-    return FloatDistribution(value / factor, min(value * factor, high), log=True)
-
-
-def _whole_factor(value: int, factor: int) -> IntDistribution:
-    return IntDistribution(max(1, value // factor), value * factor, log=True)
-
-
-def _choice(value: float, *others: float) -> CategoricalDistribution:
-    return CategoricalDistribution(sorted({value, *others}))
-
-
-def _rollouts(recipe: Recipe) -> tuple[list[int], list[int]]:
-    """Return PPO's ``n_steps`` and numbers of mini-batches, of which every pair is possible."""
-    own = recipe.hyperparameters["n_steps"]
-    batches = recipe.lanes * own // recipe.hyperparameters["batch_size"]
-    lengths = [own // 2] * (own % 2 == 0) + [own, 2 * own]
-    lengths = [n for n in lengths if recipe.lanes * n % batches == 0 and recipe.lanes * n > 1]
-    numbers = [batches // 2] * (batches % 2 == 0) + [batches, 2 * batches]
-    return lengths, [b for b in numbers if all(recipe.lanes * n % b == 0 for n in lengths)]
-
-
-# The search
-
-
 def search_recipe(
     algorithm: str,
     env_id: str,
@@ -313,7 +177,7 @@ def search_recipe(
     diverges.
 
     Args:
-        algorithm: ``"ppo"`` or ``"dqn"``.
+        algorithm: Name of a registered algorithm, such as ``"ppo"`` or ``"dqn"``.
         env_id: The environment, with or without ``edge_gym/``.
         trials: Their number, those of earlier searches in ``out`` and of other processes included.
         steps: Environment steps of each training run; the recipe's if not given. A linear
@@ -335,6 +199,9 @@ def search_recipe(
         SearchInterrupted: After Ctrl-C.
     """
     row = find_environment(env_id)
+    remark = general_recipe_remark(algorithm, row) if recipe is None else None
+    if remark is not None and report is not None:
+        report(remark)
     recipe = chosen_recipe(algorithm, row, recipe)
     steps = recipe.steps if steps is None else steps
     check_integer("trials", trials, 1)

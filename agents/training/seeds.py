@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from edge_gym.agents.recipe import Recipe, parse_recipe
+from edge_gym.agents.training.model import check_device
 from edge_gym.agents.training.run import (
     BEST,
     CHECKPOINT,
     TrainingInterrupted,
-    check_device,
     chosen_recipe,
+    general_recipe_remark,
     train,
 )
 from edge_gym.core.registration import find_environment
@@ -111,6 +112,9 @@ def train_seeds(
     """
     check_integer("seeds", number, 1)
     row = find_environment(env_id)
+    remark = general_recipe_remark(algorithm, row) if recipe is None else None
+    if remark is not None and report is not None:
+        report(remark)
     first = chosen_recipe(algorithm, row, recipe, steps, seed)
     check_device(device)
     make_lanes(row.id, 1, overrides)  # raises what is wrong with them before anything is begun

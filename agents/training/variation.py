@@ -1,13 +1,14 @@
-"""PPO that trains in several environments by turns, so that one agent serves them all."""
+"""Training in several environments by turns, so that one agent serves them all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from edge_gym.agents.sb3 import PPO, VecEnv
+from edge_gym.integrations.sb3_imports import OnPolicyAlgorithm, VecEnv
 
 # What belongs to the environment of the present rollout, by the attribute that holds it.
 _OWN = (
@@ -20,17 +21,17 @@ _OWN = (
 )
 
 
-class VariedPPO(PPO):
-    """PPO that collects each rollout in the next of several environments.
+class ByTurns(OnPolicyAlgorithm):
+    """Collects each rollout in the next of several environments; mixed into an algorithm's class.
 
     They may differ in how many devices they have, but not in what is observed of one, and have
     equally many lanes. Each goes on where its last rollout ended.
 
     Args:
-        policy: As for ``PPO``; what it learns must not depend on the number of devices.
+        policy: As for the algorithm; what it learns must not depend on the number of devices.
         env: The first environment.
         others: Those that follow.
-        **kwargs: As for ``PPO``.
+        **kwargs: As for the algorithm.
     """
 
     def __init__(self, policy: Any, env: VecEnv, others: Sequence[VecEnv], **kwargs: Any) -> None:
@@ -85,3 +86,13 @@ class VariedPPO(PPO):
 
     def _place(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _OWN}
+
+
+@cache
+def by_turns(kind: type[Any]) -> type[ByTurns]:
+    """Return an algorithm's class that trains in several environments by turns.
+
+    Args:
+        kind: A class derived from stable-baselines3's ``OnPolicyAlgorithm``.
+    """
+    return type(f"{kind.__name__}ByTurns", (ByTurns, kind), {})

@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
-from edge_gym.agents.networks.packing import pack, unpack
+from edge_gym.agents.packing import pack, unpack
 from edge_gym.baselines import make_baseline
 from edge_gym.core.config import make_config
 from edge_gym.core.problem import Step

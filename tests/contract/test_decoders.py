@@ -16,10 +16,9 @@ from training_runs import KilledError, run_files
 
 from edge_gym.agents import load_agent, read_agent_metadata, save_agent, train
 from edge_gym.agents.decoders import make_decoder
-from edge_gym.agents.networks.modules import DeviceArchitecture, scores_network
+from edge_gym.agents.networks.deep_sets import DeviceArchitecture, scores_network
 from edge_gym.agents.recipe import Recipe, parse_recipe
-from edge_gym.agents.training.run import make_model
-from edge_gym.agents.vec_env import LaneVecEnv
+from edge_gym.agents.training.model import make_model
 from edge_gym.baselines import make_baseline
 from edge_gym.baselines.batch_slot import observed_costs as observed_round_costs
 from edge_gym.baselines.offloading import observed_costs as observed_offloading_costs
@@ -27,6 +26,8 @@ from edge_gym.baselines.task_allocation import observed_costs, observed_total
 from edge_gym.core.observation import Observation
 from edge_gym.envs.batch_slot.dynamics import allocation_of
 from edge_gym.envs.offloading.actions import OffloadingCodec, combination_of
+from edge_gym.envs.offloading.dynamics import combination_of
+from edge_gym.integrations.sb3 import LaneVecEnv
 from edge_gym.solvers.batch_slot import optimal_slots
 from edge_gym.solvers.offloading import evaluate, optimal_resources
 

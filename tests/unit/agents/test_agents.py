@@ -48,6 +48,7 @@ from edge_gym.agents import (
     find_recipe,
     load_agent,
     load_recipe,
+    packing,
     read_agent_metadata,
     save_agent,
     shipped_agents,
@@ -55,20 +56,23 @@ from edge_gym.agents import (
     train,
 )
 from edge_gym.agents import archive as files
-from edge_gym.agents.networks import modules as networks
-from edge_gym.agents.networks import packing
-from edge_gym.agents.networks.modules import (
+from edge_gym.agents.networks import deep_sets as networks
+from edge_gym.agents.networks.activations import IN_PLACE
+from edge_gym.agents.networks.deep_sets import (
     DeviceArchitecture,
     DeviceScores,
     DeviceSummary,
     JointLinear,
-    ScaledParts,
 )
-from edge_gym.agents.networks.policy import PartsReplayBuffer
-from edge_gym.agents.recipe import HYPERPARAMETERS, Imitation, parse_recipe
+from edge_gym.agents.networks.replay import PartsReplayBuffer
+from edge_gym.agents.networks.scaling import ScaledFeatures, ScaledParts
+from edge_gym.agents.networks.signs import as_many_positive
+from edge_gym.agents.policy import AgentPolicy
+from edge_gym.agents.recipe import Imitation, parse_recipe
 from edge_gym.agents.training import imitation
 from edge_gym.agents.training import run as training
 from edge_gym.agents.training.imitation import imitate
+from edge_gym.agents.training.model import make_model
 from edge_gym.baselines import make_baseline
 from edge_gym.cli import main as cli
 from edge_gym.core.observation import Column, ObservationTable
@@ -271,8 +275,8 @@ def test_imitation_teaches_the_rule_and_its_returns() -> None:
     recipe = tiny_recipe("ppo", imitation=LESSON, network={"hidden": [32], "activation": "tanh"})
     env = make(8)
     env.seed(0)
-    model = training.make_model(recipe, env)
-    imitate(model, [env], recipe.imitation)
+    model = make_model(recipe, env)
+    imitate(model, [env], recipe.imitation, "ppo")
     rule = make_baseline("channel-aware", env.env, max_snr_db=10.0)
     agreed, values = [], []
     observation = env.reset()
@@ -406,9 +410,10 @@ def test_bad_recipe_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_hyperparameters_are_stable_baselines_own(algorithm: str) -> None:
-    model = training.make_model(tiny_recipe(algorithm), make(4))
+    model = make_model(tiny_recipe(algorithm), make(4))
     ours = {"learning_rate_schedule"}
-    assert not [n for n in HYPERPARAMETERS[algorithm] if n not in ours and not hasattr(model, n)]
+    names = ALGORITHMS.find(algorithm).hyperparameters
+    assert not [n for n in names if n not in ours and not hasattr(model, n)]
 
 
 # Models
@@ -417,7 +422,7 @@ def test_hyperparameters_are_stable_baselines_own(algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_model_follows_recipe(algorithm: str) -> None:
     env = make(4)
-    model = training.make_model(tiny_recipe(algorithm, action_bias=[-1.0, 2.5]), env)
+    model = make_model(tiny_recipe(algorithm, action_bias=[-1.0, 2.5]), env)
     policy: Any = model.policy
     if algorithm == "ppo":
         heads = [policy.action_net]
@@ -434,20 +439,20 @@ def test_model_follows_recipe(algorithm: str) -> None:
     scaled = extractor(torch.tensor(x)).numpy()
     np.testing.assert_allclose(scaled, np.array([[0], [1], [-5]]) * np.ones(len(centre)), atol=1e-4)
     with pytest.raises(ValueError, match="one value for each of 2 actions"):
-        training.make_model(tiny_recipe(algorithm, action_bias=[1.0]), env)
+        make_model(tiny_recipe(algorithm, action_bias=[1.0]), env)
 
 
 def test_models_refuse_what_they_cannot_learn() -> None:
     env = make(4)
     env.action_space = gym.spaces.Box(0, 1, (2,))
     with pytest.raises(ValueError, match="discrete twin"):
-        training.make_model(tiny_recipe("dqn"), env)
+        make_model(tiny_recipe("dqn"), env)
     env = make(4)
     env.env.problem.tables = {"devices": env.env.tables[""], "system": env.env.tables[""]}
     with pytest.raises(ValueError, match="flat observations"):
-        training.make_model(tiny_recipe("ppo"), env)
+        make_model(tiny_recipe("ppo"), env)
     with pytest.raises(ValueError, match="flat observations"):
-        networks.ScaledFeatures(env.observation_space, np.zeros(3), np.ones(3))
+        ScaledFeatures(env.observation_space, np.zeros(3), np.ones(3))
 
 
 # Training
@@ -814,7 +819,7 @@ def test_ppo_learns(tmp_path: Path) -> None:
 def test_saved_agents_act_as_their_models(tmp_path: Path, algorithm: str, activation: str) -> None:
     env = make(4)
     recipe = tiny_recipe(algorithm, network={"hidden": [16, 12], "activation": activation})
-    model = training.make_model(recipe, env)
+    model = make_model(recipe, env)
     policy: Any = model.policy
     torch.manual_seed(1)
     with torch.no_grad():
@@ -894,7 +899,7 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
         save_agent(pendulum, tmp_path / "odd", env=env)
     with pytest.raises(ValueError, match="names no observation columns"):
         save_agent(pendulum, tmp_path / "odd", env=gym.make("Pendulum-v1"))
-    own = training.make_model(tiny_recipe("ppo"), env)
+    own = make_model(tiny_recipe("ppo"), env)
     own.set_env(VecNormalize(env))
     with pytest.raises(ValueError, match="scales observations itself: leave out VecNormalize"):
         save_agent(own, tmp_path / "odd")
@@ -912,7 +917,7 @@ def test_interfaces_are_checked(agent_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="reads effective_snr_db in dB, which is in m here; dist"):
         load_agent(agent_file, env)
     env = gym.make(ID, config=TINY)
-    model = training.make_model(tiny_recipe("ppo"), make(4))
+    model = make_model(tiny_recipe("ppo"), make(4))
     path = save_agent(model, tmp_path / "shifted", {"action_space": {"n": 2, "start": 1}})
     with pytest.raises(ValueError, match=r"actions .*'start': 1.*; here they are .*'start': 0"):
         load_agent(path, env)
@@ -1323,7 +1328,7 @@ def test_device_networks_equal_plain_loops(shape: DeviceArchitecture) -> None:
             reference.encoder.load_state_dict(summary.encoder.state_dict())
             _, everything = plain_scores(reference, one)
             hidden = summary.joint(torch.tensor(everything), one["system"])
-            expected_features = summary.trunk(networks._IN_PLACE[shape.activation](hidden))
+            expected_features = summary.trunk(IN_PLACE[shape.activation](hidden))
             torch.testing.assert_close(features[row], expected_features)
 
 
@@ -1474,7 +1479,7 @@ def test_saved_device_agents_act_as_their_models(
     adapter = LaneVecEnv(market(**fields))
     recipe = device_recipe(algorithm, network={"context": "mean-max", "hidden": [8, 6, 4]})
     scale = 2.0 if actions == "level" else 0.5
-    model = shuffled_weights(training.make_model(recipe, adapter), scale)
+    model = shuffled_weights(make_model(recipe, adapter), scale)
     path = save_agent(model, tmp_path / "agent")
     agent = load_agent(path, adapter)
     seen = []
@@ -1505,7 +1510,7 @@ def test_saved_device_agents_act_as_their_models(
 
 
 def test_scores_share_one_standard_deviation() -> None:
-    model = training.make_model(device_recipe("ppo"), LaneVecEnv(market(actions="scores")))
+    model = make_model(device_recipe("ppo"), LaneVecEnv(market(actions="scores")))
     assert model.policy.log_std.shape == (1,)
     with torch.no_grad():
         model.policy.log_std.fill_(math.log(0.25))
@@ -1525,7 +1530,7 @@ def test_signs_are_explored_alone(tmp_path: Path) -> None:
     Without chance as many scores are positive as in draws on average, the largest ones.
     """
     env = LaneVecEnv(market(actions="scores"))
-    model = training.make_model(device_recipe("ppo", network={"exploration": "signs"}), env)
+    model = make_model(device_recipe("ppo", network={"exploration": "signs"}), env)
     shuffled_weights(model, 0.3)
     observation = env.reset()
     agent = load_agent(save_agent(model, tmp_path / "agent"), env)
@@ -1553,7 +1558,7 @@ def test_signs_are_explored_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal((best > 0).sum(axis=1), number)
     assert len(np.unique(number)) > 1
     with pytest.raises(ValueError, match=r"signs, which is for one score per device, not for Box"):
-        training.make_model(
+        make_model(
             device_recipe("ppo", network={"exploration": "signs"}),
             LaneVecEnv(market(actions="columns")),
         )
@@ -1565,14 +1570,14 @@ def test_signs_are_explored_alone(tmp_path: Path) -> None:
 )
 def test_as_many_scores_are_positive_as_expected(scores: list[float], shift: float) -> None:
     given_scores = torch.tensor(scores, dtype=torch.float64) + shift
-    found = networks.as_many_positive(given_scores)
+    found = as_many_positive(given_scores)
     expected = sum(1 / (1 + math.exp(-5 * score)) for score in given_scores.tolist())
     assert int((found > 0).sum()) == max(1, round(expected))
     torch.testing.assert_close(found - found[0], given_scores - given_scores[0])
 
 
 def test_columns_have_a_standard_deviation_each() -> None:
-    model = training.make_model(device_recipe("ppo"), LaneVecEnv(market(actions="columns")))
+    model = make_model(device_recipe("ppo"), LaneVecEnv(market(actions="columns")))
     with torch.no_grad():
         model.policy.log_std.copy_(torch.tensor([0.25, 0.5]).log())
     observation = {p: torch.as_tensor(v) for p, v in model.env.reset().items()}
@@ -1584,7 +1589,7 @@ def test_columns_have_a_standard_deviation_each() -> None:
 
 
 def test_values_and_q_values_are_device_networks() -> None:
-    ppo = training.make_model(device_recipe("ppo"), LaneVecEnv(market()))
+    ppo = make_model(device_recipe("ppo"), LaneVecEnv(market()))
     observation = {p: torch.as_tensor(v) for p, v in ppo.env.reset().items()}
     # Actor and critic share nothing that is learned.
     actor = {id(p) for p in ppo.policy.mlp_extractor.policy_net.parameters()}
@@ -1593,7 +1598,7 @@ def test_values_and_q_values_are_device_networks() -> None:
     assert optimised == {id(p) for p in ppo.policy.parameters()}
     probabilities = ppo.policy.get_distribution(observation).distribution.probs
     assert (probabilities - 1 / 12).abs().max() < 0.01
-    dqn = training.make_model(device_recipe("dqn"), LaneVecEnv(market()))
+    dqn = make_model(device_recipe("dqn"), LaneVecEnv(market()))
     assert dqn.q_net(observation).shape == (6, 12)
     torch.testing.assert_close(dqn.q_net(observation), dqn.q_net_target(observation))
     assert dqn.q_net.q_net[0] is not dqn.q_net_target.q_net[0]
@@ -1614,23 +1619,23 @@ def test_values_and_q_values_are_device_networks() -> None:
 def test_default_recipes_are_for_devices_too(algorithm: str) -> None:
     recipe = find_recipe(algorithm, "Nothing-v0")
     env = LaneVecEnv(market(recipe.lanes))
-    flat = training.make_model(recipe, make(recipe.lanes))
+    flat = make_model(recipe, make(recipe.lanes))
     assert type(flat.policy).__name__ in ("ActorCriticPolicy", "DQNPolicy")
-    devices = training.make_model(recipe, env)
+    devices = make_model(recipe, env)
     assert type(devices.policy).__name__ in ("DeviceActorCriticPolicy", "DeviceDQNPolicy")
     with pytest.raises(ValueError, match=r"network.kind is mlp, but .* one per sample"):
-        training.make_model(device_recipe(algorithm, network={"kind": "mlp"}), env)
+        make_model(device_recipe(algorithm, network={"kind": "mlp"}), env)
     with pytest.raises(ValueError, match=r"network.kind is device, but .* of another kind"):
-        training.make_model(device_recipe(algorithm, network={"kind": "device"}), make(4))
+        make_model(device_recipe(algorithm, network={"kind": "device"}), make(4))
     with pytest.raises(ValueError, match="action_bias is for flat observations"):
-        training.make_model(device_recipe(algorithm, action_bias=[0.0] * 12), env)
+        make_model(device_recipe(algorithm, action_bias=[0.0] * 12), env)
     with pytest.raises(ValueError, match="two layers at least"):
-        training.make_model(device_recipe(algorithm, network={"hidden": [8]}), env)
+        make_model(device_recipe(algorithm, network={"hidden": [8]}), env)
 
 
 def test_dqn_refuses_scores() -> None:
     with pytest.raises(ValueError, match=r"dqn is trained here with discrete actions.*twin"):
-        training.make_model(device_recipe("dqn"), LaneVecEnv(market(actions="scores")))
+        make_model(device_recipe("dqn"), LaneVecEnv(market(actions="scores")))
 
 
 def test_ppo_learns_the_market() -> None:
@@ -1640,13 +1645,11 @@ def test_ppo_learns_the_market() -> None:
     recipe = replace(recipe, hyperparameters={**recipe.hyperparameters, **changes})
     env = LaneVecEnv(market(32))
     env.seed(0)
-    model = training.make_model(recipe, env)
+    model = make_model(recipe, env)
     model.learn(32 * 20 * 12)
     lanes = market(32, mode="Disabled", n_devices=6)
     shape = model.policy.mlp_extractor.policy_net.shape
-    agent = networks.AgentPolicy(
-        _as_network(model, shape), {"action_space": {"kind": "discrete"}}, "ppo"
-    )
+    agent = AgentPolicy(_as_network(model, shape), {"action_space": {"kind": "discrete"}}, "ppo")
     assert run_episodes(lanes, agent, range(100)).returns.mean() / 5 > 1.2
 
 
@@ -1656,7 +1659,7 @@ def test_varied_ppo_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     envs = [LaneVecEnv(market(4, actions="scores", n_devices=k)) for k in (2, 5, 3)]
     for env in envs:
         env.seed(0)
-    model = training.make_model(recipe, *envs)
+    model = make_model(recipe, *envs)
     steps = model.n_steps
     seen: list[tuple[int, int, int]] = []
     train_once = PPO.train
@@ -1682,12 +1685,10 @@ def test_one_agent_learns_the_markets_of_all_sizes() -> None:
     envs = [LaneVecEnv(market(32, n_devices=k)) for k in (2, 6)]
     for env in envs:
         env.seed(0)
-    model = training.make_model(recipe, *envs)
+    model = make_model(recipe, *envs)
     model.learn(32 * 20 * 12)
     shape = model.policy.mlp_extractor.policy_net.shape
-    agent = networks.AgentPolicy(
-        _as_network(model, shape), {"action_space": {"kind": "discrete"}}, "ppo"
-    )
+    agent = AgentPolicy(_as_network(model, shape), {"action_space": {"kind": "discrete"}}, "ppo")
     lanes = market(32, mode="Disabled", n_devices=4)
     assert run_episodes(lanes, agent, range(100)).returns.mean() / 5 > 1.1
 
@@ -1706,11 +1707,11 @@ def test_ppo_learns_other_actions(actions: str, rollouts: int, floor: float) -> 
     recipe = replace(recipe, hyperparameters={**recipe.hyperparameters, **changes})
     env = LaneVecEnv(market(32, actions=actions, n_samples=0))
     env.seed(0)
-    model = training.make_model(recipe, env)
+    model = make_model(recipe, env)
     model.learn(32 * 20 * rollouts)
     shape = model.policy.mlp_extractor.policy_net.shape
     told = {"action_space": {"kind": KINDS[actions]}}
-    agent = networks.AgentPolicy(_as_network(model, shape), told, "ppo")
+    agent = AgentPolicy(_as_network(model, shape), told, "ppo")
     lanes = market(32, mode="Disabled", actions=actions, n_samples=0)
     assert run_episodes(lanes, agent, range(100)).returns.mean() / 5 > floor
 
@@ -1931,8 +1932,8 @@ def taught(
     recipe = device_recipe(algorithm, lanes=20, network={"hidden": [16, 16], **network})
     sizes = {"ppo": {}, "dqn": {"buffer_size": 4000, "gamma": 0.9}}[algorithm]
     recipe = replace(recipe, hyperparameters={**recipe.hyperparameters, **sizes})
-    model = training.make_model(recipe, env)
-    imitate(model, [env], lesson)
+    model = make_model(recipe, env)
+    imitate(model, [env], lesson, recipe.algorithm)
     return model, env
 
 
@@ -1953,14 +1954,14 @@ def agreement(model: Any, env: LaneVecEnv) -> tuple[float, float]:
 @pytest.mark.parametrize("actions", ["sample", "device"])
 def test_ppo_imitates_on_devices(monkeypatch: pytest.MonkeyPatch, actions: str) -> None:
     model, env = taught(monkeypatch, "ppo", actions, lesson_of())
-    untaught = training.make_model(device_recipe("ppo"), env)
+    untaught = make_model(device_recipe("ppo"), env)
     assert agreement(untaught, env)[0] < 0.5
     assert agreement(model, env)[0] > 0.8
 
 
 def test_ppo_imitates_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     model, env = taught(monkeypatch, "ppo", "scores", lesson_of())
-    untaught = training.make_model(device_recipe("ppo"), env)
+    untaught = make_model(device_recipe("ppo"), env)
     assert agreement(untaught, env)[1] > 0.2
     assert agreement(model, env)[1] < 0.02
     torch.testing.assert_close(model.policy.log_std.detach(), torch.tensor([-0.7]))
@@ -2007,12 +2008,12 @@ def test_dqn_replays_its_teacher(monkeypatch: pytest.MonkeyPatch, flat: bool) ->
     played: list[Any] = []
     if flat:
         env = make(4)
-        model = training.make_model(tiny_recipe("dqn"), env)
+        model = make_model(tiny_recipe("dqn"), env)
         lesson = Imitation(**{**LESSON, "episodes": 5, "noise": 0.5})
     else:
         monkeypatch.setattr(imitation, "make_baseline", lambda name, env: Greedy(env))
         env = LaneVecEnv(market(4, horizon=6, spread=5))
-        model = training.make_model(device_recipe("dqn"), env)
+        model = make_model(device_recipe("dqn"), env)
         lesson = lesson_of(episodes=5, epochs=1, noise=0.5)
     step_wait = LaneVecEnv.step_wait
 
@@ -2024,7 +2025,7 @@ def test_dqn_replays_its_teacher(monkeypatch: pytest.MonkeyPatch, flat: bool) ->
     monkeypatch.setattr(LaneVecEnv, "step_wait", noted)
     first = copy.deepcopy(env.reset())
     env.reset = lambda: copy.deepcopy(first)  # type: ignore[method-assign]
-    imitate(model, [env], lesson)
+    imitate(model, [env], lesson, "dqn")
     buffer = model.replay_buffer
     size = min(len(played), buffer.buffer_size)
     assert buffer.size() == size
@@ -2062,7 +2063,7 @@ def _lane(observation: Any, lane: int) -> Any:
 
 def test_device_interfaces_are_checked(tmp_path: Path, agent_file: Path) -> None:
     env = LaneVecEnv(market())
-    model = training.make_model(device_recipe("ppo"), env)
+    model = make_model(device_recipe("ppo"), env)
     path = save_agent(model, tmp_path / "devices")
     assert read_agent_metadata(path)["action_space"] == {"kind": "discrete", "per": "sample"}
     load_agent(path, market(2, n_devices=11, n_samples=1))
@@ -2084,7 +2085,7 @@ def test_device_interfaces_are_checked(tmp_path: Path, agent_file: Path) -> None
     with pytest.raises(ValueError, match="does not observe: samples present"):
         load_agent(path, other)
     scores = LaneVecEnv(market(actions="scores"))
-    path = save_agent(training.make_model(device_recipe("ppo"), scores), tmp_path / "scores")
+    path = save_agent(make_model(device_recipe("ppo"), scores), tmp_path / "scores")
     with pytest.raises(ValueError, match=r"'kind': 'box'.*here they are .*'kind': 'discrete'"):
         load_agent(path, market(actions="device"))
 
@@ -2093,7 +2094,7 @@ def test_device_interfaces_are_checked(tmp_path: Path, agent_file: Path) -> None
 def test_agents_read_their_columns_by_name(tmp_path: Path, actions: str) -> None:
     """Other columns around theirs, another order and another part change nothing."""
     env = market(actions=actions)
-    model = shuffled_weights(training.make_model(device_recipe("ppo"), LaneVecEnv(env)), 0.5)
+    model = shuffled_weights(make_model(device_recipe("ppo"), LaneVecEnv(env)), 0.5)
     path = save_agent(model, tmp_path / "agent")
     observations, _ = env.reset(seed=4)
     expected = load_agent(path, env).act(observations)
@@ -2118,7 +2119,7 @@ def test_new_action_columns_are_filled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: Any
 ) -> None:
     env = market(actions="scores")
-    model = shuffled_weights(training.make_model(device_recipe("ppo"), LaneVecEnv(env)), 0.5)
+    model = shuffled_weights(make_model(device_recipe("ppo"), LaneVecEnv(env)), 0.5)
     path = save_agent(model, tmp_path / "agent", {"decoder": decoder})
 
     class Scores:
@@ -2144,7 +2145,7 @@ def test_new_action_columns_are_filled(
     alone = {part: values[0] for part, values in observations.items()}
     assert load_agent(path, wider).act(alone).shape == (4, 2)
     # What acts in more columns than there are does not.
-    wide = training.make_model(device_recipe("ppo"), LaneVecEnv(wider))
+    wide = make_model(device_recipe("ppo"), LaneVecEnv(wider))
     env.problem.action_fill = 1.0
     with pytest.raises(ValueError, match="'columns': 2}; here they are"):
         load_agent(save_agent(wide, tmp_path / "wide"), env)
@@ -2152,7 +2153,7 @@ def test_new_action_columns_are_filled(
 
 def test_damaged_device_agents(tmp_path: Path) -> None:
     env = market()
-    model = training.make_model(device_recipe("dqn"), LaneVecEnv(env))
+    model = make_model(device_recipe("dqn"), LaneVecEnv(env))
     path = save_agent(model, tmp_path / "agent")
     arrays, header = files.read_tensors(path, "agent")
 

@@ -39,11 +39,9 @@ from edge_gym.agents.training.search import (
     FIRST_SEED,
     Search,
     SearchInterrupted,
-    parameters_of,
     search_recipe,
-    search_space,
-    with_parameters,
 )
+from edge_gym.agents.training.search_space import parameters_of, search_space, with_parameters
 from edge_gym.cli.main import main
 from edge_gym.core.registration import find_environment, list_environments
 from edge_gym.evaluation import seeds

@@ -26,14 +26,14 @@ from stable_baselines3 import PPO
 from edge_gym.agents import load_agent, save_agent
 from edge_gym.agents.recipe import find_recipe
 from edge_gym.agents.training.imitation import imitate
-from edge_gym.agents.training.run import make_model
-from edge_gym.agents.vec_env import LaneVecEnv
+from edge_gym.agents.training.model import make_model
 from edge_gym.baselines import make_baseline
 from edge_gym.data import SampleError
 from edge_gym.envs.update_scheduling.actions import Decision, action_codec
 from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
 from edge_gym.envs.update_scheduling.timing import Clock, share_band
 from edge_gym.evaluation.throughput import measure
+from edge_gym.integrations.sb3 import LaneVecEnv
 
 PLAIN, GRADIENT = "UpdateScheduling-v0", "UpdateSchedulingGradient-v0"
 DEVICE, LAZY = "UpdateSchedulingDiscrete-v0", "UpdateSchedulingLazy-v0"
@@ -1317,7 +1317,7 @@ def test_agents_learn_the_signs_of_both_columns(tmp_path: Path) -> None:
     sizes = {"n_steps": 8, "batch_size": 32, "n_epochs": 1}
     recipe = replace(recipe, lanes=8, hyperparameters={**recipe.hyperparameters, **sizes})
     model = make_model(recipe, env)
-    imitate(model, [env], lesson)
+    imitate(model, [env], lesson, recipe.algorithm)
     rule = make_baseline(teacher.pop("name"), lanes, **teacher)
     observation, same = env.reset(), []
     agent = load_agent(save_agent(model, tmp_path / "agent"), lanes)

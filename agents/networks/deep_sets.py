@@ -1,172 +1,26 @@
-"""The agents' networks in plain torch: what acts needs no stable-baselines3.
+"""Networks that score each device or sample, for any number of them.
 
-Flat observations go through a multilayer perceptron. Where an observation has devices, and samples
-in their buffers, all share one encoder, and each is scored by its own embedding and by pooled ones
-(Zaheer et al., "Deep Sets", 2017): a network of this kind is equivariant to permutations of devices
-and of samples, and serves any number of them.
+All devices, and all samples in their buffers, share one encoder, and each is scored by its own
+embedding and by pooled ones (Zaheer et al., "Deep Sets", 2017), so a permutation of devices or
+samples permutes the scores.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edge_gym.agents.decoders import Decoder
-from edge_gym.agents.interface import Reading
-from edge_gym.runtime.isolation import in_isolation
+from edge_gym.agents.networks.activations import ACTIVATIONS, IN_PLACE
+from edge_gym.agents.networks.scaling import CLIP, Parts, ScaledParts
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
-CLIP = 5.0
-"""Scaled features stay within plus and minus this."""
-Parts = dict[str, Tensor]
-"""An observation of devices by part: ``devices``, ``system`` and, where there are, ``samples``."""
-SIGN_SHARPNESS = 5.0
-"""Where signs are explored, a score ``s`` is positive with the probability 1/(1 + exp(-5s))."""
-
-_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh_,
-    "relu": torch.relu_,
-    "elu": functional.elu_,
-}
 _CHUNK = 2**19
 """Numbers of an embedding made at a time: what stays in the processor's cache is faster by far."""
-
-
-class ScaledFeatures(nn.Module):
-    """Scales flat observations by their table: ``(x - centre) / spread``, clipped.
-
-    It is a features extractor to stable-baselines3, which asks for ``features_dim`` alone, so it
-    need not be derived from a class of that library.
-
-    Args:
-        observation_space: The flat observation's space, ``(F,)``.
-        centre: Typical values, ``(F,)``.
-        spread: Typical deviations from them, ``(F,)``.
-        clip: Bound on the scaled values; infinity for none.
-
-    Raises:
-        ValueError: If the observation is not flat.
-    """
-
-    centre: Tensor
-    spread: Tensor
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        centre: NDArray[np.float32],
-        spread: NDArray[np.float32],
-        clip: float = CLIP,
-    ) -> None:
-        super().__init__()
-        if observation_space.shape != np.shape(centre):
-            raise ValueError(f"agents see flat observations, not {observation_space}")
-        self.features_dim = len(centre)
-        self.clip = clip
-        self.register_buffer("centre", torch.tensor(centre))
-        self.register_buffer("spread", torch.tensor(spread))
-
-    def forward(self, observations: Tensor) -> Tensor:
-        """Return scaled observations, ``(..., F)``."""
-        return ((observations - self.centre) / self.spread).clamp(-self.clip, self.clip)
-
-
-class PolicyNetwork(nn.Module):
-    """From observations to one score per action: PPO's logits or DQN's Q-values.
-
-    Args:
-        layers: Weight ``(out, in)`` and bias ``(out,)`` of each linear layer, first to last.
-        activation: Name of what stands between them, one of ``ACTIVATIONS``.
-        centre: What observations are centred on, ``(F,)``.
-        spread: What they are divided by, ``(F,)``.
-        clip: Bound on the scaled observations.
-
-    Raises:
-        ValueError: If the arrays do not fit together or are not finite.
-    """
-
-    def __init__(
-        self,
-        layers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
-        activation: str,
-        centre: NDArray[np.float32],
-        spread: NDArray[np.float32],
-        clip: float = CLIP,
-    ) -> None:
-        super().__init__()
-        width = len(centre)
-        arrays = [centre, spread, *(array for layer in layers for array in layer)]
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise ValueError("a network's numbers must be finite")
-        modules: list[nn.Module] = []
-        for weight, bias in layers:
-            if weight.shape != (len(bias), width):
-                raise ValueError(f"a layer of shape {weight.shape} does not follow {width} units")
-            linear = nn.Linear(width, len(bias))
-            linear.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
-            modules += [linear, ACTIVATIONS[activation]()]
-            width = len(bias)
-        space = spaces.Box(-np.inf, np.inf, (len(centre),))
-        self.scaling = ScaledFeatures(space, centre, spread, clip)
-        self.trunk = nn.Sequential(*modules[:-1])
-        self.activation = activation
-        self.n_actions = width
-
-    def forward(self, observations: Tensor) -> Tensor:
-        """Return scores, ``(..., A)``."""
-        scores: Tensor = self.trunk(self.scaling(observations))
-        return scores
-
-
-class ScaledParts(nn.Module):
-    """Scales an observation of devices by its tables, and reads which slots hold a sample.
-
-    It is a features extractor to stable-baselines3, as ``ScaledFeatures`` is; ``features_dim``,
-    which that library asks for, is of no use to networks on devices.
-
-    Args:
-        observation_space: The observation's space; its number of devices and samples is not used.
-        scaling: Centres and spreads of each part's columns, ``(F,)`` each.
-        present: Position of the column ``present`` in the samples' table; None without one.
-        clip: Bound on the scaled values.
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any] | None,
-        scaling: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
-        present: int | None = None,
-        clip: float = CLIP,
-    ) -> None:
-        super().__init__()
-        self.parts = sorted(scaling)
-        self.present = present
-        self.clip = clip
-        self.features_dim = 1
-        for part, (centre, spread) in scaling.items():
-            self.register_buffer(f"{part}_centre", torch.tensor(centre))
-            self.register_buffer(f"{part}_spread", torch.tensor(spread))
-
-    def forward(self, observations: Mapping[str, Tensor]) -> Parts:
-        """Return the scaled parts, and ``present``, ``(..., K, N)`` booleans, where it is known."""
-        parts: Parts = {}
-        for part in self.parts:
-            centre: Tensor = getattr(self, f"{part}_centre")
-            spread: Tensor = getattr(self, f"{part}_spread")
-            scaled = (observations[part] - centre).div_(spread)
-            parts[part] = scaled.clamp_(-self.clip, self.clip)
-        if self.present is not None:
-            parts["present"] = observations["samples"][..., self.present] > 0.5
-        return parts
 
 
 class JointLinear(nn.Linear):
@@ -250,7 +104,7 @@ class _Encoder(nn.Module):
         self.has_samples = shape.finest == "samples"
         self.parts = [part for part in ("samples", "devices", "system") if part in shape.widths]
         self.layer = JointLinear([shape.widths[part] for part in self.parts], shape.hidden[0])
-        self.activation = _IN_PLACE[shape.activation]
+        self.activation = IN_PLACE[shape.activation]
         self.pooled = shape.hidden[0] * (2 if largest else 1)
 
     def forward(self, parts: Parts) -> Tensor:
@@ -339,7 +193,7 @@ class DeviceScores(nn.Module):
             if self.shape.context != "none":
                 context = [devices, everything] if self.of_samples else [everything]
         hidden = self.joint(own, *(_align(pooled, own) for pooled in context))
-        hidden = _IN_PLACE[self.shape.activation](hidden)
+        hidden = IN_PLACE[self.shape.activation](hidden)
         scores: Tensor = self.score(self.trunk(hidden))
         if self.shape.actions_per == "combination":
             return _of_combinations(scores)
@@ -367,7 +221,7 @@ class DeviceSummary(nn.Module):
 
     def _features(self, parts: Parts) -> Tensor:
         _, everything = self.encoder.pool(self.encoder(parts), parts.get("present"))
-        hidden = _IN_PLACE[self.shape.activation](self.joint(everything, parts["system"]))
+        hidden = IN_PLACE[self.shape.activation](self.joint(everything, parts["system"]))
         features: Tensor = self.trunk(hidden)
         return features
 
@@ -415,119 +269,6 @@ class DeviceNetwork(nn.Module):
         if self.columns > 1:
             scores = scores.reshape(*scores.shape[:-1], -1, self.columns)
         return scores
-
-
-def as_many_positive(scores: Tensor, columns: int = 1) -> Tensor:
-    """Shift scores, ``(..., K)``, so that as many are positive as in exploration on average.
-
-    Where devices have several ``columns``, ``(..., K, columns)``, each column is shifted by itself.
-
-    An agent that explores signs may hesitate between many devices, none of which is likely to be
-    chosen, and yet choose some of them every time. What it does best without chance is to choose
-    as many, those of the largest scores: the expected number rounded, one at least.
-    """
-    if columns > 1:
-        return as_many_positive(scores.mT).mT
-    chances = torch.sigmoid(SIGN_SHARPNESS * scores)
-    number = chances.sum(dim=-1, keepdim=True).round().clamp(min=1)
-    ordered = torch.sort(scores, dim=-1, descending=True).values
-    beyond = torch.cat([ordered[..., 1:], ordered[..., -1:] - 1], dim=-1)
-    last = number.long() - 1
-    threshold = (ordered.gather(-1, last) + beyond.gather(-1, last)) / 2
-    return scores - threshold
-
-
-class AgentPolicy:
-    """A trained agent as a policy: deterministic, for any number of lanes at a time.
-
-    Args:
-        network: Scores the actions.
-        metadata: What the agent's file says of it.
-        name: What results call it.
-
-    Attributes:
-        metadata: Algorithm, environment, recipe, seeds, versions and evaluation.
-        decoder: Makes actions of scores that are none; None where they are.
-        reading: Where its columns stand in what is observed; None if nothing else is.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        metadata: Mapping[str, Any],
-        name: str,
-    ) -> None:
-        self.decoder: Decoder | None = None
-        self.reading: Reading | None = None
-        self.network: Any = network.eval()
-        self.metadata = dict(metadata)
-        self.name = name
-        self._continuous = self.metadata["action_space"].get("kind") == "box"
-        self._signs = bool(self.metadata.get("signs", False))
-        self._start = int(self.metadata["action_space"].get("start", 0))
-
-    def _without_chance(self, scores: Tensor) -> Tensor:
-        columns: int = getattr(self.network, "columns", 1)
-        return as_many_positive(scores, columns) if self._signs else scores
-
-    @property
-    def fingerprint(self) -> str:
-        """What tells its weights from others."""
-        weights = (value.numpy().tobytes() for value in self.network.state_dict().values())
-        return hashlib.sha256(b"".join(weights)).hexdigest()[:16]
-
-    def begin(self, lanes: NDArray[np.int64], seeds: Sequence[int]) -> None:
-        """Episodes begin in ``lanes``: nothing to do, the policy remembers nothing."""
-
-    @in_isolation
-    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-        """Return the best of the possible actions, or the mean of continuous ones.
-
-        Args:
-            observations: ``(..., F)``, or a mapping of parts with any leading axes.
-            masks: Which discrete actions are possible, ``(..., A)``, or all levels of one device
-                after the other; None if all are.
-
-        Returns:
-            Discrete actions, ``(...)``, levels of devices, ``(..., K)``, or scores of devices in
-            [-1, 1], ``(..., K)`` or ``(..., K, columns)``.
-        """
-        own = observations if self.reading is None else self.reading.read(observations)
-        with torch.no_grad():
-            found = self.network(tensors(own))
-            scores = self._without_chance(found).numpy()
-        if self._continuous:
-            actions = np.asarray(scores.clip(-1, 1), np.float32)
-            if self.decoder is not None:
-                if self.network.columns == 1:
-                    actions = actions[..., None]
-                actions = self.decoder.decode(observations, actions)
-            return actions if self.reading is None else self.reading.complete(actions, observations)
-        if masks is not None:
-            scores = np.where(np.reshape(masks, scores.shape), scores, -np.inf)
-        return np.asarray(scores.argmax(axis=-1) + self._start, np.int64)
-
-
-def set_action_bias(head: nn.Linear, bias: Sequence[float]) -> None:
-    """Let a policy begin with a preference: set the bias of its action layer.
-
-    Raises:
-        ValueError: If there is not one value per action.
-    """
-    if len(bias) != head.out_features:
-        raise ValueError(
-            f"action_bias must have one value for each of {head.out_features} actions, "
-            f"got {list(bias)}"
-        )
-    with torch.no_grad():
-        head.bias.copy_(torch.tensor(bias))
-
-
-def tensors(observations: Any) -> Any:
-    """Return an observation or its parts as float32 tensors."""
-    if isinstance(observations, Mapping):
-        return {part: tensors(values) for part, values in observations.items()}
-    return torch.as_tensor(observations, dtype=torch.float32)
 
 
 def _align(coarse: Tensor, fine: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ try:
     from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
     from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
     from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
     from stable_baselines3.common.policies import ActorCriticPolicy
     from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -33,6 +35,8 @@ __all__ = [
     "Logger",
     "Monitor",
     "NStepReplayBuffer",
+    "OffPolicyAlgorithm",
+    "OnPolicyAlgorithm",
     "QNetwork",
     "ReplayBuffer",
     "ReplayBufferSamples",

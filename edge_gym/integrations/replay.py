@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import DTypeLike, NDArray
 
-from edge_gym.agents.sb3 import (
+from edge_gym.integrations.sb3_imports import (
     DictReplayBufferSamples,
     ReplayBuffer,
     ReplayBufferSamples,

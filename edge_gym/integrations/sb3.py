@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode, VectorWrapper
 from numpy.typing import NDArray
 
 from edge_gym.agents.decoders import make_decoder
-from edge_gym.agents.sb3 import Monitor, VecEnv
 from edge_gym.core.vector_env import EdgeVectorEnv
+from edge_gym.integrations.sb3_imports import Monitor, VecEnv
 
 Indices = int | Iterable[int] | None
 

@@ -1,0 +1,1 @@
+"""Algorithms: what training, checkpoints, searches, imitation and recipes know of each."""
