@@ -19,6 +19,8 @@ from tests.test_offloading_solver import channel_gains, row, table_one
 
 from edge_gym.solvers import offloading as solver
 from edge_gym.solvers.offloading import Offloading, OffloadingCosts
+from edge_gym.solvers.offloading.reference_cvxpy import ConeProgram
+from edge_gym.solvers.offloading.users import as_users
 
 MANY = 64
 MANY_REPEATS = 3
@@ -57,7 +59,7 @@ def medians(n_users: int, repeats: int) -> dict[str, list[float]]:
     many = table_one(channel_gains(np.random.default_rng(0), (MANY, n_users)))
     split = solver.near_optimal(many).offloaded
     decisions = solver.optimal_resources(many, split)
-    problem, users = solver._Conic(n_users, grouped=False), solver._users(many)
+    problem, users = ConeProgram(n_users, grouped=False), as_users(many)
     times: dict[str, tuple[list[float], list[float]]] = {}
     for i in range(repeats):
         one = row(many, i)

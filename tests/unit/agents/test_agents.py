@@ -56,6 +56,7 @@ from edge_gym.agents import (
     train,
 )
 from edge_gym.agents import archive as files
+from edge_gym.agents import recipe as recipes
 from edge_gym.agents.networks import deep_sets as networks
 from edge_gym.agents.networks.activations import IN_PLACE
 from edge_gym.agents.networks.deep_sets import (
@@ -319,7 +320,7 @@ def test_bad_imitation(algorithm: str, change: Any, message: str) -> None:
 
 
 def test_packaged_recipes_are_valid() -> None:
-    folder = Path(training.__file__).parent / "recipes"
+    folder = Path(recipes.__file__).parent / "recipes"
     names = sorted(path.name for path in folder.iterdir())
     assert {f"{algorithm}-default.yaml" for algorithm in ALGORITHMS} <= set(names)
     for path in folder.iterdir():

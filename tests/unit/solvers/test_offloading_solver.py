@@ -13,6 +13,9 @@ from scipy.optimize import minimize
 
 from edge_gym.solvers import offloading as solver
 from edge_gym.solvers.offloading import Evaluation, Offloading, OffloadingCosts
+from edge_gym.solvers.offloading.admm_kernels import band_price, edge_copy, local_copy
+from edge_gym.solvers.offloading.near_optimal_search import tabulate
+from edge_gym.solvers.offloading.users import as_users
 
 NOISE = 10 ** ((-174 - 30) / 10)
 MEGABIT = 1e6
@@ -319,12 +322,12 @@ def test_users_minimise_their_part_of_the_augmented_lagrangian(split: float) -> 
         pull = rng.uniform(-1, 2, 3) * [1, 0.05, 1]
         centre = np.array([rng.uniform(0.01, 0.5), rng.uniform(1, 6), rng.uniform(0.01, 0.5)])
         costs = table_one(channel_gains(rng, (1,)), server_hz=10 ** rng.uniform(8, 10))
-        user, copy = solver._users(costs)[0, 0], np.array([0.1, 5.0, 0.1, 0.0])
+        user, copy = as_users(costs)[0, 0], np.array([0.1, 5.0, 0.1, 0.0])
         if split < 1:
-            value = solver._local_copy(user, split, pull, centre, c, copy)
+            value = local_copy(user, split, pull, centre, c, copy)
             edge_dominates += copy[3] > 0
         else:
-            value = solver._edge_copy(user, pull, centre, c, copy)
+            value = edge_copy(user, pull, centre, c, copy)
 
         def upload_end(x: float, costs: OffloadingCosts = costs) -> float:
             width = 20e6 * x
@@ -363,11 +366,11 @@ def test_users_minimise_their_part_of_the_augmented_lagrangian(split: float) -> 
 
 def test_copies_start_anywhere() -> None:
     rng = np.random.default_rng(5)
-    user = solver._users(table_one(channel_gains(rng, (1,)), server_hz=1e9))[0, 0]
+    user = as_users(table_one(channel_gains(rng, (1,)), server_hz=1e9))[0, 0]
     pull, centre, c = np.array([0.5, 0.01, 0.3]), np.array([0.2, 6.0, 0.1]), np.full(3, 2.0)
     starts = [(1e-6, 1e-6, 0.0), (0.1, 0.1, 0.05), (3.0, 3.0, 0.0999)]
     values = [
-        solver._local_copy(user, 0.6, pull, centre, c, np.array([x, 5.0, z, weight]))
+        local_copy(user, 0.6, pull, centre, c, np.array([x, 5.0, z, weight]))
         for x, z, weight in starts
     ]
     np.testing.assert_allclose(values, values[0], rtol=1e-9)
@@ -378,7 +381,7 @@ def test_price_of_the_band() -> None:
     rng = np.random.default_rng(6)
     for _ in range(50):
         wanted = rng.normal(0.1, 0.3, (5, 3))
-        price = solver._band_price(wanted, (0, 2), 1.0)
+        price = band_price(wanted, (0, 2), 1.0)
         total = np.maximum(wanted[:, ::2] - price, 0).sum()
         assert price >= 0
         assert total == pytest.approx(1) if price > 0 else total <= 1
@@ -432,7 +435,7 @@ def test_cells_have_their_least_cost() -> None:
             server_hz=10 ** rng.uniform(8.3, 9.7),
             max_hz=5e9,
         )
-        user = solver._users(costs)[0, 0]
+        user = as_users(costs)[0, 0]
         base, cells = 0.1 * rng.random(), np.array([0.05 * rng.random(), 0.02, 0.15])
         first = 20e6 * (base + unit * cells[0])
         rate = first * np.log2(1 + costs.uplink_snr_hz[0] / first)
@@ -448,7 +451,7 @@ def test_cells_have_their_least_cost() -> None:
             grid = (n if number % 8 == 0 else 0, n)
             received, table, splits = (np.empty(n + 1) for _ in range(3))
             sent = np.zeros(n + 1, np.int64)
-            solver._tabulate(user, ready, base, unit, cells, grid, received, table, sent, splits)
+            tabulate(user, ready, base, unit, cells, grid, received, table, sent, splits)
             for total in range(n + 1):
                 i, split = int(sent[total]), float(splits[total])
                 value, late = cost(ready, i, total - i, split)
