@@ -15,9 +15,9 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from tests.test_batch_slot_solver import Conic, draw_costs, row, slsqp
 
 from edge_gym.solvers import batch_slot as allocation
+from tests.unit.solvers.test_batch_slot_solver import Conic, draw_costs, row, slsqp
 
 COUNTS = (1, 16, 256, 4096)
 

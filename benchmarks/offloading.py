@@ -15,12 +15,12 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from tests.test_offloading_solver import channel_gains, row, table_one
 
 from edge_gym.solvers import offloading as solver
 from edge_gym.solvers.offloading import Offloading, OffloadingCosts
 from edge_gym.solvers.offloading.reference_cvxpy import ConeProgram
 from edge_gym.solvers.offloading.users import as_users
+from tests.unit.solvers.test_offloading_solver import channel_gains, row, table_one
 
 MANY = 64
 MANY_REPEATS = 3

@@ -22,7 +22,14 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from tests.test_task_allocation_solver import (
+
+from benchmarks.federated import Module, Task
+from edge_gym.baselines import make_baseline
+from edge_gym.evaluation.rollouts import make_lanes
+from edge_gym.learning.jobs import pad_rows
+from edge_gym.solvers import task_allocation as allocation
+from edge_gym.typing import IntArray
+from tests.unit.solvers.test_task_allocation_solver import (
     LEAST,
     PLACED,
     TOTAL,
@@ -30,12 +37,6 @@ from tests.test_task_allocation_solver import (
     mixed_integer,
     row,
 )
-
-from benchmarks.federated import Module, Task
-from edge_gym.baselines import make_baseline
-from edge_gym.evaluation.rollouts import make_lanes
-from edge_gym.learning.jobs import pad_rows
-from edge_gym.solvers import task_allocation as allocation
 
 COUNTS = {20: (1, 16, 256), 100: (1, 16, 256), 1000: (1, 16)}
 CAPS = (0, 1, 3)
@@ -71,7 +72,7 @@ def medians(
             common = allocation.exact_updates(table, total, 0, LEAST).max()
             table = table[:, : common + cap]
 
-            def solve(table: allocation.Int64Array = table) -> None:
+            def solve(table: IntArray = table) -> None:
                 found = mixed_integer(table, total, cap, LEAST, seconds=limit_s)
                 proven.append(found is not None)
 

@@ -335,7 +335,7 @@ def test_recipes_are_found() -> None:
     assert find_recipe("ppo", ID) == find_recipe("ppo", "Retransmission-v0")
     assert find_recipe("ppo", "edge_gym/Something-v7").environment is None
     assert find_recipe("ppo", "../../ppo").environment is None
-    with pytest.raises(ValueError, match="algorithm must be one of ppo, dqn, got 'sac'"):
+    with pytest.raises(ValueError, match="unknown algorithm 'sac'; known are ppo, dqn"):
         find_recipe("sac", ID)
 
 
@@ -357,7 +357,7 @@ def _hyper(**values: Any) -> Any:
         (_without("steps"), "the recipe: steps missing"),
         (_without("hyperparameters"), "hyperparameters missing"),
         (_with(sneps=1), "unknown 'sneps'; known are algorithm, environment"),
-        (_with(algorithm="sac"), "algorithm must be one of ppo, dqn"),
+        (_with(algorithm="sac"), "unknown algorithm 'sac'; known are ppo, dqn"),
         (_with(environment=3), "environment must be an id"),
         (_with(seed=-1), "seed must be an integer in"),
         (_with(steps=0), "steps must be an integer at least 1, got 0"),
@@ -2193,7 +2193,7 @@ def test_agents_of_the_package_load(name: str) -> None:
     """Their files are as they were written, and act as a plain perceptron says."""
     env = make_lanes(ID, 8)
     agent = load_agent(name, env)
-    (file,) = (Path(training.__file__).parent / "trained" / "Retransmission-v0").glob(
+    (file,) = (Path(recipes.__file__).parent / "trained" / "Retransmission-v0").glob(
         f"{name}-seed{agent.metadata['recipe']['seed']}.safetensors"
     )
     arrays, header = files.read_tensors(file, "agent")
