@@ -26,7 +26,6 @@ from edge_gym.baselines.task_allocation import observed_costs, observed_total
 from edge_gym.core.observation import Observation
 from edge_gym.envs.batch_slot.dynamics import allocation_of
 from edge_gym.envs.offloading.actions import OffloadingCodec, combination_of
-from edge_gym.envs.offloading.dynamics import combination_of
 from edge_gym.integrations.sb3 import LaneVecEnv
 from edge_gym.solvers.batch_slot import optimal_slots
 from edge_gym.solvers.offloading import evaluate, optimal_resources
