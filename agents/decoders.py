@@ -22,9 +22,8 @@ from edge_gym.baselines.batch_slot import observed_costs as observed_round_costs
 from edge_gym.baselines.offloading import observed_costs as observed_offloading_costs
 from edge_gym.baselines.task_allocation import observed_costs, observed_limits, observed_total
 from edge_gym.core.observation import Observation
-from edge_gym.envs.batch_slot.dynamics import BatchSlotConfig
-from edge_gym.envs.batch_slot.dynamics import action_of as batches_and_slots
-from edge_gym.envs.batch_slot.dynamics import allocation_of as batches_and_slots_of
+from edge_gym.envs.batch_slot.actions import AllocationShares, DirectCodec
+from edge_gym.envs.batch_slot.config import BatchSlotConfig
 from edge_gym.envs.offloading.actions import OffloadingCodec
 from edge_gym.envs.offloading.config import OffloadingConfig
 from edge_gym.envs.task_allocation.actions import (
@@ -193,15 +192,17 @@ class OptimalSlots(Decoder):
         self._baseline = _fixed_baseline(env, policy)
         self._scale = scale
         self._config: BatchSlotConfig = config
+        self._codec = DirectCodec(config)
         self._tables = env.unwrapped.tables
 
     def decode(self, observations: Any, scores: NDArray[Any]) -> NDArray[np.float32]:
         """Move the batches and solve for the slots."""
         costs = observed_round_costs(Observation(self._tables, observations), self._config)
-        wanted = batches_and_slots_of(self._baseline.act(observations), costs.max_batch).batch
+        shares = self._codec.decode(self._baseline.act(observations))
+        wanted = shares.allocation(costs.max_batch).batch
         moved = np.rint(wanted * np.exp(self._scale * np.asarray(scores[..., 0], np.float64)))
         batch = np.clip(moved, 1, costs.max_batch)
-        return batches_and_slots(optimal_slots(costs, batch), costs.max_batch)
+        return self._codec.encode(AllocationShares.of(optimal_slots(costs, batch), costs.max_batch))
 
 
 def _fixed_baseline(env: Any, policy: Mapping[str, Any]) -> Baseline:

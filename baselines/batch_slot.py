@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
 from edge_gym.core.observation import Observation
-from edge_gym.envs.batch_slot.dynamics import (
-    BatchSlotConfig,
-    action_of,
-    global_batches,
-    round_costs,
+from edge_gym.envs.batch_slot.actions import (
+    AllocationShares,
+    DirectCodec,
+    action_codec,
 )
+from edge_gym.envs.batch_slot.config import BatchSlotConfig
+from edge_gym.envs.batch_slot.costs import round_costs
 from edge_gym.runtime.checks import check_choice, check_integer, check_number
 from edge_gym.solvers.batch_slot import (
     Allocation,
@@ -68,11 +69,11 @@ class _Rule(Baseline):
         """Return the direct action, or the choice nearest to the global batchsize."""
         seen = Observation(self.tables, observations)
         costs = observed_costs(seen, self.config)
-        if self.config.actions == "direct":
-            return action_of(self.allocation(seen, costs), costs.max_batch)
-        choices = global_batches(costs.max_batch, self.config.choices)
-        ratio = np.log(choices / self.total(seen, costs)[..., None])
-        return np.asarray(np.abs(ratio).argmin(axis=-1))
+        codec = action_codec(self.config)
+        if isinstance(codec, DirectCodec):
+            shares = AllocationShares.of(self.allocation(seen, costs), costs.max_batch)
+            return codec.encode(shares)
+        return codec.encode(codec.nearest(self.total(seen, costs), costs.max_batch))
 
 
 class _DirectRule(_Rule):

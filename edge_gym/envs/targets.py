@@ -57,22 +57,20 @@ class TargetTimes(LaneState):
         self.time[lanes] = np.where(new, now[:, None], self.time[lanes])
         self.reached[lanes] |= reached
 
-    def final_info(self, lanes: IntArray, unit: str, scale: float = 1.0) -> dict[str, Float64Array]:
-        """Return ``UNIT_to_NN`` of each target of NN per cent, in ``scale`` times the time's unit.
+    def final_info(self, lanes: IntArray, **units: float) -> dict[str, Float64Array]:
+        """Return when each target, of NN per cent, was reached, and whether it was.
 
         Args:
             lanes: ``(m,)``.
-            unit: First part of the names, such as ``"seconds"``.
-            scale: What times are multiplied by.
-        """
-        return {
-            f"{unit}_to_{100 * target:g}": scale * self.time[lanes, i]
-            for i, target in enumerate(self.targets)
-        }
+            **units: ``UNIT=scale`` gives ``UNIT_to_NN``, the time multiplied by the scale.
 
-    def reached_info(self, lanes: IntArray) -> dict[str, Float64Array]:
-        """Return ``reached_NN`` of each target, 1 or 0."""
-        return {
-            f"reached_{100 * target:g}": self.reached[lanes, i].astype(np.float64)
-            for i, target in enumerate(self.targets)
-        }
+        Returns:
+            These and ``reached_NN``, 1 or 0; ``(m,)`` each.
+        """
+        info: dict[str, Float64Array] = {}
+        for i, target in enumerate(self.targets):
+            name = f"{100 * target:g}"
+            for unit, scale in units.items():
+                info[f"{unit}_to_{name}"] = scale * self.time[lanes, i]
+            info[f"reached_{name}"] = self.reached[lanes, i].astype(np.float64)
+        return info

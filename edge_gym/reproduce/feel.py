@@ -23,7 +23,9 @@ from edge_gym.baselines import make_baseline
 from edge_gym.core.config import make_config
 from edge_gym.core.problem import Step
 from edge_gym.core.registration import find_environment
-from edge_gym.envs.batch_slot.dynamics import BatchSlot, BatchSlotConfig, BatchSlotVectorEnv
+from edge_gym.envs.batch_slot.config import BatchSlotConfig
+from edge_gym.envs.batch_slot.dynamics import BatchSlot
+from edge_gym.envs.batch_slot.env import BatchSlotVectorEnv
 from edge_gym.evaluation.episode_store import SUFFIX, load_stored, part_name, run_or_load
 from edge_gym.evaluation.rollouts import Episodes, even_lanes, plain_config
 from edge_gym.evaluation.statistics import mean_intervals
@@ -81,7 +83,7 @@ class _Pretrained(BatchSlot):
     def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
         """Add the devices' mean loss on what they trained on to the info."""
         step = super().step_lanes(lanes, actions)
-        step.info["local_loss"] = self._batch_loss[lanes].mean(axis=1)
+        step.info["local_loss"] = self.batch_loss[lanes].mean(axis=1)
         return step
 
     def _pretrain(self, lane: int) -> None:

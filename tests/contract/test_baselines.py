@@ -20,7 +20,7 @@ from edge_gym.baselines import (
     make_baseline,
 )
 from edge_gym.core.registration import list_environments
-from edge_gym.envs.batch_slot.dynamics import BatchSlotConfig
+from edge_gym.envs.batch_slot.config import BatchSlotConfig
 from edge_gym.envs.data_scheduling.dynamics import DataSchedulingConfig
 from edge_gym.envs.offloading.config import OffloadingConfig
 from edge_gym.envs.retransmission.dynamics import RetransmissionConfig, observation_table

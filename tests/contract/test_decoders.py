@@ -24,7 +24,7 @@ from edge_gym.baselines.batch_slot import observed_costs as observed_round_costs
 from edge_gym.baselines.offloading import observed_costs as observed_offloading_costs
 from edge_gym.baselines.task_allocation import observed_costs, observed_total
 from edge_gym.core.observation import Observation
-from edge_gym.envs.batch_slot.dynamics import allocation_of
+from edge_gym.envs.batch_slot.actions import DirectCodec
 from edge_gym.envs.offloading.actions import OffloadingCodec, combination_of
 from edge_gym.integrations.sb3 import LaneVecEnv
 from edge_gym.solvers.batch_slot import optimal_slots
@@ -221,7 +221,8 @@ def test_slots_are_optimal_for_the_batches() -> None:
     for step in range(2):
         seen = Observation(env.tables, observations)
         costs = observed_round_costs(seen, env.config)
-        begin = allocation_of(rule.act(observations), costs.max_batch)
+        codec = DirectCodec(env.config)
+        begin = codec.decode(rule.act(observations)).allocation(costs.max_batch)
         shape = (*begin.batch.shape, 1)
         still = decoder.decode(observations, np.zeros(shape))
         assert still.dtype == np.float32
@@ -229,7 +230,7 @@ def test_slots_are_optimal_for_the_batches() -> None:
         np.testing.assert_allclose(still, rule.act(observations), atol=1e-6)
         scores = np.random.default_rng(step).uniform(-1, 1, shape)
         actions = decoder.decode(observations, scores)
-        moved = allocation_of(actions, costs.max_batch)
+        moved = codec.decode(actions).allocation(costs.max_batch)
         wanted = np.clip(np.rint(begin.batch * 2.0 ** scores[..., 0]), 1, costs.max_batch)
         np.testing.assert_array_equal(moved.batch, wanted)
         best = optimal_slots(costs, wanted)

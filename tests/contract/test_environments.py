@@ -29,7 +29,7 @@ from stable_baselines3.common import env_checker
 
 from edge_gym.core.actions import validate_actions
 from edge_gym.core.registration import find_environment, list_environments
-from edge_gym.envs.batch_slot.dynamics import BatchSlotConfig
+from edge_gym.envs.batch_slot.config import BatchSlotConfig
 from edge_gym.envs.data_scheduling.dynamics import DataSchedulingConfig
 from edge_gym.envs.offloading.config import OffloadingConfig
 from edge_gym.envs.retransmission.dynamics import RetransmissionConfig

@@ -8,7 +8,7 @@ from typing import Any
 from edge_gym.core.registration import register_own
 
 _register = functools.partial(
-    register_own, "batch_slot.dynamics", "BatchSlot", paper="ren-2021", budget_field="budget_s"
+    register_own, "batch_slot.env", "BatchSlot", paper="ren-2021", budget_field="budget_s"
 )
 
 # Ren et al. 2021 §VI: CIFAR-10 and whole gradients; Table I is the configuration's default.

@@ -8,19 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from edge_gym.baselines.base import Baseline
 from edge_gym.baselines.batch_slot import RULES
-from edge_gym.envs.batch_slot.dynamics import (
-    BatchSlotConfig,
-    BatchSlotEnv,
-    BatchSlotVectorEnv,
-    allocation_of,
-    global_batches,
-    observation_tables,
-)
+from edge_gym.envs.batch_slot.actions import DirectCodec, action_codec, global_batches
+from edge_gym.envs.batch_slot.config import BatchSlotConfig
+from edge_gym.envs.batch_slot.env import BatchSlotEnv, BatchSlotVectorEnv
+from edge_gym.envs.batch_slot.observation import observation_tables
 from edge_gym.evaluation.rollouts import run_episodes
 from edge_gym.solvers import batch_slot as allocation
 
@@ -37,9 +32,7 @@ class Made:
     def __init__(self, lanes: int = LANES, **fields: Any) -> None:
         self.config = BatchSlotConfig(**fields)
         self.tables = observation_tables(self.config)
-        self.action_space: Any = spaces.Box(-1, 1, (self.config.n_devices, 3), np.float32)
-        if self.config.actions == "global":
-            self.action_space = spaces.Discrete(self.config.choices)
+        self.action_space: Any = action_codec(self.config).space
         self.num_envs = lanes
         self.unwrapped = self
 
@@ -113,7 +106,8 @@ def efficiency(env: Made, seen: dict[str, Any], lane: int, chosen: allocation.Al
 
 def chosen_by(rule: Baseline, env: Made, seen: dict[str, Any]) -> allocation.Allocation:
     """Return what the environment makes of a rule's action."""
-    return allocation_of(rule.act(seen), read(env, seen, "max_batch"))
+    shares = DirectCodec(env.config).decode(rule.act(seen))
+    return shares.allocation(read(env, seen, "max_batch"))
 
 
 @pytest.mark.parametrize("fields", [{}, GPU])
@@ -408,10 +402,10 @@ def test_the_environment_does_what_the_rule_wants(fields: dict[str, Any]) -> Non
     observation, _ = env.reset(seed=0)
     rule = make("optimal-batch-slot", env)
     for _ in range(3):
-        wanted = allocation.optimal_allocation(env.problem._costs(np.zeros(1, np.int64)))
+        wanted = allocation.optimal_allocation(env.problem.costs(np.zeros(1, np.int64)))
         observation, *_, info = env.step(rule.act(observation))
         assert info["batch"] == pytest.approx(wanted.global_batch[0], abs=0.51)
-        took = env.problem._part_s[0]
+        took = env.problem.part_s[0]
         np.testing.assert_allclose(took, took.max(axis=1, keepdims=True) * np.ones(K), rtol=1e-4)
 
 

@@ -21,14 +21,10 @@ from scipy.stats import gmean, kstest
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_checker import check_env as check_for_sb3
 
-from edge_gym.envs.batch_slot.dynamics import (
-    BatchSlotConfig,
-    BatchSlotEnv,
-    BatchSlotVectorEnv,
-    action_of,
-    allocation_of,
-    global_batches,
-)
+from edge_gym.envs.batch_slot.actions import AllocationShares, DirectCodec, global_batches
+from edge_gym.envs.batch_slot.config import BatchSlotConfig
+from edge_gym.envs.batch_slot.env import BatchSlotEnv, BatchSlotVectorEnv
+from edge_gym.physics.channel import make_channel
 from edge_gym.solvers import batch_slot as allocation
 
 SMALL: dict[str, Any] = {
@@ -48,6 +44,8 @@ SMALL: dict[str, Any] = {
 ENDLESS = {"budget_s": 1e6}
 GLOBAL = {"actions": "global", "choices": 7}
 LANE = np.zeros(1, np.int64)
+DRIFTING = "rician:k=5,correlation=0.9,shadowing_db=4"
+CODEC = DirectCodec(BatchSlotConfig())
 
 
 def make(**fields: Any) -> Any:
@@ -64,14 +62,14 @@ def many(n_lanes: int, **fields: Any) -> Any:
 def remember_batches(env: Any) -> list[list[list[int]]]:
     """Return a list that gets every round's batches, a list of rows for each device."""
     kept: list[list[list[int]]] = []
-    draw = env.problem._draw_batches
+    draw = env.problem.draw_batches
 
     def drawing(lanes: Any, batch: Any) -> Any:
         rows = draw(lanes, batch)
         kept.append([rows[0, k, :n].tolist() for k, n in enumerate(batch[0])])
         return rows
 
-    env.problem._draw_batches = drawing
+    env.problem.draw_batches = drawing
     return kept
 
 
@@ -171,7 +169,7 @@ class Plain:
             for k in range(self.k):
                 snr = factor * problem._mean_snr[0, k]
                 if config.fading == "round":
-                    snr *= problem._gain[0, self.rounds, direction, k]
+                    snr *= problem.gain[0, self.rounds, direction, k]
                     efficiency = math.log2(1 + snr)
                 else:
                     # The mean over the quantiles of Exp(1).
@@ -411,8 +409,8 @@ def test_a_union_too_large_for_the_time_left_is_not_received() -> None:
     short = make(download="union", density=0.01, budget_s=info["round_s"] * (1 - 1e-9))
     short.reset(seed=0)
     # One value was all that was sent before.
-    short.problem._download_bits[:] = 41
-    short.problem._begin_round(LANE)
+    short.problem.download_bits[:] = 41
+    short.problem.begin_round(LANE)
     before = global_model(short)
     *_, reward, terminated, _, last = short.step(np.zeros((4, 3)))
     assert (reward, terminated, last["in_time"]) == (0, True, 0)
@@ -447,7 +445,7 @@ def test_batches_reach_from_one_to_the_largest_possible() -> None:
     *_, info = env.step(np.full((4, 3), 1.0))
     assert info["batch"] == np.minimum(sizes, 12).sum()
     draws = np.random.default_rng(0).uniform(-1, 1, (20_000, 1, 3))
-    batch = allocation_of(draws, np.full((20_000, 1), 9.0)).batch
+    batch = CODEC.decode(draws).allocation(np.full((20_000, 1), 9.0)).batch
     # The ends get half of what the others get.
     share = np.bincount(batch[:, 0].astype(int), minlength=10)[1:] / 20_000
     np.testing.assert_allclose(share, [1 / 16, *[1 / 8] * 7, 1 / 16], atol=0.01)
@@ -463,10 +461,10 @@ def test_actions_and_allocations_translate(seed: int, n_devices: int, most: int)
     up, down = weights / weights.sum(axis=-1, keepdims=True)
     batch = np.floor(1 + rng.random((5, n_devices)) * limit).clip(1, limit)
     wanted = allocation.Allocation(batch, up, down)
-    action = action_of(wanted, limit)
+    action = CODEC.encode(AllocationShares.of(wanted, limit))
     assert action.shape == (5, n_devices, 3)
     assert (np.abs(action) <= 1).all()
-    found = allocation_of(action, limit)
+    found = CODEC.decode(action).allocation(limit)
     assert (found.batch == batch).all()
     np.testing.assert_allclose(found.uplink_slot, up, rtol=2e-6)
     np.testing.assert_allclose(found.downlink_slot, down, rtol=2e-6)
@@ -475,7 +473,8 @@ def test_actions_and_allocations_translate(seed: int, n_devices: int, most: int)
 
 def test_slots_too_small_for_actions_are_raised() -> None:
     wanted = allocation.Allocation(np.ones((1, 2)), np.array([[1.0, 0.0]]), np.array([[0.5, 0.5]]))
-    found = allocation_of(action_of(wanted, np.ones((1, 2))), np.ones((1, 2)))
+    action = CODEC.encode(AllocationShares.of(wanted, np.ones((1, 2))))
+    found = CODEC.decode(action).allocation(np.ones((1, 2)))
     share = math.exp(-6) / (1 + math.exp(-6))
     np.testing.assert_allclose(found.uplink_slot, [[1 - share, share]], rtol=1e-5)
     np.testing.assert_allclose(found.downlink_slot, [[0.5, 0.5]])
@@ -510,7 +509,7 @@ def test_a_global_batch_is_placed_at_best(fields: dict[str, Any]) -> None:
         total = choices[step % 7]
         batch = [len(rows) for rows in batches[-1]]
         assert sum(batch) == info["batch"] == total
-        slots = env.problem._slot[0]
+        slots = env.problem.slots[0]
         np.testing.assert_allclose(slots.sum(axis=1), 1, rtol=1e-12)
         took = plain.took(batch, *slots)
         assert info["round_s"] == pytest.approx(took["round_s"], rel=1e-9)
@@ -654,6 +653,46 @@ def test_rates_are_constant_where_fading_is_averaged() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "channel", ["rayleigh", "rician:k=7", "nakagami:m=0.7,shadowing_db=5", DRIFTING]
+)
+def test_mean_rates_are_those_of_many_gains(channel: str) -> None:
+    """The rates of ``fading="mean"`` are averages over the gains of ``fading="round"``."""
+    env = make(fading="mean", channel=channel, **ENDLESS)
+    observation, _ = env.reset(seed=0)
+    drawn = make_channel(channel).gains(np.random.default_rng(1), 2, (200_000,))[1]
+    for name, more in (
+        ("uplink_rate", 0.0),
+        ("downlink_rate", env.config.downlink_power_dbm - env.config.transmit_power_dbm),
+    ):
+        snr = env.problem._mean_snr[0][:, None] * 10 ** (more / 10)
+        wanted = env.config.bandwidth_hz / 1e6 * np.log2(1 + snr * drawn).mean(axis=1)
+        np.testing.assert_allclose(column(env, observation, "devices", name), wanted, rtol=0.005)
+
+
+def test_gains_of_all_rounds_are_those_of_the_channel() -> None:
+    fields = {"n_devices": 10, "samples_per_device": 2, "max_rounds": 100}
+    assert (many(2, **fields, channel="awgn").gain == 1).all()
+    rician = many(10, **fields, channel="rician:k=9").gain
+    assert rician.mean() == pytest.approx(1, abs=0.02)
+    # Var of the gain is (1 + 2K)/(1 + K)².
+    assert rician.std() == pytest.approx(math.sqrt(19) / 10, abs=0.02)
+    drifting = many(10, **fields, channel="rayleigh:correlation=0.9").gain
+    found = np.corrcoef(drifting[:, :-1].ravel(), drifting[:, 1:].ravel())[0, 1]
+    assert found == pytest.approx(0.81, abs=0.04)
+    plain = many(10, **fields)
+    np.testing.assert_array_equal(plain._mean_snr, many(10, **fields, channel="awgn")._mean_snr)
+
+
+def test_rates_follow_from_the_gains_of_the_round() -> None:
+    env = make(channel="awgn", **ENDLESS)
+    observation, _ = env.reset(seed=0)
+    wanted = env.config.bandwidth_hz / 1e6 * np.log2(1 + env.problem._mean_snr[0])
+    np.testing.assert_allclose(
+        column(env, observation, "devices", "uplink_rate"), wanted, rtol=1e-6
+    )
+
+
 def test_places_processors_and_fading_are_drawn_as_documented() -> None:
     problem = many(40, n_devices=10, samples_per_device=2, max_rounds=4, cell_radius_m=200.0)
     loss_db = 28 - 10 * np.log10(problem._mean_snr.ravel()) - (-174 + 10 * math.log10(1e8))
@@ -662,7 +701,7 @@ def test_places_processors_and_fading_are_drawn_as_documented() -> None:
     inside = distance_km[distance_km > least * 1.001]
     scaled = (inside**2 - least**2) / (0.2**2 - least**2)
     assert kstest(scaled, "uniform").pvalue > 0.01
-    assert kstest(problem._gain.ravel(), "expon").pvalue > 0.01
+    assert kstest(problem.gain.ravel(), "expon").pvalue > 0.01
     # Ten devices make groups of four, three and three.
     groups = [0.7e9] * 4 + [1.4e9] * 3 + [2.1e9] * 3
     np.testing.assert_array_equal(problem._cpu_hz, np.broadcast_to(groups, (40, 10)))
@@ -674,7 +713,7 @@ def test_batches_are_drawn_evenly_from_all_samples() -> None:
     problem._rows[:] = np.arange(problem._rows.shape[2])
     counts = np.zeros(8)
     for _ in range(5):
-        drawn = problem._draw_batches(lanes, np.full((200, 4), 3))
+        drawn = problem.draw_batches(lanes, np.full((200, 4), 3))
         assert (np.diff(np.sort(drawn, axis=2), axis=2) > 0).all()
         counts += np.bincount(drawn.ravel(), minlength=8)
     # 4,000 batches; five standard deviations.
@@ -687,14 +726,14 @@ def test_the_default_has_its_best_batches_between_the_bounds() -> None:
     env.reset(seed=0)
     problem, inside = env.problem, []
     for _ in range(10):
-        costs = problem._costs(np.arange(24))
+        costs = problem.costs(np.arange(24))
         best = allocation.optimal_allocation(costs)
         inside.append(((best.batch > 1) & (best.batch < 128)).all(axis=1))
         assert ((best.global_batch > 100) & (best.global_batch < 700)).all()
-        balanced = problem._balanced[inside[-1]]
+        balanced = problem.balanced_batch[inside[-1]]
         np.testing.assert_allclose(balanced, best.global_batch[inside[-1]], rtol=1e-5)
         problem._round += 1
-        problem._begin_round(np.arange(24))
+        problem.begin_round(np.arange(24))
     assert np.mean(inside) > 0.9
 
 
@@ -702,7 +741,7 @@ def test_the_balanced_batch_of_gpus_is_the_best_one() -> None:
     fields = {"device": "gpu", "samples_per_device": 200, "gpu_flops": (1.5e9, 2.5e9)}
     env: Any = BatchSlotVectorEnv(20, **fields)
     observation, _ = env.reset(seed=0)
-    best = allocation.optimal_allocation(env.problem._costs(np.arange(20)))
+    best = allocation.optimal_allocation(env.problem.costs(np.arange(20)))
     inside = ((best.batch > 16) & (best.batch < 128)).all(axis=1)
     assert inside.mean() > 0.7
     found = column(env, observation, "system", "balanced_batch")
@@ -751,13 +790,20 @@ def test_lanes_that_learn_in_parts_learn_the_same(monkeypatch: pytest.MonkeyPatc
         action = next(actions)
         wanted = ours.step(action)
         with monkeypatch.context() as patch:
-            patch.setattr("edge_gym.envs.batch_slot.dynamics._VALUES_AT_ONCE", 4 * 490 * 2)
+            patch.setattr("edge_gym.envs.batch_slot.dynamics.VALUES_AT_ONCE", 4 * 490 * 2)
             assert_same(theirs.step(action), wanted)
 
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {**GLOBAL, "fading": "mean"}, {**MODEL, "bits": 5}, {"download": "union", "bits": 5}],
+    [
+        {},
+        {**GLOBAL, "fading": "mean"},
+        {**MODEL, "bits": 5},
+        {"download": "union", "bits": 5},
+        {"channel": DRIFTING},
+        {"channel": DRIFTING, "fading": "mean"},
+    ],
 )
 def test_episodes_go_on_from_their_state(fields: dict[str, Any]) -> None:
     env, twin = (make(**fields, targets=(0.05, 0.9)) for _ in range(2))
@@ -765,7 +811,7 @@ def test_episodes_go_on_from_their_state(fields: dict[str, Any]) -> None:
     chosen = list(itertools.islice(random_actions(env.action_space), 12))
     for action in chosen[:4]:
         env.step(action)
-    env.problem._reached[0, 1] = True
+    env.problem.targets.reached[0, 1] = True
     state = env.get_state()
     twin.reset(seed=99)
     twin.set_state(state)
@@ -810,9 +856,9 @@ def test_devices_may_be_named_in_any_order() -> None:
     state = env.get_state()
     problem = state["problem"]
     permuted = {
-        name: problem[name][..., order] for name in ("_transfer_s", "_gain", "_slot", "_part_s")
+        name: problem[name][..., order] for name in ("transfer_s", "gain", "slots", "part_s")
     }
-    for name in ("_rows", "_sizes", "_mean_snr", "_cpu_hz", "_batch", "_batch_loss", "_norm"):
+    for name in ("_rows", "_sizes", "_mean_snr", "_cpu_hz", "batch", "batch_loss", "norm"):
         permuted[name] = problem[name][:, order]
     permuted["compressor"] = {"memory": problem["compressor"]["memory"][:, order]}
     twin.set_state({**state, "problem": {**problem, **permuted}})
