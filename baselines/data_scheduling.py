@@ -21,11 +21,9 @@ from scipy.special import expit
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
 from edge_gym.core.observation import ObservationTable
 from edge_gym.data import load_dataset
-from edge_gym.envs.data_scheduling.dynamics import (
-    EMBEDDING_SIZE,
-    DataSchedulingConfig,
-    preferred_sample,
-)
+from edge_gym.envs.data_scheduling.actions import preferred_sample
+from edge_gym.envs.data_scheduling.config import DataSchedulingConfig
+from edge_gym.envs.data_scheduling.embeddings import EMBEDDING_SIZE
 from edge_gym.learning import LEARNERS, importance
 from edge_gym.physics.wireless import db_to_linear
 from edge_gym.runtime.checks import check_choice, check_flag, check_number

@@ -1,10 +1,11 @@
-"""RRM's retransmission protocols, and one rule of ours that uses the label.
+"""Published retransmission protocols, and one rule of this project that uses the label.
 
-Source: RRM §3.2.
+Source: Wen et al. 2019, §3.2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,13 +14,10 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline
 from edge_gym.envs.centralized import SNR_DB_BOUNDS
-from edge_gym.envs.retransmission.dynamics import (
-    ACCEPT,
-    RETRANSMIT,
-    RetransmissionConfig,
-    check_alignment_probability,
-    required_snr,
-)
+from edge_gym.envs.retransmission.actions import AcceptOrRetransmit
+from edge_gym.envs.retransmission.config import check_alignment_probability
+from edge_gym.envs.retransmission.observation import required_snr
+from edge_gym.learning.base import learner_type
 from edge_gym.physics.wireless import linear_to_db
 from edge_gym.runtime.checks import check_number
 
@@ -78,14 +76,11 @@ class EntropyParameters(ThresholdParameters):
 
 
 class _RetransmissionRule(Baseline):
-    """A rule for retransmission with these learners."""
+    """A rule that accepts what was received, or asks for it again."""
 
-    learners: tuple[str, ...] = ("svm", "svm-ovo", "mlp", "cnn")
-
-    @classmethod
-    def applies_to(cls, config: Any) -> bool:
-        """Retransmission with the learner that the rule is made for."""
-        return isinstance(config, RetransmissionConfig) and config.learner in cls.learners
+    needs: ClassVar[Mapping[str, Sequence[str]]] = {"": ("effective_snr_db",)}
+    needs_codec = AcceptOrRetransmit
+    codec = AcceptOrRetransmit()
 
     def read(self, observations: NDArray[Any], name: str) -> NDArray[Any]:
         """Return a column of the observation by name."""
@@ -96,38 +91,45 @@ class NoRetransmission(_RetransmissionRule):
     """Accept every sample as it first arrives."""
 
     name = "no-retransmission"
-    source = "RRM §3.2, first baseline"
+    source = "Wen et al. 2019, §3.2, first baseline"
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Accept."""
-        return np.full(observations.shape[:-1], ACCEPT)
+        return self.codec.encode(np.ones(observations.shape[:-1], np.bool_))
 
 
 class ChannelAware(_RetransmissionRule):
     """Conventional ARQ: retransmit until the effective SNR exceeds θ_SNR."""
 
     name = "channel-aware"
-    source = "RRM §3.2, second baseline"
+    source = "Wen et al. 2019, §3.2, second baseline"
     Parameters = ThresholdParameters
     grid = {"max_snr_db": _MAX_SNR_GRID}  # noqa: RUF012
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Retransmit while γ ≤ θ_SNR."""
         snr_db = self.read(observations, "effective_snr_db")
-        return np.where(snr_db <= self.parameters.max_snr_db, RETRANSMIT, ACCEPT)
+        return self.codec.encode(snr_db > self.parameters.max_snr_db)
 
 
 class ImportanceAware(_RetransmissionRule):
     """Protocol 1: retransmit until γ > min(θ₀·U_d(x̂), θ_SNR), with U_d(x̂) = 1/d²."""
 
     name = "importance-aware"
-    source = "RRM Protocol 1, eq. (1)"
-    learners: tuple[str, ...] = ("svm",)
+    source = "Wen et al. 2019, Protocol 1, eq. (1)"
+    needs = {"": ("effective_snr_db", "distance")}  # noqa: RUF012
+    multiclass: ClassVar[bool] = False
+    """Whether it is made for learners that tell more than two classes apart."""
     Parameters: ClassVar[type[Any]] = ProtocolParameters
     grid = {  # noqa: RUF012
         "max_snr_db": (5.0, 7.5, 10.0, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0),
         "alignment_probability": (0.8, 0.9, 0.97),
     }
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """A learner with as many classes as the protocol is made for."""
+        return (learner_type(config.learner).max_classes != 2) == cls.multiclass
 
     def required_snr(self, observations: NDArray[Any]) -> NDArray[np.float64]:
         """Return the SNR that the sample's uncertainty asks for, before the cap."""
@@ -140,7 +142,7 @@ class ImportanceAware(_RetransmissionRule):
         required_db = linear_to_db(np.minimum(self.required_snr(observations), _ABOVE_ANY_CAP))
         threshold_db = np.minimum(required_db, self.parameters.max_snr_db)
         snr_db = self.read(observations, "effective_snr_db")
-        return np.where(snr_db <= threshold_db, RETRANSMIT, ACCEPT)
+        return self.codec.encode(snr_db > threshold_db)
 
 
 class ImportanceAwareMulticlass(ImportanceAware):
@@ -150,8 +152,8 @@ class ImportanceAwareMulticlass(ImportanceAware):
     """
 
     name = "importance-aware-multiclass"
-    source = "RRM Protocol 2, eq. (2)"
-    learners = ("svm-ovo",)
+    source = "Wen et al. 2019, Protocol 2, eq. (2)"
+    multiclass = True
 
 
 class ImportanceAwareEntropy(ImportanceAware):
@@ -162,13 +164,18 @@ class ImportanceAwareEntropy(ImportanceAware):
     """
 
     name = "importance-aware-entropy"
-    source = "RRM §3.2, extension to networks"
-    learners = ("mlp", "cnn")
+    source = "Wen et al. 2019, §3.2, extension to networks"
+    needs = {"": ("effective_snr_db", "entropy")}  # noqa: RUF012
     Parameters = EntropyParameters
     grid = {  # noqa: RUF012
         "max_snr_db": (10.0, 13.0, 16.0, 19.0),
         "snr_per_nat": (1.0, 3.0, 6.0, 12.0, 25.0, 50.0, 100.0, 300.0, 1000.0, 1e4),
     }
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Any number of classes."""
+        return True
 
     def required_snr(self, observations: NDArray[Any]) -> NDArray[np.float64]:
         """Return θ₀·H(x̂)."""
@@ -185,15 +192,20 @@ class SupportVectorAware(_RetransmissionRule):
 
     name = "support-vector-aware"
     source = OURS
-    learners = ("svm", "svm-ovo")
+    needs = {"": ("effective_snr_db", "margin")}  # noqa: RUF012
     Parameters = ThresholdParameters
     grid = {"max_snr_db": _MAX_SNR_GRID}  # noqa: RUF012
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """A learner with the hinge loss."""
+        return learner_type(config.learner).loss == "hinge_loss"
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Retransmit while y·s(x̂) < 1 and γ ≤ θ_SNR."""
         snr_db = self.read(observations, "effective_snr_db")
         loss = self.read(observations, "margin") < 1
-        return np.where(loss & (snr_db <= self.parameters.max_snr_db), RETRANSMIT, ACCEPT)
+        return self.codec.encode(~loss | (snr_db > self.parameters.max_snr_db))
 
 
 RULES: tuple[type[Baseline], ...] = (

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from edge_gym.core.config import Config
 from edge_gym.core.problem import Problem
 from edge_gym.core.scene import LinePanel
+from edge_gym.core.state import LaneArray
 from edge_gym.data import (
     DATASETS,
     SCHEMES,
@@ -37,6 +38,7 @@ from edge_gym.data import (
 from edge_gym.envs.tracking import REWARDS, GainTracker
 from edge_gym.learning import LEARNERS, Score, make_learner
 from edge_gym.learning.base import check_learner_classes
+from edge_gym.physics.channel import check_channel, make_channel
 from edge_gym.runtime.checks import (
     check_choice,
     check_classes,
@@ -67,13 +69,15 @@ class CentralizedConfig(Config):
         mean_snr_db: Mean receive SNR γ̄ of one transmission, dB: E‖x‖², the energy of a whole
             sample, over the noise of *one* of its d dimensions. Per symbol, one feature each, it is
             10·log₁₀ d less (``wireless.symbol_snr_db``): 15 dB are -7.9 dB at 14×14.
+        channel: How links fade, by name and parameters, such as ``"rayleigh"`` or
+            ``"rician:k=5,correlation=0.9,shadowing_db=4"``; see ``edge_gym.physics.channel``.
         initial_samples: Noiseless samples that the server has at the start.
         retrain_every: Acquired samples from one training to the next.
         n_devices: Devices that hold samples, K.
         partition: How the pool is spread over devices, ``"iid"``, ``"shards"``, ``"dirichlet"``.
         validation_size: Samples that the reward is measured on.
         test_size: Samples that the report is measured on; None takes the whole test set.
-        C: The SVM's penalty on the slack, RRM (4).
+        C: The SVM's penalty on the slack.
         tolerance: Relative duality gap of every SVM fit.
         reward: What a step's gain is measured in on the validation set: ``"accuracy"``, or
             ``"loss"``, whose decrease carries far less noise (see ``learning.Score``).
@@ -90,6 +94,7 @@ class CentralizedConfig(Config):
     image_size: int | None = 14
     learner: str = "svm"
     mean_snr_db: float = 15.0
+    channel: str = "rayleigh"
     initial_samples: int = 4
     retrain_every: int = 1
     n_devices: int = 10
@@ -115,6 +120,7 @@ class CentralizedConfig(Config):
         check_choice("learner", self.learner, LEARNERS)
         check_learner_classes(self.learner, None if self.classes is None else len(self.classes))
         check_number("mean_snr_db", self.mean_snr_db, *SNR_DB_BOUNDS)
+        check_channel("channel", self.channel)
         check_integer("initial_samples", self.initial_samples, 2)
         check_integer("retrain_every", self.retrain_every, 1, MAX_STEPS)
         check_integer("n_devices", self.n_devices, 1)
@@ -139,26 +145,36 @@ class CentralizedLearning(Problem):
         config: The configuration.
         n_lanes: Number of lanes.
         n_steps: Steps of an episode.
+
+    Attributes:
+        features: The data set.
+        learner: The classifiers.
+        tracker: How good they are.
+        channel: How links fade.
+        validation: Training rows that a lane is validated on, ``(n_lanes, V)``.
+        test: Test rows that it is tested on, ``(n_lanes, T)``.
+        counts: Samples of each class that it has acquired, ``(n_lanes, C)``.
+        unlearned: Samples acquired since the last training, ``(n_lanes,)``.
     """
 
     config: CentralizedConfig
     keeps_half: ClassVar[bool] = False
     """Whether every second training row is never validated on, see ``data.always_pooled``."""
-    lane_arrays: ClassVar[tuple[str, ...]] = (
-        "_validation",
-        "_test",
-        "_counts",
-        "_unlearned",
-    )
-    state_parts = ("learner", "tracker")
+    validation = LaneArray(np.int64, lambda problem: (problem.config.validation_size,), reset=None)
+    test = LaneArray(np.int64, lambda problem: (problem.test_size,), reset=None)
+    counts = LaneArray(np.int64, lambda problem: (problem.n_classes,))
+    unlearned = LaneArray(np.int64)
+    state_parts: ClassVar[tuple[str, ...]] = ("learner", "tracker")
     growing = frozenset({"inputs", "labels", "z", "alpha", "gradient"})
 
     def __init__(self, config: CentralizedConfig, n_lanes: int, n_steps: int) -> None:
         super().__init__(config, n_lanes)
+        self.n_steps = n_steps
+        self.channel = make_channel(config.channel)
         self.features = load_features(config.dataset, config.classes, config.image_size)
         self.n_classes = len(self.features.classes)
         rows = len(self.features.train)
-        self._pooled = always_pooled(rows) if self.keeps_half else None
+        self.pooled = always_pooled(rows) if self.keeps_half else None
         self._check_samples()
         self.learner = make_learner(
             config.learner,
@@ -172,12 +188,7 @@ class CentralizedLearning(Problem):
             batch_size=config.batch_size,
             train_steps=config.train_steps,
         )
-        self.n_steps = n_steps
-        test_size = config.test_size or len(self.features.test_labels)
-        self._validation = np.zeros((n_lanes, config.validation_size), np.int64)
-        self._test = np.zeros((n_lanes, test_size), np.int64)
-        self._counts = np.zeros((n_lanes, self.n_classes), np.int64)
-        self._unlearned = np.zeros(n_lanes, np.int64)
+        self.test_size = config.test_size or len(self.features.test_labels)
         self.tracker = GainTracker(
             n_lanes,
             n_steps,
@@ -204,7 +215,7 @@ class CentralizedLearning(Problem):
         config, labels = self.config, self.features.train_labels
         size, each = config.validation_size, self._initial_per_class()
         n_test = len(self.features.test_labels)
-        check_split(labels, n_test, size, config.test_size, pooled=self._pooled)
+        check_split(labels, n_test, size, config.test_size, pooled=self.pooled)
         pool = len(labels) - size
         if np.bincount(labels).min() < each or pool < each * self.n_classes:
             raise SampleError(
@@ -232,21 +243,23 @@ class CentralizedLearning(Problem):
             config.validation_size,
             config.test_size,
             per_class=self._initial_per_class(),
-            pooled=self._pooled,
+            pooled=self.pooled,
         )
-        self._validation[lane], self._test[lane] = split.validation, split.test
+        self.validation[lane], self.test[lane] = split.validation, split.test
         initial = draw_balanced(rng, labels, split.pool, config.initial_samples)
         return initial, np.setdiff1d(split.pool, initial)
 
     def _begin_learning(self, lanes: IntArray, initial: IntArray) -> dict[str, NDArray[Any]]:
-        """Train anew on the samples ``initial``, ``(m, initial_samples)``; return the infos."""
+        """Train anew on the samples ``initial``, ``(m, initial_samples)``; return the infos.
+
+        The declared arrays of ``lanes`` have been cleared.
+        """
         generators = [self.generators[lane] for lane in lanes]
         self.learner.reset(lanes, generators)
-        self._counts[lanes] = 0
         for rows in initial.T:
             self._acquire(lanes, self.features.train[rows], self.features.train_labels[rows])
         self.learner.fit(lanes, generators)
-        self._unlearned[lanes] = 0
+        self.unlearned[lanes] = 0
         return self.tracker.begin(lanes, self._score)
 
     def _acquire(
@@ -258,20 +271,20 @@ class CentralizedLearning(Problem):
     ) -> None:
         """Add one sample, received at a linear SNR or without noise, to each training set."""
         self.learner.append(lanes, samples, labels)
-        self._counts[lanes, labels] += 1
-        self._unlearned[lanes] += 1
+        self.counts[lanes, labels] += 1
+        self.unlearned[lanes] += 1
 
     def _learn(
         self, lanes: IntArray, over: BoolArray
     ) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         """Train where enough was acquired or the episode is over; return reward and infos."""
-        learning = (self._unlearned[lanes] >= self.config.retrain_every) | over
+        learning = (self.unlearned[lanes] >= self.config.retrain_every) | over
         learners = lanes[learning]
         if len(learners):
             self.learner.fit(learners, [self.generators[lane] for lane in learners])
-            self._unlearned[learners] = 0
+            self.unlearned[learners] = 0
         reward, info = self.tracker.update(lanes, learning, over, self._score)
-        info["samples"] = self._counts[lanes].sum(axis=1).astype(np.float64)
+        info["samples"] = self.counts[lanes].sum(axis=1).astype(np.float64)
         info["trained"] = learning.astype(np.float64)
         final_info = self.tracker.final_info(lanes)
         del final_info["total_loss_decrease"]
@@ -281,26 +294,26 @@ class CentralizedLearning(Problem):
         """Score the classifiers on their test or validation samples."""
         features = self.features
         if test:
-            return self.learner.score(lanes, features.test, features.test_labels, self._test[lanes])
+            return self.learner.score(lanes, features.test, features.test_labels, self.test[lanes])
         return self.learner.score(
-            lanes, features.train, features.train_labels, self._validation[lanes]
+            lanes, features.train, features.train_labels, self.validation[lanes]
         )
 
-    def _acquired(self) -> IntArray:
+    def acquired(self) -> IntArray:
         """Return how many samples each lane has acquired, ``(n_lanes,)``."""
-        return np.asarray(self._counts.sum(axis=1))
+        return np.asarray(self.counts.sum(axis=1))
 
-    def _label_share(self) -> NDArray[np.float64]:
+    def label_share(self) -> NDArray[np.float64]:
         """Return each label's share of the acquired samples, ``(n_lanes, C)``."""
-        return np.asarray(self._counts / np.maximum(self._acquired(), 1)[:, None])
+        return np.asarray(self.counts / np.maximum(self.acquired(), 1)[:, None])
 
-    def _class_balance(self) -> NDArray[np.float64]:
+    def class_balance(self) -> NDArray[np.float64]:
         """Return the entropy of the acquired labels over its maximum, ``(n_lanes,)``."""
-        share = self._label_share()
+        share = self.label_share()
         entropy = -np.sum(share * np.log(np.maximum(share, 1e-12)), axis=1)
         return np.asarray(entropy / np.log(self.n_classes))
 
-    def _accuracy_panel(self, lane: int, steps: int, x_label: str) -> LinePanel:
+    def accuracy_panel(self, lane: int, steps: int, x_label: str) -> LinePanel:
         """Show the validation accuracy over the steps so far."""
         return self.tracker.accuracy_panel(
             lane,

@@ -16,11 +16,9 @@ from edge_gym.baselines import make_baseline
 from edge_gym.core.config import make_config
 from edge_gym.core.problem import Step
 from edge_gym.core.registration import find_environment
-from edge_gym.envs.retransmission.dynamics import (
-    Retransmission,
-    RetransmissionConfig,
-    RetransmissionVectorEnv,
-)
+from edge_gym.envs.retransmission.config import RetransmissionConfig
+from edge_gym.envs.retransmission.dynamics import Retransmission
+from edge_gym.envs.retransmission.env import RetransmissionVectorEnv
 from edge_gym.evaluation.rollouts import Episodes, even_lanes, plain_config, run_episodes
 from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.reproduce.findings import (
@@ -49,10 +47,10 @@ class _Observed(Retransmission):
 
     def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
         """Add the noiseless sample's distance and its transmissions to the info."""
-        rows = self._rows(lanes)
+        rows = self.current_rows(lanes)
         labels = self.features.train_labels[rows][:, None]
         clean = self.learner.assess(lanes, self.features.train[rows][:, None], labels)
-        transmissions = self._transmissions[lanes].astype(np.float64)
+        transmissions = self.transmissions[lanes].astype(np.float64)
         step = super().step_lanes(lanes, actions)
         step.info["clean_distance"] = clean.uncertainty[:, 0].astype(np.float64)
         step.info["transmissions"] = transmissions

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge_gym.baselines import make_baseline
 from edge_gym.core.config import make_config
 from edge_gym.core.registration import find_environment
-from edge_gym.envs.data_scheduling.dynamics import DataSchedulingConfig
+from edge_gym.envs.data_scheduling.config import DataSchedulingConfig
 from edge_gym.evaluation.episode_store import SUFFIX, run_or_load
 from edge_gym.evaluation.rollouts import even_lanes, make_lanes, plain_config
 from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title

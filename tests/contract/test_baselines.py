@@ -21,9 +21,11 @@ from edge_gym.baselines import (
 )
 from edge_gym.core.registration import list_environments
 from edge_gym.envs.batch_slot.config import BatchSlotConfig
-from edge_gym.envs.data_scheduling.dynamics import DataSchedulingConfig
+from edge_gym.envs.data_scheduling.config import DataSchedulingConfig
 from edge_gym.envs.offloading.config import OffloadingConfig
-from edge_gym.envs.retransmission.dynamics import RetransmissionConfig, observation_table
+from edge_gym.envs.retransmission.actions import AcceptOrRetransmit
+from edge_gym.envs.retransmission.config import RetransmissionConfig
+from edge_gym.envs.retransmission.observation import observation_table
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
 from edge_gym.evaluation import tuning
@@ -55,7 +57,8 @@ class Seen:
     def __init__(self, **fields: Any) -> None:
         self.config = RetransmissionConfig(**fields)
         self.tables = {"": observation_table(self.config)}
-        self.unwrapped = self
+        self.codec = AcceptOrRetransmit()
+        self.problem = self.unwrapped = self
 
 
 ENTROPY = {"learner": "mlp", "classes": None}

@@ -30,9 +30,9 @@ from stable_baselines3.common import env_checker
 from edge_gym.core.actions import validate_actions
 from edge_gym.core.registration import find_environment, list_environments
 from edge_gym.envs.batch_slot.config import BatchSlotConfig
-from edge_gym.envs.data_scheduling.dynamics import DataSchedulingConfig
+from edge_gym.envs.data_scheduling.config import DataSchedulingConfig
 from edge_gym.envs.offloading.config import OffloadingConfig
-from edge_gym.envs.retransmission.dynamics import RetransmissionConfig
+from edge_gym.envs.retransmission.config import RetransmissionConfig
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
 

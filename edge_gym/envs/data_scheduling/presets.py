@@ -8,7 +8,7 @@ from edge_gym.core.registration import register_own
 
 _register = functools.partial(
     register_own,
-    "data_scheduling.dynamics",
+    "data_scheduling.env",
     "DataScheduling",
     paper="wen-2019",
     budget_field="budget",

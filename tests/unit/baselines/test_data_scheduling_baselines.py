@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import rollouts
-from gymnasium import spaces
 from rollouts import NAMES, SMALL, lane_of
 from scipy.stats import norm
 
 from edge_gym.baselines import applicable_baselines, find_baseline, make_baseline
 from edge_gym.baselines.data_scheduling import Seen
-from edge_gym.envs.data_scheduling.dynamics import (
-    EMBEDDING_SIZE,
-    DataSchedulingConfig,
-    observation_tables,
-)
+from edge_gym.envs.data_scheduling.actions import action_codec
+from edge_gym.envs.data_scheduling.config import DataSchedulingConfig
+from edge_gym.envs.data_scheduling.embeddings import EMBEDDING_SIZE
+from edge_gym.envs.data_scheduling.observation import observation_tables
 from edge_gym.evaluation.rollouts import make_lanes, run_episodes
 
 K, N = 4, 3
@@ -47,10 +45,10 @@ class Made:
         fields = {"n_devices": K, "buffer_size": N, **fields}
         self.config = DataSchedulingConfig(**fields)
         self.tables = observation_tables(self.config)
-        k, n = self.config.n_devices, self.config.buffer_size
-        self.action_space = spaces.Discrete(k * n)
+        self.codec = action_codec(self.config)
+        self.action_space = self.codec.space
         self.num_envs = lanes
-        self.unwrapped = self
+        self.problem = self.unwrapped = self
 
 
 def observe(env: Made, leading: tuple[int, ...] = (), **columns: Any) -> dict[str, Any]:

@@ -22,13 +22,10 @@ from scipy.stats import kstest
 from stable_baselines3 import PPO
 
 from edge_gym.data import SampleError
-from edge_gym.envs.data_scheduling.dynamics import (
-    EMBEDDING_SIZE,
-    DataSchedulingConfig,
-    observation_tables,
-    preferred_sample,
-)
-from edge_gym.envs.data_scheduling.dynamics import dynamics as data_scheduling
+from edge_gym.envs.data_scheduling.actions import preferred_sample
+from edge_gym.envs.data_scheduling.config import DataSchedulingConfig
+from edge_gym.envs.data_scheduling.embeddings import EMBEDDING_SIZE, sample_embeddings
+from edge_gym.envs.data_scheduling.observation import observation_tables
 
 SAMPLE, DEVICE = "DataScheduling-v0", "DataSchedulingDevice-v0"
 BATCH, TURNS = "DataSchedulingBatch-v0", "DataSchedulingBatchDiscrete-v0"
@@ -57,10 +54,12 @@ def holdings(env: Any) -> tuple[list[list[int]], list[list[int]]]:
     problem = env.problem
     reserves = []
     for device in range(env.config.n_devices):
-        size = int(problem._reserve_size[0, device])
-        ring = np.roll(problem._reserve[0, device, :size], -int(problem._reserve_head[0, device]))
+        size = int(problem.buffers.reserved[0, device])
+        ring = np.roll(
+            problem.buffers.reserve[0, device, :size], -int(problem.buffers.head[0, device])
+        )
         reserves.append(ring.tolist())
-    return problem._buffer[0].tolist(), reserves
+    return problem.buffers.rows[0].tolist(), reserves
 
 
 def acquired(env: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -89,7 +88,7 @@ def test_actions_name_device_and_sample(seed: int) -> None:
     for block in range(20):
         action = next(actions)
         device, sample = action // 4, action % 4
-        row = env.problem._buffer[0, device, sample]
+        row = env.problem.buffers.rows[0, device, sample]
         seen = column(env, env.problem.observe(), "devices", "snr_db")[0]
         observation, _, over, _, info = env.step(action)
         x, y = acquired(env)
@@ -147,7 +146,7 @@ def test_devices_upload_by_the_documents_rule(name: str, labels: str) -> None:
     actions = random_actions(env.action_space, 1)
     while not over:
         w, b = weights(env)
-        rows = env.problem._buffer[0]
+        rows = env.problem.buffers.rows[0]
         score = data.train[rows] @ w + b
         hinge = np.maximum(0, 1 - np.where(data.train_labels[rows] == 0, score, -score))
         by_distance = np.abs(score).argmin(axis=1)
@@ -159,7 +158,7 @@ def test_devices_upload_by_the_documents_rule(name: str, labels: str) -> None:
         before = rows.copy()
         over = env.step(action)[2]
         devices = [action] if name == DEVICE else np.argsort(-action)[:2].tolist()
-        changed = np.argwhere(env.problem._buffer[0] != before)
+        changed = np.argwhere(env.problem.buffers.rows[0] != before)
         assert sorted(changed.tolist()) == sorted([d, wanted[d]] for d in devices)
     if labels == "device":
         assert fallbacks > 0
@@ -206,7 +205,7 @@ def test_the_next_sample_takes_the_place_of_the_uploaded_one(
     queues = [deque(reserve) for reserve in reserves]
     pool = sorted(itertools.chain(*buffers, *reserves))
     assert len(set(pool)) == len(pool)
-    assert not set(pool) & set(env.problem._validation[0])
+    assert not set(pool) & set(env.problem.validation[0])
     sizes = {len(reserve) for reserve in reserves}
     if "validation_size" in fields:
         assert sizes == ({4, 5} if fields["n_devices"] == 64 else {0})
@@ -216,8 +215,8 @@ def test_the_next_sample_takes_the_place_of_the_uploaded_one(
     actions = random_actions(env.action_space, 2)
     over = False
     while not over:
-        before = env.problem._buffer[0].copy()
-        preferred = env.problem._preferred()[0]
+        before = env.problem.buffers.rows[0].copy()
+        preferred = env.problem.preferred()[0]
         action = next(actions)
         if name == TURNS:
             action = int(np.flatnonzero(env.action_masks())[action % env.action_masks().sum()])
@@ -230,7 +229,7 @@ def test_the_next_sample_takes_the_place_of_the_uploaded_one(
             chosen = [
                 (int(d), int(n))
                 for d, n in zip(
-                    env.problem._chosen_device[0], env.problem._chosen_sample[0], strict=True
+                    env.problem.chosen_device[0], env.problem.chosen_sample[0], strict=True
                 )
             ]
         for device, sample in chosen if info["uploaded"] else []:
@@ -268,10 +267,10 @@ def test_without_refill_buffers_shrink_and_impossible_actions_are_told() -> None
             there = [n for n in range(2) if mask[best * 2 + n]]
             key = loss[best] if loss[best][there].max() > 0 else -uncertainty[best]
             expected = int(best * 2 + max(there, key=lambda n: key[n]))
-        row = env.problem._buffer[0].ravel()[expected]
+        row = env.problem.buffers.rows[0].ravel()[expected]
         observation, _, over, _, info = env.step(action)
         assert info["projected"] == (action in gone)
-        assert env.problem._uploaded[0, 1] == row
+        assert env.problem.uploaded[0, 1] == row
         projected.append(info["projected"])
         gone.add(expected)
         assert over == (step == 5)
@@ -287,7 +286,7 @@ def test_empty_devices_are_passed_over(seed: int) -> None:
     scores.reset(seed=seed)
     assert scores.step(np.array([1, 0.5, 0]))[4]["projected"] == 0
     assert scores.step(np.array([1, 0.5, 0]))[4]["projected"] == 0
-    assert np.array_equal(scores.problem._device_uploads[0], [2, 2, 0])
+    assert np.array_equal(scores.problem.device_uploads[0], [2, 2, 0])
     scores.reset(seed=seed)
     scores.step(np.array([1, 0.5, 0]))
     scores.step(np.array([1, 0, 0.5]))
@@ -295,9 +294,9 @@ def test_empty_devices_are_passed_over(seed: int) -> None:
     told = [device.step(2)[4]["projected"] for _ in range(2)]
     assert told == [0, 0]
     assert device.action_masks().tolist() == [True, True, False]
-    snr = device.problem._snr(np.zeros(1, np.int64))[0]
+    snr = device.problem.current_snr(np.zeros(1, np.int64))[0]
     assert device.step(2)[4]["projected"] == 1
-    assert device.problem._uploaded[0, 0] == snr[:2].argmax()
+    assert device.problem.uploaded[0, 0] == snr[:2].argmax()
 
 
 def test_scores_of_an_empty_device_are_projected() -> None:
@@ -307,7 +306,7 @@ def test_scores_of_an_empty_device_are_projected() -> None:
     *_, over, _, info = env.step(np.array([1, 0.5, 0, -1]))
     assert info["projected"] == 1
     assert over
-    assert env.problem._device_uploads[0].tolist() == [1, 1, 1, 1]
+    assert env.problem.device_uploads[0].tolist() == [1, 1, 1, 1]
 
 
 def test_without_refill_no_choice_can_leave_a_block_without_devices() -> None:
@@ -351,7 +350,7 @@ def test_the_longest_episode_without_refill_comes_to_its_end(m: int) -> None:
             *_, over, _, info = env.step(int(rng.choice(np.flatnonzero(env.action_masks()))))
             assert info["projected"] == 0
         assert info["uploads"] == most
-        assert (env.problem._buffer[0] >= 0).sum() == 12 - most
+        assert (env.problem.buffers.rows[0] >= 0).sum() == 12 - most
 
 
 # ------------------------------------------------------------------------------- several uploads
@@ -372,7 +371,7 @@ def test_the_budget_counts_uploads_not_blocks(name: str, m: int) -> None:
     assert uploaded == info["uploads"] == 24
     assert info["samples"] == 28
     assert info["trained"] == 1
-    assert env.problem._device_uploads.sum() == 24
+    assert env.problem.device_uploads.sum() == 24
 
 
 @pytest.mark.parametrize("learner", ["svm", "mlp"])
@@ -441,7 +440,7 @@ def test_embeddings_are_of_the_sample_that_would_be_uploaded() -> None:
             [column(env, observation, "devices", f"embedding_{i}") for i in range(EMBEDDING_SIZE)],
             axis=1,
         )
-        rows = env.problem._buffer[0][np.arange(4), env.problem._preferred()[0]]
+        rows = env.problem.buffers.rows[0][np.arange(4), env.problem.preferred()[0]]
         np.testing.assert_allclose(shown, env.problem.features.train[rows] @ axes(env), atol=1e-4)
         observation = env.step(action)[0]
 
@@ -454,7 +453,7 @@ def test_content_is_of_the_sample_and_signed_by_a_known_label_of_two(
     env = make(name, labels=labels, budget=12)
     observation, _ = env.reset(seed=1)
     problem = env.problem
-    rows = problem._buffer[0]
+    rows = problem.buffers.rows[0]
     wanted = problem.features.train[rows] @ axes(env)
     if name == SAMPLE and labels == "device":
         wanted *= np.where(problem.features.train_labels[rows] == 0, 1, -1)[..., None]
@@ -487,7 +486,7 @@ def test_lanes_in_the_middle_of_a_block_reset_as_sync_vector_env_does(mode: Auto
         actions = rng.integers(4, size=4)
         results = ours.step(actions), theirs.step(actions)
         assert_same(*results)
-        phases.add(tuple(ours.problem._n_chosen))
+        phases.add(tuple(ours.problem.n_chosen))
         done = results[0][2]
         ends += done.sum()
         if mode == AutoresetMode.DISABLED and done.any():
@@ -506,7 +505,7 @@ def test_states_in_the_middle_of_a_block_move(steps: int) -> None:
     actions = [int(a) for a in np.random.default_rng(steps).integers(4, size=12)]
     for action in actions[:steps]:
         env.step(action)
-    assert env.problem._n_chosen[0] == steps % 3
+    assert env.problem.n_chosen[0] == steps % 3
     state, twin = copy.deepcopy(env.get_state()), copy.deepcopy(env)
     expected = [env.step(action) for action in actions[steps:]]
     other.set_state(state)
@@ -528,9 +527,9 @@ def test_received_samples_have_the_stated_noise(snr_db: float) -> None:
     for _ in range(300):
         action = next(actions)
         snr = 10 ** (column(env, observation, "devices", "snr_db")[action // 3] / 10)
-        row = env.problem._buffer[0].ravel()[action]
+        row = env.problem.buffers.rows[0].ravel()[action]
         observation = env.step(action)[0]
-        received = env.problem._received[0]
+        received = env.problem.received[0]
         noises.append((received - features[row]) * np.sqrt(snr))
     noise = np.array(noises)
     n = noise.size
@@ -626,24 +625,25 @@ def test_what_is_observed_knows_nothing_of_validation_samples(
     validated = set()
     for seed in range(20):
         env.reset(seed=seed)
-        validated |= set(problem._validation[0].tolist())
-    kept = np.flatnonzero(problem._pooled)
+        validated |= set(problem.validation[0].tolist())
+    kept = np.flatnonzero(problem.pooled)
     assert not validated & set(kept.tolist())
     # Other validation samples, other rewards; the subspace of the components stays.
     features = problem.features
     train = features.train.copy()
-    train[~problem._pooled] = np.random.default_rng(0).normal(size=train[~problem._pooled].shape)
+    train[~problem.pooled] = np.random.default_rng(0).normal(size=train[~problem.pooled].shape)
     monkeypatch.setattr(
-        data_scheduling, "load_features", lambda *_: dataclasses.replace(features, train=train)
+        "edge_gym.envs.data_scheduling.embeddings.load_features",
+        lambda *_: dataclasses.replace(features, train=train),
     )
-    data_scheduling._embeddings.cache_clear()
+    sample_embeddings.cache_clear()
     try:
-        other = make(name).problem._embeddings
+        other = make(name).problem.embeddings
     finally:
-        data_scheduling._embeddings.cache_clear()
-    np.testing.assert_array_equal(other.axes, problem._embeddings.axes)
-    np.testing.assert_array_equal(other.variances, problem._embeddings.variances)
-    ours, theirs = (e.shown[kept].astype(np.float64) for e in (problem._embeddings, other))
+        sample_embeddings.cache_clear()
+    np.testing.assert_array_equal(other.axes, problem.embeddings.axes)
+    np.testing.assert_array_equal(other.variances, problem.embeddings.variances)
+    ours, theirs = (e.shown[kept].astype(np.float64) for e in (problem.embeddings, other))
     np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-4)
 
 
@@ -664,14 +664,14 @@ def test_novelty_is_the_direct_formula(name: str, fields: dict[str, Any]) -> Non
             left = covariance - wiener @ covariance
             estimate = wiener @ z_hat
             a += np.outer(estimate, estimate) / (1 + np.trace(np.linalg.inv(a) @ left))
-        z = env.problem.features.train[env.problem._buffer[0]] @ components
+        z = env.problem.features.train[env.problem.buffers.rows[0]] @ components
         wanted = np.einsum("kne,ef,knf->kn", z, np.linalg.inv(a), z)
         novelty = column(env, observation, "samples", "novelty")
         np.testing.assert_allclose(novelty, wanted, rtol=1e-4)
-        snr = env.problem._snr(np.zeros(1, np.int64))[0]
+        snr = env.problem.current_snr(np.zeros(1, np.int64))[0]
         observation = env.step(next(actions))[0]
         uploaded = column(env, observation, "devices", "staleness") == 0
-        turns = env.problem._chosen_device[0][: uploaded.sum()]
+        turns = env.problem.chosen_device[0][: uploaded.sum()]
         snrs += snr[turns].tolist()
     assert novelty.max() > 2 * novelty.min()
 
@@ -687,14 +687,14 @@ def test_samples_are_judged_by_the_classifier_as_it_is(retrain_every: int) -> No
     while not over:
         w, b = weights(env)
         norm = np.linalg.norm(w)
-        rows = env.problem._buffer[0]
+        rows = env.problem.buffers.rows[0]
         labels = data.train_labels[rows]
         score = data.train[rows] @ w + b
         margin = np.where(labels == 0, score, -score)
         wrong = (score >= 0) != (labels == 0)
         wrongs += wrong.sum()
         _, y = acquired(env)
-        validation = env.problem._validation[0]
+        validation = env.problem.validation[0]
         truth = data.train_labels[validation]
         right = ((data.train[validation] @ w + b) >= 0) == (truth == 0)
         share = np.array([(y == label).mean() for label in (0, 1)])
@@ -738,7 +738,7 @@ def test_many_classes_are_judged_as_the_learner_does(name: str, fields: dict[str
     assert ("weight_norm" in env.tables["system"]) == (name == MULTICLASS)
     actions = random_actions(env.action_space)
     for _ in range(7):
-        rows = problem._buffer[:1].reshape(1, -1)
+        rows = problem.buffers.rows[:1].reshape(1, -1)
         labels = problem.features.train_labels[rows]
         samples = problem.features.train[rows]
         assessment = learner.assess(np.zeros(1, np.int64), samples, labels)
@@ -758,7 +758,7 @@ def test_many_classes_are_judged_as_the_learner_does(name: str, fields: dict[str
         ):
             ours = column(env, observation, "samples", column_name)
             np.testing.assert_allclose(ours.reshape(1, -1), wanted, atol=1e-4)
-        share = problem._counts[0] / problem._counts[0].sum()
+        share = problem.counts[0] / problem.counts[0].sum()
         ours = column(env, observation, "samples", "label_share")
         np.testing.assert_allclose(ours, 10 * share[labels].reshape(5, 3), rtol=1e-5)
         observation = env.step(next(actions))[0]
@@ -861,7 +861,7 @@ def test_shards_give_devices_few_classes() -> None:
     def classes(partition: str) -> NDArray[np.int64]:
         env = make(MULTICLASS, partition=partition, **fields)
         env.reset(seed=0)
-        labels = env.problem.features.train_labels[env.problem._buffer[0]]
+        labels = env.problem.features.train_labels[env.problem.buffers.rows[0]]
         return np.array([len(set(row)) for row in labels])
 
     # Two shards of a twentieth of ten classes: each holds one class, or two at a border.
@@ -952,12 +952,12 @@ def test_the_picture_tells_what_was_uploaded() -> None:
     scene = env.problem.scene(0)
     assert scene.title == "0 of 24 samples uploaded"
     assert [panel.caption for panel in scene.panels[0][:2]] == ["nothing yet"] * 2
-    seen = env.problem._snr(np.zeros(1, np.int64))[0]
+    seen = env.problem.current_snr(np.zeros(1, np.int64))[0]
     channels = scene.panels[0][2]
     assert channels.title == "Channels of block 1, the next"
     np.testing.assert_allclose(channels.series["others"], 10 * np.log10(seen))
     assert not channels.targets
-    row = env.problem._buffer[0, 3, 1]
+    row = env.problem.buffers.rows[0, 3, 1]
     *_, info = env.step(3 * 3 + 1)
     scene = env.problem.scene(0)
     assert scene.title == "1 of 24 samples uploaded"
@@ -974,7 +974,7 @@ def test_the_picture_tells_what_was_uploaded() -> None:
     assert np.isfinite(then).tolist() == [k == 3 for k in range(5)]
     assert then[3] == pytest.approx(info["uploaded_snr_db"])
     assert np.isfinite(channels.series["uploaded last"]).tolist() == [k == 3 for k in range(5)]
-    seen = env.problem._snr(np.zeros(1, np.int64))[0]
+    seen = env.problem.current_snr(np.zeros(1, np.int64))[0]
     bars = np.where(np.arange(5) == 3, channels.series["uploaded last"], channels.series["others"])
     np.testing.assert_allclose(bars, 10 * np.log10(seen))
     # What was acted on is the first series, which is dark blue in all problems.

@@ -1,0 +1,190 @@
+"""What the server observes of devices, of the samples that they hold, and of the classifier."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_gym.core.observation import Column, ObservationTable
+from edge_gym.envs.centralized import SNR_DB_BOUNDS, SYMBOL_SNR_DB_BOUNDS
+from edge_gym.envs.data_scheduling.config import DataSchedulingConfig
+from edge_gym.envs.data_scheduling.embeddings import EMBEDDING_SIZE
+from edge_gym.learning.base import learner_type
+from edge_gym.physics import wireless
+
+if TYPE_CHECKING:
+    from edge_gym.envs.data_scheduling.dynamics import DataScheduling
+
+
+def observation_tables(config: DataSchedulingConfig) -> dict[str, ObservationTable]:
+    """Return the columns of each part of the observation under ``config``."""
+    low_db, high_db = SNR_DB_BOUNDS
+    learner = learner_type(config.learner)
+    knows_labels = config.labels == "device"
+    blocks, budget = config.blocks, config.budget
+    devices = [
+        Column(
+            "snr_db",
+            "dB",
+            low_db,
+            high_db,
+            "SNR γ of its channel in this block: E‖x‖² over the noise of one dimension",
+            12,
+            6,
+        ),
+        Column("mean_snr_db", "dB", low_db, high_db, "its mean over fading", 15, 10),
+        Column(
+            "staleness",
+            "block",
+            0,
+            1e6,
+            "blocks since its last upload, or since the start",
+            blocks / 10,
+            blocks / 10,
+        ),
+        Column("uploads", "sample", 0, 1e6, "samples that it has uploaded", blocks / 10, 5),
+    ]
+    if config.in_turns:
+        devices.append(Column("chosen", "1", 0, 1, "1 if it was chosen in this block"))
+    if config.uploads_per_block > 1:
+        devices += [
+            Column(
+                f"embedding_{i}",
+                "1",
+                -30,
+                30,
+                f"principal component {i} of the sample that it would upload",
+                0,
+                0.3,
+            )
+            for i in range(EMBEDDING_SIZE)
+        ]
+    devices.append(
+        Column(
+            "symbol_snr_db",
+            "dB",
+            *SYMBOL_SNR_DB_BOUNDS,
+            "SNR of one symbol in this block, 10·log₁₀ d below that of the sample",
+            -10,
+            6,
+        )
+    )
+    samples = [Column("present", "1", 0, 1, "1 if there is a sample, all else is 0 without")]
+    if learner.uncertainty == "distance":
+        samples.append(
+            Column("distance", "1", 0, 20, "distance to the nearest decision boundary", 0.3, 0.3)
+        )
+    else:
+        samples.append(
+            Column("entropy", "nat", 0, 10, "entropy of the predicted classes", 0.7, 0.7)
+        )
+    if knows_labels:
+        samples.append(Column("margin", "1", -30, 30, "signed margin c·s against the label", 1, 1))
+        if learner.loss == "hinge_loss":
+            samples.append(Column("hinge_loss", "1", 0, 31, "hinge loss max(0, 1 - c·s)", 0.4, 0.5))
+        else:
+            samples.append(
+                Column("cross_entropy", "nat", 0, 31, "loss -ln p of the label", 0.7, 0.7)
+            )
+        samples += [
+            Column("zero_one_loss", "1", 0, 1, "1 if it is classified wrongly", 0.15, 0.35),
+            Column(
+                "label_share", "1", 0, 100, "share of its label among the acquired, times C", 1, 0.3
+            ),
+            Column("label_recall", "1", 0, 1, "validation accuracy on its class", 0.8, 0.15),
+        ]
+    samples.append(
+        Column(
+            "novelty",
+            "1",
+            0,
+            1e3,
+            "zᵀA⁻¹z of its principal components z, A summing what the channel left of all that the "
+            "server has",
+            0.2,
+            0.2,
+        )
+    )
+    if config.content:
+        times = " times c, +1 for the first class" if config.signed_content else ""
+        samples += [
+            Column(f"content_{i}", "1", -30, 30, f"principal component {i}{times}", 0, 0.3)
+            for i in range(EMBEDDING_SIZE)
+        ]
+    system = [
+        Column("budget_left", "sample", 0, 1e6, "uploads left", budget / 2, budget / 4),
+        Column("samples", "sample", 0, 1e6, "samples acquired", budget / 2, budget / 4),
+        Column("unlearned", "sample", 0, 1e6, "samples acquired since the last training", 0, 10),
+        Column(
+            "class_balance", "1", 0, 1, "entropy of the acquired labels over its maximum", 0.95, 0.1
+        ),
+        Column("accuracy", "1", 0, 1, "validation accuracy", 0.8, 0.1),
+        Column(
+            "accuracy_slope", "1/training", -1, 1, "smoothed gain of accuracy a training", 0, 0.01
+        ),
+    ]
+    if learner.has_weight_norm:
+        system.append(
+            Column(
+                "weight_norm", "1", 0, 1e4, "‖w‖ of the classifier, mean over its machines", 3, 2
+            )
+        )
+    return {
+        "devices": ObservationTable(*devices),
+        "samples": ObservationTable(*samples),
+        "system": ObservationTable(*system),
+    }
+
+
+def observe(problem: DataScheduling) -> dict[str, NDArray[np.float32]]:
+    """Return the observations of all lanes by part."""
+    present = problem.buffers.present
+    rows = np.where(present, problem.buffers.rows, 0)
+    snr_db = wireless.linear_to_db(problem.current_snr(np.arange(problem.n_lanes)))
+    devices: dict[str, NDArray[Any]] = {
+        "snr_db": snr_db,
+        "symbol_snr_db": wireless.symbol_snr_db(snr_db, problem.features.train.shape[1]),
+        "mean_snr_db": wireless.linear_to_db(problem.mean_snr),
+        "staleness": problem.block[:, None] - problem.last_upload,
+        "uploads": problem.device_uploads,
+    }
+    if problem.config.in_turns:
+        devices["chosen"] = problem.is_chosen()
+    if problem.config.uploads_per_block > 1:
+        offered = np.take_along_axis(rows, problem.preferred()[:, :, None], axis=2)[:, :, 0]
+        components = problem.embeddings.shown[offered] * present.any(axis=2)[:, :, None]
+        for i in range(EMBEDDING_SIZE):
+            devices[f"embedding_{i}"] = components[:, :, i]
+    samples: dict[str, NDArray[Any]] = {
+        "present": present,
+        problem.learner.uncertainty: problem.uncertainty,
+        "novelty": problem.novelty,
+    }
+    if problem.config.labels == "device":
+        lanes = np.arange(problem.n_lanes)[:, None, None]
+        labels = problem.features.train_labels[rows]
+        samples["margin"] = problem.margin
+        samples[problem.learner.loss] = problem.losses()
+        samples["zero_one_loss"] = problem.wrong
+        share = problem.label_share()[lanes, labels] * problem.n_classes
+        samples["label_share"] = share * present
+        samples["label_recall"] = problem.tracker.recall[lanes, labels] * present
+    if problem.config.content:
+        content = problem.embeddings.shown[rows] * present[..., None]
+        if problem.config.signed_content:
+            content *= (1 - 2 * problem.features.train_labels[rows])[..., None]
+        samples |= {f"content_{i}": content[..., i] for i in range(EMBEDDING_SIZE)}
+    system = {
+        "budget_left": problem.config.budget - problem.device_uploads.sum(axis=1),
+        "samples": problem.acquired(),
+        "unlearned": problem.unlearned,
+        "class_balance": problem.class_balance(),
+        "accuracy": problem.tracker.accuracy,
+        "accuracy_slope": problem.tracker.accuracy_slope,
+    }
+    if problem.learner.has_weight_norm:
+        system["weight_norm"] = problem.learner.weight_norm()
+    parts = {"devices": devices, "samples": samples, "system": system}
+    return {part: problem.tables[part].fill(values) for part, values in parts.items()}
