@@ -154,7 +154,8 @@ def observe(problem: DataScheduling) -> dict[str, NDArray[np.float32]]:
         devices["chosen"] = problem.is_chosen()
     if problem.config.uploads_per_block > 1:
         offered = np.take_along_axis(rows, problem.preferred()[:, :, None], axis=2)[:, :, 0]
-        components = problem.embeddings.shown[offered] * present.any(axis=2)[:, :, None]
+        holds = present.any(axis=2, keepdims=True)
+        components = problem.embeddings.shown[offered] * holds
         for i in range(EMBEDDING_SIZE):
             devices[f"embedding_{i}"] = components[:, :, i]
     samples: dict[str, NDArray[Any]] = {
