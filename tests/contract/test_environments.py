@@ -117,7 +117,7 @@ def test_tracking_the_test_accuracy_changes_nothing_else(plain_name: str) -> Non
 
 
 def test_golden_rollout(name: str) -> None:
-    """Floats to 1e-4, accuracies to 2 samples: CPUs differ in the last bit."""
+    """Floats to 5e-4, accuracies to 2 samples: CPUs differ in the last bit, which training enlarges."""
     wanted = json.loads((golden.FOLDER / f"{name}.json").read_text())
     found = golden.record(name)
     env = make(name)
@@ -129,7 +129,7 @@ def test_golden_rollout(name: str) -> None:
         if loose == samples and "accuracy" not in key and "curve" not in key:
             loose = min(1e-4, 1e-3 * spread)
         message = f"{key}: if this changed on purpose, run python tests/golden.py"
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=loose), message
+        assert ours == pytest.approx(theirs, rel=5e-4, abs=loose), message
 
     assert found["observations"].keys() == wanted["observations"].keys()
     for step, observation in wanted["observations"].items():
