@@ -83,7 +83,9 @@ def set_problem_state(problem: Problem, state: Mapping[str, Any], own: Mapping[s
 def growing_arrays(problem: Problem) -> frozenset[str]:
     """Return the names of arrays whose axes other than the first may differ between states."""
     declared = declared_arrays(type(problem)).items()
-    return problem.growing | {name for name, array in declared if array.growing}
+    own = {name for name, array in declared if array.growing}
+    parts = (getattr(getattr(problem, part), "growing", ()) for part in problem.state_parts)
+    return problem.growing.union(own, *parts)
 
 
 def masks_of(problem: Problem) -> BoolArray:

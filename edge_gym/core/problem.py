@@ -84,7 +84,7 @@ class Problem(ABC):
         growing: Names of the arrays of a state, the learner's included, that hold as many samples
             as there were so far, and so differ between states in axes other than the first.
         state_parts: Names of attributes that hold state of their own, as learners do: with
-            ``get_state(lanes)`` and ``set_state(lanes, state)``.
+            ``get_state(lanes)`` and ``set_state(lanes, state)``, and, if need be, ``growing``.
         actions_per: ``"device"`` or ``"sample"`` where the action space has one action or one
             component (or row of components) for each, in the observation's order, so that a policy
             that scores each of them acts for any number; ``"combination"`` where each device has

@@ -117,7 +117,7 @@ def test_tracking_the_test_accuracy_changes_nothing_else(plain_name: str) -> Non
 
 
 def test_golden_rollout(name: str) -> None:
-    """Floats to 5e-4, accuracies to 2 samples: CPUs differ in the last bit, which training enlarges."""
+    """Floats to 5e-4, accuracies to 2 samples: CPUs differ in the last bit, and training more."""
     wanted = json.loads((golden.FOLDER / f"{name}.json").read_text())
     found = golden.record(name)
     env = make(name)

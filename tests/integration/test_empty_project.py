@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import rollouts
 from paths import ROOT
+from wheels import build_wheel, done
 
 SCRIPTS = ROOT / "tests" / "elsewhere"
 # The longest first, for two run at a time.
@@ -29,20 +29,6 @@ NAMES = (
 PACKAGES = ("torchrl", "stable-baselines3", "sb3-contrib", "moviepy")
 
 
-def build_wheel(folder: Path) -> Path:
-    """Build it of a copy, in which nothing is left of earlier builds."""
-    source = folder / "source"
-    unneeded = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for part in ("edge_gym", "baselines", "agents"):
-        shutil.copytree(ROOT / part, source / part, ignore=unneeded)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    options = ["--wheel", "--no-isolation", "--outdir", str(folder)]
-    done("-m", "build", *options, str(source), cwd=folder)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
-
-
 def write_constraints(path: Path) -> None:
     """Write our pins, but those that RLlib and TorchRL have of their own."""
     theirs = (SCRIPTS / "constraints.txt").read_text().split()
@@ -50,32 +36,6 @@ def write_constraints(path: Path) -> None:
     ours = (ROOT / "constraints.txt").read_text().split()
     kept = [line for line in ours if line.partition("==")[0] not in replaced]
     path.write_text("\n".join([*kept, *theirs, ""]))
-
-
-def done(
-    *arguments: str,
-    cwd: Path,
-    python: str = sys.executable,
-    env: dict[str, str] | None = None,
-    most_s: float = 900,
-) -> str:
-    """Run Python and return what it printed; fail with that if it fails or takes too long."""
-    with subprocess.Popen(
-        [python, *arguments],
-        cwd=cwd,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            printed, _ = process.communicate(timeout=most_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            printed, _ = process.communicate()
-            printed += f"\nended after {most_s:g} s"
-    assert process.returncode == 0, f"{' '.join(arguments)}\n{printed[-10_000:]}"
-    return printed
 
 
 @pytest.fixture

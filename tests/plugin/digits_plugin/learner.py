@@ -10,6 +10,8 @@ from edge_gym.learning.base import Assessment, Learner, score_of
 class LogisticRegression(Learner):
     """Full-batch gradient descent on the cross-entropy; each lane goes on from its weights."""
 
+    growing = frozenset({"samples", "labels"})
+
     def __init__(self, n_lanes, image_shape, n_classes, *, train_steps=10):
         self.n_lanes, self.n_features = n_lanes, int(np.prod(image_shape))
         self.n_classes, self.steps = n_classes, train_steps

@@ -48,7 +48,6 @@ class PowerControl(Problem):
     """Each step uploads one sample at one of four powers; the server trains on what arrives."""
 
     config_type = PowerControlConfig
-    documented_tables = {"": TABLE}
     state_parts = ("learner",)
 
     _rows = LaneArray(np.int64, lambda problem: (problem.config.uploads,))
@@ -75,7 +74,10 @@ class PowerControl(Problem):
         for lane in lanes:
             rng = self.generators[lane]
             split = draw_split(rng, features.train_labels, features.test_labels, 300, None)
-            self._validation[lane], self._rows[lane] = split.validation, split.pool[: config.uploads]
+            self._validation[lane], self._rows[lane] = (
+                split.validation,
+                split.pool[: config.uploads],
+            )
             self._gain[lane] = make_channel(config.channel).gains(rng, config.uploads + 1, ())
         self.learner.reset(lanes, [self.generators[lane] for lane in lanes])
         return {"accuracy": self._score(lanes)}

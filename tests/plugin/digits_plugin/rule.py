@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from digits_plugin.problem import LEVELS
 
+from digits_plugin.problem import LEVELS
 from edge_gym.baselines import Baseline
 
 
