@@ -22,10 +22,16 @@ from edge_gym.version import __version__
 
 if TYPE_CHECKING:
     from edge_gym.agents import LaneVecEnv, load_agent, save_agent, train
-    from edge_gym.baselines import make_baseline
+    from edge_gym.agents.algorithms import register_algorithm
+    from edge_gym.agents.decoders import register_decoder
+    from edge_gym.baselines import make_baseline, register_baseline
+    from edge_gym.data import register_dataset
     from edge_gym.evaluation.comparison import compare
     from edge_gym.evaluation.policies import make_policy
     from edge_gym.evaluation.rollouts import make_lanes, run_episodes
+    from edge_gym.learning import register_learner
+    from edge_gym.learning.networks.architecture import register_network
+    from edge_gym.physics.channel import register_channel
     from edge_gym.reports.describe import describe
     from edge_gym.wrappers import ScaleObservation, ScaleVectorObservation
 
@@ -39,6 +45,13 @@ _HOMES = {
     "make_baseline": "baselines",
     "make_lanes": "evaluation.rollouts",
     "make_policy": "evaluation.policies",
+    "register_algorithm": "agents.algorithms",
+    "register_baseline": "baselines",
+    "register_channel": "physics.channel",
+    "register_dataset": "data",
+    "register_decoder": "agents.decoders",
+    "register_learner": "learning",
+    "register_network": "learning.networks.architecture",
     "run_episodes": "evaluation.rollouts",
     "save_agent": "agents",
     "train": "agents",
@@ -58,7 +71,14 @@ __all__ = [
     "make_baseline",
     "make_lanes",
     "make_policy",
+    "register_algorithm",
+    "register_baseline",
+    "register_channel",
+    "register_dataset",
+    "register_decoder",
     "register_environment",
+    "register_learner",
+    "register_network",
     "run_episodes",
     "save_agent",
     "train",
