@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import pytest
 
 from edge_gym.core.registration import list_environments
+from edge_gym.testing.results import (  # noqa: F401  # tests take them from here
+    assert_same,
+    lane_of,
+    parts_of,
+    random_actions,
+)
 
 # Few and short buffers keep the golden files small.
 FEW_DEVICES = {"n_devices": 3, "buffer_size": 2, "budget": 40, "validation_size": 100}
@@ -156,56 +161,6 @@ def lasting(name: str, steps: int) -> dict[str, Any]:
 def brief(name: str) -> dict[str, Any]:
     """Return the fields of a small environment whose episodes take four steps."""
     return {**SMALL[name], **lasting(name, 4), "test_size": 100}
-
-
-def random_actions(space: gym.Space[Any], seed: int = 0) -> Iterator[Any]:
-    """Yield random actions that do not depend on Gymnasium's way of sampling."""
-    rng = np.random.default_rng(seed)
-    while True:
-        if isinstance(space, gym.spaces.Discrete):
-            yield int(rng.integers(space.n))
-        elif isinstance(space, gym.spaces.MultiDiscrete):
-            yield rng.integers(space.nvec)
-        else:
-            assert isinstance(space, gym.spaces.Box)
-            yield rng.uniform(space.low, space.high).astype(space.dtype)
-
-
-def parts_of(observation: Any) -> dict[str, Any]:
-    """Return an observation's parts, named as ``tables`` names them."""
-    return observation if isinstance(observation, dict) else {"": observation}
-
-
-def lane_of(observations: Any, lane: int) -> Any:
-    """Return one lane's observation out of those of all."""
-    if isinstance(observations, dict):
-        return {part: values[lane] for part, values in observations.items()}
-    return observations[lane]
-
-
-def assert_same(ours: Any, theirs: Any, tolerance: float = 0.0) -> None:
-    """Compare results, nested dictionaries of arrays included: structure, types and values."""
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            assert_same(ours[key], theirs[key], tolerance)
-    elif isinstance(ours, (tuple, list)):
-        assert len(ours) == len(theirs)
-        for a, b in zip(ours, theirs, strict=True):
-            assert_same(a, b, tolerance)
-    elif isinstance(ours, np.ndarray) and ours.dtype == object:
-        assert theirs.dtype == object
-        assert_same(list(ours), list(theirs), tolerance)
-    elif isinstance(ours, np.ndarray):
-        assert ours.dtype == theirs.dtype
-        assert ours.shape == theirs.shape
-        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
-    elif isinstance(ours, float):
-        assert type(ours) is type(theirs)
-        assert ours == pytest.approx(theirs, rel=tolerance, abs=tolerance)
-    else:
-        assert type(ours) is type(theirs)
-        assert ours == theirs
 
 
 def episode(name: str, seed: int = 0) -> list[tuple[Any, ...]]:

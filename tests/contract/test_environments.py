@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import pickle
 import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -20,10 +18,9 @@ import pytest
 import rollouts
 import torch
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from paths import ROOT
-from rollouts import assert_same, lane_of, make, make_vec, parts_of, random_actions
+from rollouts import assert_same, make, make_vec, parts_of, random_actions
 from stable_baselines3.common import env_checker
 
 from edge_gym.core.actions import validate_actions
@@ -34,6 +31,7 @@ from edge_gym.envs.offloading.config import OffloadingConfig
 from edge_gym.envs.retransmission.config import RetransmissionConfig
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
+from edge_gym.testing import problems
 
 PLAIN = "Retransmission-v0"
 SCHEDULING = "DataScheduling-v0"
@@ -48,43 +46,28 @@ SHAPE_ADVICE = (
 )
 
 
-def same(first: Any, second: Any) -> bool:
-    """Return whether two observations are equal in all parts."""
-    return all(
-        np.array_equal(values, parts_of(second)[part]) for part, values in parts_of(first).items()
-    )
-
-
-def info_of(infos: dict[str, Any], lane: int) -> dict[str, Any]:
-    """Return one lane's info from a vector environment's."""
-    return {
-        key: value[lane].item()
-        for key, value in infos.items()
-        if not key.startswith("_") and infos[f"_{key}"][lane]
-    }
-
-
 # --------------------------------------------------------------------------- the public contract
 
 
 def test_gymnasium_and_stable_baselines3_find_no_fault(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(make(name), skip_render_check=True)
+        problems.check_interface(lambda: make(name))
         for shape_advice in SHAPE_ADVICE:
             warnings.filterwarnings("ignore", shape_advice)
         env_checker.check_env(make(name), skip_render_check=True)
 
 
 def test_observations_and_infos_keep_their_promises(name: str) -> None:
-    env = make(name)
-    (observation, info), *steps = rollouts.episode(name, seed=3)
-    for observed, told in [(observation, info), *((step[0], step[4]) for step in steps)]:
-        assert all(part.dtype == np.float32 for part in parts_of(observed).values())
-        assert env.observation_space.contains(observed)
-        assert all(type(value) is float and np.isfinite(value) for value in told.values())
-    assert all(type(step[1]) is float for step in steps)
-    assert all(type(step[2]) is bool and type(step[3]) is bool for step in steps)
+    problems.check_observations(lambda: make(name))
+    problems.check_masks(lambda: make(name))
+    for told in infos_of(name):
+        assert all(type(value) is float for value in told.values())
+
+
+def infos_of(name: str) -> list[dict[str, Any]]:
+    (_, info), *steps = rollouts.episode(name, seed=3)
+    return [info, *(step[4] for step in steps)]
 
 
 def test_rewards_telescope_to_the_gain_in_validation_accuracy_or_loss(name: str) -> None:
@@ -160,7 +143,9 @@ def test_ids_are_found_with_and_without_namespace(name: str) -> None:
 
 
 def test_unknown_id_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown environment 'Nothing-v0'; nearest are"):
+    with pytest.raises(
+        ValueError, match=r"unknown environment 'Nothing-v0'; edge-gym list shows all"
+    ):
         find_environment("Nothing-v0")
 
 
@@ -214,13 +199,7 @@ def test_two_processes_give_identical_rollouts() -> None:
 
 
 def test_seeds_differ_and_none_goes_on(name: str) -> None:
-    env = make(name)
-    first, _ = env.reset(seed=1)
-    second, _ = env.reset()
-    assert not same(first, second)
-    assert not same(first, env.reset(seed=2)[0])
-    assert_same(env.reset(seed=1)[0], first)
-    assert_same(env.reset()[0], second)
+    problems.check_seeds(lambda: make(name))
 
 
 def many_lanes(name: str) -> int:
@@ -234,33 +213,17 @@ def many_lanes(name: str) -> int:
 def test_lanes_equal_scalar_environments_over_two_episodes(
     name: str, few: bool, steps: int
 ) -> None:
-    num_envs = 3 if few else many_lanes(name)
-    lanes = [0, num_envs - 1]
-    seed = 20
     size = {**rollouts.lasting(name, steps), "test_size": 100}
-    vector = make_vec(name, num_envs, **size)
-    scalars = {lane: make(name, **size) for lane in lanes}
-    observations, infos = vector.reset(seed=seed)
-    for lane, env in scalars.items():
-        observation, info = env.reset(seed=seed + lane)
-        assert_same(lane_of(observations, lane), observation)
-        assert_same(info_of(infos, lane), info)
-    streams = [random_actions(vector.single_action_space, i) for i in range(num_envs)]
-    resets, over = 0, False
-    while resets < 2:
-        actions = [next(stream) for stream in streams]
-        observations, rewards, terminated, truncated, infos = vector.step(np.array(actions))
-        for lane, env in scalars.items():
-            if over:
-                ours = (lane_of(observations, lane), float(rewards[lane]), info_of(infos, lane))
-                assert_same(ours, (*env.reset()[:1], 0.0, ours[2]))
-                continue
-            ours = (lane_of(observations, lane), float(rewards[lane]), bool(terminated[lane]))
-            step = env.step(actions[lane])
-            assert_same((*ours, bool(truncated[lane])), step[:4])
-            assert_same(info_of(infos, lane), step[4])
-        resets += over
-        over = bool(terminated[0] or truncated[0])
+    problems.check_lanes(
+        lambda: make(name, **size),
+        lambda lanes: make_vec(name, lanes, **size),
+        3 if few else many_lanes(name),
+        steps + 1,
+    )
+
+
+def test_lanes_do_not_depend_on_their_number(name: str) -> None:
+    problems.check_number_of_lanes(lambda lanes: make_vec(name, lanes), 12)
 
 
 def test_seeds_may_be_a_list() -> None:
@@ -318,56 +281,22 @@ def test_reset_masks_are_checked() -> None:
 # --------------------------------------------------------------------- copies, states, processes
 
 
-def play(env: Any, actions: list[Any]) -> list[Any]:
-    return [env.step(action) for action in actions]
-
-
 def make_short(name: str, num_envs: int | None) -> Any:
     """Make an environment, scalar without ``num_envs``, whose episodes have 20 steps."""
     size = {**rollouts.lasting(name, 20), "test_size": 100}
     return make(name, **size) if num_envs is None else make_vec(name, num_envs, **size)
 
 
-def mid_episode(name: str, num_envs: int | None) -> tuple[Any, list[Any]]:
-    """Return an environment after 13 steps, and actions to its end or into its next episode."""
-    env = make_short(name, num_envs)
-    stream = random_actions(env.action_space if num_envs is None else env.single_action_space, 5)
-    lanes = num_envs or 1
-    actions = [[next(stream) for _ in range(lanes)] for _ in range(35)]
-    chosen = [row[0] if num_envs is None else np.array(row) for row in actions]
-    env.reset(seed=8)
-    play(env, chosen[:13])
-    return env, chosen[13 : 20 if num_envs is None else 35]
-
-
 @pytest.mark.parametrize("num_envs", [None, 3], ids=["scalar", "vector"])
-@pytest.mark.parametrize(
-    "duplicate",
-    [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))],
-    ids=["deepcopy", "pickle"],
-)
-def test_copies_go_on_alike(
-    name: str, duplicate: Callable[[Any], Any], num_envs: int | None
-) -> None:
-    env, actions = mid_episode(name, num_envs)
-    twin = duplicate(env)
-    expected = play(env, actions)
-    assert_same(play(twin, actions), expected)
-    assert_same(twin.reset(), env.reset())
+@pytest.mark.parametrize("how", list(problems.DUPLICATES))
+def test_copies_go_on_alike(name: str, how: str, num_envs: int | None) -> None:
+    duplicate = problems.DUPLICATES[how]
+    problems.check_copies(lambda: make_short(name, num_envs), num_envs, duplicate, 35, how)
 
 
 @pytest.mark.parametrize("num_envs", [None, 3], ids=["scalar", "vector"])
 def test_states_move_to_another_instance(name: str, num_envs: int | None) -> None:
-    env, actions = mid_episode(name, num_envs)
-    state = pickle.loads(pickle.dumps(env.get_state()))
-    expected = play(env, actions)
-    other = make_short(name, num_envs)
-    for _ in range(2):
-        other.set_state(state)
-        assert_same(play(other, actions), expected)
-    assert_same(other.reset(), env.reset())
-    env.set_state(state)
-    assert_same(play(env, actions), expected)
+    problems.check_states(lambda: make_short(name, num_envs), num_envs, 35)
 
 
 def test_states_of_other_settings_are_refused() -> None:
