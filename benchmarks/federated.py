@@ -29,7 +29,8 @@ from edge_gym.learning import federated
 from edge_gym.learning.averaging import average
 from edge_gym.learning.federated import FederatedLearner
 from edge_gym.learning.networks import torch_backend as models
-from edge_gym.learning.networks.architecture import Network, make_network
+from edge_gym.learning.networks.architecture import Network
+from edge_gym.learning.networks.factory import make_network
 
 RATE = 0.05
 

@@ -33,7 +33,8 @@ from edge_gym.envs.tracking import REWARDS, GainTracker
 from edge_gym.learning.base import Score
 from edge_gym.learning.compression import FULL_BITS, MAX_QUANTISED_BITS, Compressor
 from edge_gym.learning.federated import FederatedLearner
-from edge_gym.learning.networks.architecture import NETWORKS, make_network
+from edge_gym.learning.networks.architecture import NETWORKS
+from edge_gym.learning.networks.factory import make_network
 from edge_gym.physics import wireless
 from edge_gym.physics.channel import check_channel, make_channel
 from edge_gym.runtime.checks import (
@@ -80,7 +81,7 @@ class FederatedConfig(Config):
         dataset: Name of the data set.
         classes: The classes to tell apart; None takes all.
         image_size: Side of the images in pixels; None keeps the original.
-        network: Architecture, see ``learning.networks.architecture.make_network``, or one that was
+        network: Architecture, see ``learning.networks.factory.make_network``, or one that was
             registered.
         hidden_sizes: Units of each hidden layer of ``"mlp"``.
         n_devices: Devices, K.

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import nnls
 
-from edge_gym.learning.networks.architecture import Network, make_network
+from edge_gym.learning.networks.architecture import Network
+from edge_gym.learning.networks.factory import make_network
 from edge_gym.physics.compute import gpu_latency
 from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title
 from edge_gym.reproduce.feel import plain_ticks

@@ -27,7 +27,7 @@ from edge_gym.agents import load_agent, shipped_agents
 from edge_gym.baselines import applicable_baselines, make_baseline
 from edge_gym.learning.averaging import average
 from edge_gym.learning.federated import FederatedLearner
-from edge_gym.learning.networks.architecture import make_network
+from edge_gym.learning.networks.factory import make_network
 from edge_gym.runtime.isolation import in_isolation, isolated
 from edge_gym.runtime.threads import for_ranges
 

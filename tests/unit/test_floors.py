@@ -23,6 +23,7 @@ FLOORS = [
     ("wrappers",),
     ("baselines",),
     ("evaluation",),
+    ("agents.decoders",),
     ("integrations.sb3", "integrations.sb3_imports", "integrations.replay"),
     ("agents",),
     ("integrations",),

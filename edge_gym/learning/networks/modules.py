@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
-from edge_gym.learning.networks.architecture import ImageShape, Network, make_network
+from edge_gym.learning.networks.architecture import NETWORKS, ImageShape, Network
 from edge_gym.learning.networks.torch_backend import put
 from edge_gym.runtime.isolation import isolated
 from edge_gym.runtime.messages import shown
@@ -104,7 +104,7 @@ class ModuleNetwork(Network):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by name: a factory need not be picklable."""
-        return make_network, (self.name, self.image_shape, self.n_classes)
+        return _named, (self.name, self.image_shape, self.n_classes)
 
     def draw(self, rng: np.random.Generator) -> Float64Array:
         """Draw an untrained model, seeded by one integer of ``rng``."""
@@ -356,3 +356,8 @@ def _filled(part: Tensor) -> Tensor:
     if missing:
         return torch.cat([part, part.new_zeros(missing, *part.shape[1:])])
     return part.contiguous()
+
+
+def _named(name: str, image_shape: ImageShape, n_classes: int) -> ModuleNetwork:
+    """Return the network of a registered module, as it is unpickled."""
+    return ModuleNetwork(name, NETWORKS.find(name), image_shape, n_classes)

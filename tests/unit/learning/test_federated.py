@@ -17,7 +17,8 @@ from edge_gym.learning.averaging import average
 from edge_gym.learning.federated import FederatedLearner
 from edge_gym.learning.jobs import pad_rows
 from edge_gym.learning.networks import numba_mlp as perceptrons
-from edge_gym.learning.networks.architecture import Network, make_network
+from edge_gym.learning.networks.architecture import Network
+from edge_gym.learning.networks.factory import make_network
 
 SIDE = 14
 FEATURES = load_features("mnist-subset", None, SIDE)
