@@ -14,15 +14,10 @@ from torch import nn
 from torch.nn import functional
 
 from edge_gym.data import load_features
-<<<<<<< HEAD
 from edge_gym.learning.averaging import average
 from edge_gym.learning.federated import FederatedLearner
-from edge_gym.learning.networks.architecture import NETWORKS, make_network, register_network
-=======
-from edge_gym.learning.federated import FederatedLearner, average
 from edge_gym.learning.networks.architecture import NETWORKS, register_network
 from edge_gym.learning.networks.factory import make_network
->>>>>>> 5bf3eac (Networks by name are made in a module of their own: no circle)
 from edge_gym.learning.networks.modules import ModuleNetwork
 
 FEATURES = load_features("mnist-subset", None, 7)
