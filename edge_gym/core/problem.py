@@ -100,7 +100,7 @@ class Problem(ABC):
     config_type: ClassVar[type[Any]]
     documented_tables: ClassVar[Mapping[str, ObservationTable]] = {}
     lane_arrays: ClassVar[tuple[str, ...]] = ()
-    growing: ClassVar[frozenset[str]] = frozenset()
+    growing: frozenset[str] = frozenset()
     state_parts: ClassVar[tuple[str, ...]] = ()
 
     observation_space: spaces.Space[Any]

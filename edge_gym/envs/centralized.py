@@ -165,7 +165,6 @@ class CentralizedLearning(Problem):
     counts = LaneArray(np.int64, lambda problem: (problem.n_classes,))
     unlearned = LaneArray(np.int64)
     state_parts: ClassVar[tuple[str, ...]] = ("learner", "tracker")
-    growing = frozenset({"inputs", "labels", "z", "alpha", "gradient"})
 
     def __init__(self, config: CentralizedConfig, n_lanes: int, n_steps: int) -> None:
         super().__init__(config, n_lanes)
@@ -188,6 +187,7 @@ class CentralizedLearning(Problem):
             batch_size=config.batch_size,
             train_steps=config.train_steps,
         )
+        self.growing = self.learner.growing
         self.test_size = config.test_size or len(self.features.test_labels)
         self.tracker = GainTracker(
             n_lanes,

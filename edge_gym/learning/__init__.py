@@ -5,9 +5,12 @@ from edge_gym.learning.base import (
     Assessment,
     Learner,
     Score,
+    judge_logits,
     learner_type,
     make_learner,
     register_learner,
+    score_logits,
+    score_of,
 )
 
 __all__ = [
@@ -15,7 +18,10 @@ __all__ = [
     "Assessment",
     "Learner",
     "Score",
+    "judge_logits",
     "learner_type",
     "make_learner",
     "register_learner",
+    "score_logits",
+    "score_of",
 ]

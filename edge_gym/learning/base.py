@@ -16,12 +16,16 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax, logsumexp
 
 from edge_gym.registry import Registry
 from edge_gym.runtime.messages import shown
 
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.integer[Any]]
+
+MAX_MARGIN = 30.0
+"""Log-odds are clipped to ± this many nats."""
 
 LOSS_SNR_DB = 20.0
 """SNR at which support vector machines' validation loss imagines samples to arrive."""
@@ -71,6 +75,38 @@ def score_of(
     return Score(accuracy, loss, correct / np.maximum(total, 1))
 
 
+def judge_logits(logits: FloatArray, labels: IntArray) -> Assessment:
+    """Judge samples by the logits of a classifier whose classes have probabilities.
+
+    Args:
+        logits: Of each class, ``(m, q, C)``.
+        labels: Their true labels, ``(m, q)``.
+
+    Returns:
+        The entropy of the predicted classes in nats, the log-odds ln p_y - ln(1 - p_y) of the
+        label clipped to ± ``MAX_MARGIN``, and the likeliest class.
+    """
+    log_p = log_softmax(logits, axis=-1)
+    label = np.asarray(labels)[..., None]
+    others = logits.copy()
+    np.put_along_axis(others, label, -np.inf, axis=-1)
+    margin = np.take_along_axis(logits, label, axis=-1)[..., 0] - logsumexp(others, axis=-1)
+    return Assessment(
+        uncertainty=-(np.exp(log_p) * log_p).sum(axis=-1),
+        margin=margin.clip(-MAX_MARGIN, MAX_MARGIN),
+        predicted=logits.argmax(axis=-1),
+    )
+
+
+def score_logits(logits: FloatArray, labels: IntArray) -> Score:
+    """Score classifiers by the logits of samples, ``(m, v, C)``, and their labels, ``(m, v)``."""
+    label = np.asarray(labels)[..., None]
+    nats = -np.take_along_axis(log_softmax(logits, axis=-1), label, axis=-1)[..., 0]
+    own = label == np.arange(logits.shape[-1])
+    hits = own & (logits.argmax(axis=-1)[..., None] == label)
+    return score_of(hits.sum(axis=1), own.sum(axis=1), np.asarray(nats.mean(axis=1), np.float64))
+
+
 class Learner(ABC):
     """One classifier per lane, trained on the samples that its lane has acquired.
 
@@ -93,6 +129,8 @@ class Learner(ABC):
         max_classes: Most classes that it can tell apart; None for any number.
         needs_images: Whether samples must be images rather than vectors of features.
         has_weight_norm: Whether ``weight_norm`` is there.
+        growing: Names of arrays of a state whose later axes are as long as what was acquired, so
+            that two states may differ in them.
         n_lanes: Number of lanes; of an instance, as all below.
         n_features: Features of a sample, d.
         n_classes: Number of classes, C; labels are 0 .. C - 1.
@@ -103,6 +141,7 @@ class Learner(ABC):
     max_classes: ClassVar[int | None] = None
     needs_images: ClassVar[bool] = False
     has_weight_norm: ClassVar[bool] = False
+    growing: ClassVar[frozenset[str]] = frozenset()
 
     n_lanes: int
     n_features: int
@@ -150,7 +189,8 @@ class Learner(ABC):
             labels: Their true labels, ``(m, q)``.
 
         Returns:
-            Uncertainty, margin and predicted class, ``(m, q)`` each.
+            Uncertainty, margin and predicted class, ``(m, q)`` each; ``judge_logits`` makes them
+            of logits.
         """
 
     def assess_rows(
@@ -182,7 +222,8 @@ class Learner(ABC):
             rows: Which samples each lane is scored on, ``(m, v)``.
 
         Returns:
-            Accuracy and loss ``(m,)`` and recall ``(m, C)``; ``score_of`` makes them of counts.
+            Accuracy and loss ``(m,)`` and recall ``(m, C)``; ``score_logits`` makes them of logits,
+            ``score_of`` of counts.
         """
 
     @abstractmethod
@@ -237,51 +278,57 @@ def register_learner(name: str, learner: LearnerFactory | str) -> None:
     LEARNERS.register(name, learner)
 
 
-def learner_type(name: str) -> type[Learner]:
-    """Return the class of the learner of this name, whose attributes problems and rules read.
+def learner_type(learner: str | LearnerFactory) -> type[Learner]:
+    """Return the class of a learner, whose attributes problems and rules read.
+
+    Args:
+        learner: Its name, or what is registered under it.
 
     Raises:
-        ValueError: If there is no such learner.
+        ValueError: If there is no learner of this name.
         TypeError: If it is neither a ``Learner`` nor a function that says which it returns.
     """
-    factory = LEARNERS.find(name)
+    factory = LEARNERS.find(learner) if isinstance(learner, str) else learner
     found: Any = factory
     if not isinstance(factory, type):
         found = typing.get_type_hints(factory).get("return")
     if not isinstance(found, type) or not issubclass(found, Learner):
         raise TypeError(
-            f"learner {name!r} must be a subclass of edge_gym.learning.Learner, or a function "
-            f"whose return annotation is one, got {shown(factory)}"
+            f"learner {shown(learner)} must be a subclass of edge_gym.learning.Learner, or a "
+            "function whose return annotation is one"
         )
     return found
 
 
-def check_learner_classes(name: str, n_classes: int | None) -> None:
-    """Raise a ValueError if the learner of this name cannot tell so many classes apart.
+def check_learner_classes(learner: str | LearnerFactory, n_classes: int | None) -> None:
+    """Raise a ValueError if a learner cannot tell so many classes apart.
 
     Args:
-        name: The learner's name.
-        n_classes: Number of classes; None if it is not known yet, which raises as any number does
-            that is too large.
+        learner: Its name, or what is registered under it.
+        n_classes: Number of classes; None if it is not known yet, which counts as too many for
+            learners that have a limit.
     """
-    most = learner_type(name).max_classes
+    most = learner_type(learner).max_classes
     if most is not None and (n_classes is None or n_classes > most):
-        others = [other for other in LEARNERS if other.startswith(name) and other != name]
-        advice = f"; use {' or '.join(map(repr, others))} for more" if others else ""
+        advice = [repr(other) for other in LEARNERS if other.startswith(f"{learner}-")]
         raise ValueError(
-            f"learner {name!r} tells {'two' if most == 2 else most} classes apart, got "
-            f"{'all of the data set' if n_classes is None else n_classes}: choose "
-            f"fewer classes{advice}"
+            f"learner {shown(learner)} tells {'two' if most == 2 else most} classes apart, got "
+            f"{'all of the data set' if n_classes is None else n_classes}: choose fewer classes"
+            + (f", or {' or '.join(advice)} for more" if advice else "")
         )
 
 
 def make_learner(
-    name: str, n_lanes: int, image_shape: tuple[int, int, int], n_classes: int, **options: Any
+    learner: str | LearnerFactory,
+    n_lanes: int,
+    image_shape: tuple[int, int, int],
+    n_classes: int,
+    **options: Any,
 ) -> Learner:
     """Make the learner of this name.
 
     Args:
-        name: One of ``LEARNERS``.
+        learner: One of ``LEARNERS``, or what could be registered there.
         n_lanes: Number of lanes.
         image_shape: ``(channels, height, width)`` of a sample; ``(1, 1, d)`` for features.
         n_classes: Number of classes, C.
@@ -291,21 +338,22 @@ def make_learner(
         ValueError: If the name is unknown or an argument is out of range.
         TypeError: If what is registered makes no ``Learner``.
     """
-    kind, factory = learner_type(name), LEARNERS.find(name)
-    check_learner_classes(name, n_classes)
+    kind = learner_type(learner)
+    factory = LEARNERS.find(learner) if isinstance(learner, str) else learner
+    check_learner_classes(learner, n_classes)
     if kind.needs_images and min(image_shape[1:]) == 1:
         raise ValueError(
-            f"learner {name!r} needs images, but samples of this data set are vectors of "
+            f"learner {shown(learner)} needs images, but samples of this data set are vectors of "
             f"{math.prod(image_shape)} features"
         )
     parameters = inspect.signature(factory).parameters.values()
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         taken = {parameter.name for parameter in parameters}
         options = {key: value for key, value in options.items() if key in taken}
-    learner = factory(n_lanes, image_shape, n_classes, **options)
-    if not isinstance(learner, Learner):
-        raise TypeError(f"learner {name!r} made {shown(learner)}, which is no Learner")
-    return learner
+    made = factory(n_lanes, image_shape, n_classes, **options)
+    if not isinstance(made, Learner):
+        raise TypeError(f"learner {shown(learner)} made {shown(made)}, which is no Learner")
+    return made
 
 
 register_learner("svm", "edge_gym.learning.svm.learner:make_svm")

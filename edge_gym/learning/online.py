@@ -34,7 +34,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 from torch.nn import functional
 
@@ -44,6 +43,7 @@ from edge_gym.learning.base import (
     IntArray,
     Learner,
     Score,
+    judge_logits,
     score_of,
 )
 from edge_gym.learning.networks.architecture import draw_parameters, n_parameters_of
@@ -51,9 +51,6 @@ from edge_gym.learning.networks.lanes import LaneCnn, LaneMlp, LaneNetwork
 from edge_gym.runtime.isolation import isolated
 from edge_gym.runtime.messages import shown
 from edge_gym.runtime.threads import for_ranges
-
-MAX_MARGIN = 30.0
-"""Margins are clipped to ± this many nats."""
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 _ROWS_AT_ONCE = 512
@@ -90,6 +87,7 @@ class NetworkLearner(Learner):
     """
 
     uncertainty = "entropy"
+    growing = frozenset({"inputs", "labels"})
 
     def __init__(
         self,
@@ -203,16 +201,7 @@ class NetworkLearner(Learner):
             logits[a:b] = self.network.logits(parameters, inputs).numpy()
 
         self._for_blocks(judge, len(lanes))
-        log_p = log_softmax(logits, axis=-1)
-        label = np.asarray(labels)[..., None]
-        others = logits.copy()
-        np.put_along_axis(others, label, -np.inf, axis=-1)
-        margin = np.take_along_axis(logits, label, axis=-1)[..., 0] - logsumexp(others, axis=-1)
-        return Assessment(
-            uncertainty=-(np.exp(log_p) * log_p).sum(axis=-1),
-            margin=margin.clip(-MAX_MARGIN, MAX_MARGIN),
-            predicted=logits.argmax(axis=-1),
-        )
+        return judge_logits(logits, labels)
 
     def score(
         self, lanes: IntArray, features: FloatArray, labels: IntArray, rows: IntArray

@@ -53,6 +53,7 @@ class SVMLearner(Learner):
     uncertainty = "distance"
     loss = "hinge_loss"
     has_weight_norm = True
+    growing = frozenset({"z", "alpha", "gradient"})
 
     def __init__(
         self,

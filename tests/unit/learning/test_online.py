@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from edge_gym.data import load_features
-from edge_gym.learning.online import MAX_MARGIN, NetworkLearner
+from edge_gym.learning.base import MAX_MARGIN
+from edge_gym.learning.online import NetworkLearner
 from edge_gym.physics.wireless import db_to_linear
 
 ARCHITECTURES = ["mlp", "cnn"]
