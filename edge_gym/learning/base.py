@@ -112,7 +112,7 @@ class Learner(ABC):
 
     Lanes are independent: what one lane learns depends on its own samples and its own generator
     alone, never on how many lanes there are. ``lanes`` is always an array of distinct lane
-    indices of shape ``(m,)``; every other argument has the same leading axis.
+    indices of shape ``(m,)``, m = 0 included; every other argument has the same leading axis.
 
     Samples are vectors of d float32 numbers: features that are centred and scaled so that
     E‖x‖² = 1 over the training set, with noise of the channel on top where they were received.

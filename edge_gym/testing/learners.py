@@ -144,7 +144,15 @@ class _Check:
             learner.append(lanes, self.x[[0, 0]], self.labels[[0, 0]])
         learner.fit(lanes, rngs)
         self.valid(learner, lanes, "with samples of one class")
-        self.valid(self.trained(3, [2, 0], [0, 1]), lanes, "after training")
+        trained = self.trained(3, [2, 0], [0, 1])
+        self.valid(trained, lanes, "after training")
+        # Of no lane at all nothing is wanted.
+        none = lanes[:0]
+        trained.append(none, self.x[:0], self.labels[:0])
+        trained.fit(none, [])
+        trained.set_state(none, trained.get_state(none))
+        trained.reset(none, [])
+        self.valid(trained, lanes, "after calls for no lane")
 
     def valid(self, learner: Learner, lanes: IntArray, when: str) -> None:
         m, q = len(lanes), 7
