@@ -14,7 +14,7 @@ from rollouts import NAMES, SMALL, lane_of
 from scipy.stats import norm
 
 from edge_gym.baselines import applicable_baselines, find_baseline, make_baseline
-from edge_gym.baselines.data_scheduling import Seen
+from edge_gym.baselines.data_scheduling.rule import Seen
 from edge_gym.envs.data_scheduling.actions import action_codec
 from edge_gym.envs.data_scheduling.config import DataSchedulingConfig
 from edge_gym.envs.data_scheduling.embeddings import EMBEDDING_SIZE
@@ -221,7 +221,7 @@ def test_expected_uncertainty_by_monte_carlo() -> None:
     env = Made(labels="server")
     distance = abs(x @ w + 0.3) / np.linalg.norm(w)
     seen = observe(env, distance=distance, snr_db=10 * math.log10(snr))
-    index = make_baseline("importance-aware", env).index(Seen(env.config, env.tables, seen))  # type: ignore[attr-defined]
+    index = make_baseline("importance-aware", env).index(Seen(env.tables, seen))  # type: ignore[attr-defined]
     assert index[0, 0] == pytest.approx(expected, rel=0.01)
 
 
@@ -242,7 +242,7 @@ def test_support_vector_probability_by_monte_carlo(snr: float, label: int) -> No
         snr_db=10 * math.log10(snr),
     )
     rule = make_baseline("support-vector-probability", env)
-    index = rule.index(Seen(env.config, env.tables, seen))  # type: ignore[attr-defined]
+    index = rule.index(Seen(env.tables, seen))  # type: ignore[attr-defined]
     assert norm.cdf(index[0, 0]) == pytest.approx(share, abs=0.005)
     assert 0.51 < share < 0.9
 
