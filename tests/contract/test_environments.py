@@ -569,6 +569,7 @@ BAD_CENTRALIZED: dict[str, tuple[Any, ...]] = {
     "learner": ("forest", None, "svm-ova"),
     "budget": (*NOT_COUNTS, 10**6 + 1),
     "mean_snr_db": (-30.1, 60.1, np.nan, np.inf, None, "10"),
+    "channel": ("", "rice", "rician:k=-1", "rician:k", None, 3, ["rayleigh"]),
     "initial_samples": (*NOT_COUNTS, 1),
     "retrain_every": (*NOT_COUNTS, 10**6 + 1),
     "n_devices": NOT_COUNTS,
