@@ -1,9 +1,9 @@
-"""Rules of batch and slot allocation: FEEL's optimum, its benchmarks, and rules of ours.
+"""Rules of batch and slot allocation: the optimum of Ren et al. 2021, its benchmarks, and others.
 
 Every rule says which batches and slots it wants; where only the global batchsize can be chosen, it
 takes the one of the choices whose ratio to what it wants is nearest to 1.
 
-Source: FEEL §IV to §VI.
+Source: Ren et al. 2021 §IV to §VI.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
+from edge_gym.core.actions import ActionCodec
 from edge_gym.core.observation import Observation
 from edge_gym.envs.batch_slot.actions import (
     AllocationShares,
+    BatchSlotCodec,
     DirectCodec,
     action_codec,
 )
@@ -34,55 +36,54 @@ from edge_gym.solvers.batch_slot import (
     optimal_allocation,
     optimal_slots,
 )
+from edge_gym.typing import Float64Array
 
-Float64Array = NDArray[np.float64]
-
+_COSTS = ("speed", "upload_s", "download_s", "update_s", "max_batch")
 _SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 
 
-def observed_costs(seen: Observation, config: BatchSlotConfig) -> RoundCosts:
+def observed_costs(observed: Observation, config: BatchSlotConfig) -> RoundCosts:
     """Return what rounds cost, for every device, ``(..., K)``."""
-    columns = ("speed", "upload_s", "download_s", "update_s", "max_batch")
-    return round_costs(config, **{name: seen.device(name) for name in columns})
+    return round_costs(config, **{name: observed.device(name) for name in _COSTS})
 
 
 class _Rule(Baseline):
     """A rule for batches and slots."""
 
+    needs_codec: ClassVar[type[ActionCodec[Any]] | None] = BatchSlotCodec
+    needs_fields = ("update", "device", "max_batch", "gpu_base_latency_s", "gpu_threshold")
+    needs: ClassVar[Mapping[str, Sequence[str]]] = {"devices": _COSTS}
     updates: ClassVar[tuple[str, ...]] = ("gradient",)
     config: BatchSlotConfig
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
-        """Batch and slot allocation where devices compute what the rule is made for."""
-        return isinstance(config, BatchSlotConfig) and config.update in cls.updates
+        """Where devices compute what the rule is made for."""
+        return config.update in cls.updates
 
     @abstractmethod
-    def allocation(self, seen: Observation, costs: RoundCosts) -> Allocation:
+    def allocation(self, observed: Observation, costs: RoundCosts) -> Allocation:
         """Return batches, whole ones, and slots, ``(..., K)`` each."""
 
-    def total(self, seen: Observation, costs: RoundCosts) -> Float64Array:
+    def total(self, observed: Observation, costs: RoundCosts) -> Float64Array:
         """Return the global batchsize, ``(...)``."""
-        return self.allocation(seen, costs).global_batch
+        return self.allocation(observed, costs).global_batch
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Return the direct action, or the choice nearest to the global batchsize."""
-        seen = Observation(self.tables, observations)
-        costs = observed_costs(seen, self.config)
+        observed = Observation(self.tables, observations)
+        costs = observed_costs(observed, self.config)
         codec = action_codec(self.config)
         if isinstance(codec, DirectCodec):
-            shares = AllocationShares.of(self.allocation(seen, costs), costs.max_batch)
+            shares = AllocationShares.of(self.allocation(observed, costs), costs.max_batch)
             return codec.encode(shares)
-        return codec.encode(codec.nearest(self.total(seen, costs), costs.max_batch))
+        return codec.encode(codec.nearest(self.total(observed, costs), costs.max_batch))
 
 
 class _DirectRule(_Rule):
     """A rule for slots, which makes no sense where these are optimal anyway."""
 
-    @classmethod
-    def applies_to(cls, config: Any) -> bool:
-        """Batch and slot allocation with slots to be chosen."""
-        return super().applies_to(config) and config.actions == "direct"
+    needs_codec = DirectCodec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,23 +104,23 @@ class OptimalBatchSlot(_Rule):
     """Batches and slots of the highest learning efficiency, or those of a scaled B."""
 
     name = "optimal-batch-slot"
-    source = "FEEL Theorems 1 and 2, eqs. (17), (30)"
+    source = "Ren et al. 2021, Theorems 1 and 2, eqs. (17), (30)"
     Parameters: ClassVar[type[Any]] = ScaleParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"scale": _SCALES}
 
-    def scale(self, seen: Observation) -> Any:
+    def scale(self, observed: Observation) -> Any:
         """Return what B is multiplied by, a number or ``(...)``."""
         return self.parameters.scale
 
-    def total(self, seen: Observation, costs: RoundCosts) -> Float64Array:
+    def total(self, observed: Observation, costs: RoundCosts) -> Float64Array:
         """Return the scaled B, as far as it is possible."""
         best = optimal_allocation(costs).global_batch
         most = costs.max_batch.sum(axis=-1)
-        return np.asarray(np.clip(self.scale(seen) * best, costs.max_batch.shape[-1], most))
+        return np.asarray(np.clip(self.scale(observed) * best, costs.max_batch.shape[-1], most))
 
-    def allocation(self, seen: Observation, costs: RoundCosts) -> Allocation:
+    def allocation(self, observed: Observation, costs: RoundCosts) -> Allocation:
         """Place the global batchsize by both theorems."""
-        return optimal_allocation(costs, self.total(seen, costs), whole=True)
+        return optimal_allocation(costs, self.total(observed, costs), whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,15 +146,16 @@ class GrowingBatchSlot(OptimalBatchSlot):
 
     name = "growing-batch-slot"
     source = OURS
+    needs: ClassVar[Mapping[str, Sequence[str]]] = {"devices": _COSTS, "system": ("time_left",)}
     Parameters = GrowthParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "first": (0.125, 0.25, 0.5, 1.0),
         "last": (0.35, 0.7, 1.0, 1.4, 2.0),
     }
 
-    def scale(self, seen: Observation) -> Float64Array:
+    def scale(self, observed: Observation) -> Float64Array:
         """Return first^(share of time left)·last^(share gone)."""
-        left = np.clip(seen.system("time_left")[..., 0] / self.config.budget_s, 0, 1)
+        left = np.clip(observed.system("time_left")[..., 0] / self.config.budget_s, 0, 1)
         return np.asarray(self.parameters.first**left * self.parameters.last ** (1 - left))
 
 
@@ -161,11 +163,11 @@ class OptimalBatch(_DirectRule):
     """The best batches with equal slots."""
 
     name = "optimal-batch"
-    source = "FEEL Theorem 1 with equal slots"
+    source = "Ren et al. 2021, Theorem 1 with equal slots"
     Parameters = ScaleParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"scale": _SCALES}
 
-    def allocation(self, seen: Observation, costs: RoundCosts) -> Allocation:
+    def allocation(self, observed: Observation, costs: RoundCosts) -> Allocation:
         """Place the scaled B so that devices finish together as far as possible."""
         best = equal_slots(costs).global_batch
         n_devices, most = costs.max_batch.shape[-1], costs.max_batch.sum(axis=-1)
@@ -177,9 +179,9 @@ class EqualAllocation(_DirectRule):
     """Equal batches, of the highest learning efficiency, and equal slots."""
 
     name = "equal-allocation"
-    source = "FEEL eq. (42)"
+    source = "Ren et al. 2021, eq. (42)"
 
-    def allocation(self, seen: Observation, costs: RoundCosts) -> Allocation:
+    def allocation(self, observed: Observation, costs: RoundCosts) -> Allocation:
         """Return the best equal allocation."""
         return equal_allocation(costs, whole=True)
 
@@ -195,11 +197,11 @@ class _GivenBatches(_Rule):
         """Return whether slots are optimal for them, not equal."""
         return False
 
-    def total(self, seen: Observation, costs: RoundCosts) -> Float64Array:
+    def total(self, observed: Observation, costs: RoundCosts) -> Float64Array:
         """Return the batches' sum."""
         return np.asarray(self.batches(costs).sum(axis=-1))
 
-    def allocation(self, seen: Observation, costs: RoundCosts) -> Allocation:
+    def allocation(self, observed: Observation, costs: RoundCosts) -> Allocation:
         """Return the batches with optimal or equal slots."""
         batch = self.batches(costs)
         if self.optimal():
@@ -226,7 +228,7 @@ class OptimalSlots(_GivenBatches):
     """The same batch on all devices in all rounds, with optimal slots."""
 
     name = "optimal-slots"
-    source = "FEEL eqs. (22), (26) with fixed batches"
+    source = "Ren et al. 2021, eqs. (22), (26) with fixed batches"
     Parameters = BatchParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"batch": (8, 16, 24, 32, 48, 64, 96, 128)}
 
@@ -247,7 +249,7 @@ class OptimalSlots(_GivenBatches):
 
 @dataclass(frozen=True, kw_only=True)
 class SlotsParameters:
-    """Parameters of the document's batches.
+    """Parameters of the paper's batches.
 
     Attributes:
         slots: ``"equal"`` or ``"optimal"`` for these batches; the text does not say which. Without
@@ -260,7 +262,7 @@ class SlotsParameters:
         check_choice("slots", self.slots, ("equal", "optimal"))
 
 
-class _DocumentBatches(_GivenBatches):
+class _PaperBatches(_GivenBatches):
     Parameters: ClassVar[type[Any]] = SlotsParameters
 
     def optimal(self) -> bool:
@@ -268,26 +270,26 @@ class _DocumentBatches(_GivenBatches):
         return bool(self.parameters.slots == "optimal")
 
 
-class Online(_DocumentBatches):
+class Online(_PaperBatches):
     """Batches of one sample."""
 
     name = "online"
-    source = "FEEL §VI-D, online learning"
+    source = "Ren et al. 2021 §VI-D, online learning"
 
     def batches(self, costs: RoundCosts) -> Float64Array:
         """Return ones."""
         return np.ones(costs.max_batch.shape)
 
 
-class FullBatch(_DocumentBatches):
+class FullBatch(_PaperBatches):
     """The largest batches, B^max."""
 
     name = "full-batch"
-    source = "FEEL §VI-D, full batchsize"
+    source = "Ren et al. 2021 §VI-D, full batchsize"
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
-        """Batch and slot allocation with a largest batch."""
+        """Where there is a largest batch."""
         return super().applies_to(config) and config.max_batch is not None
 
     def batches(self, costs: RoundCosts) -> Float64Array:
@@ -295,11 +297,11 @@ class FullBatch(_DocumentBatches):
         return np.array(costs.max_batch)
 
 
-class RandomBatches(_DocumentBatches, DrawingBaseline):
+class RandomBatches(_PaperBatches, DrawingBaseline):
     """Batches at random in every round, each size from 1 to the largest as likely."""
 
     name = "random-batches"
-    source = "FEEL §VI-D, random batchsize"
+    source = "Ren et al. 2021 §VI-D, random batchsize"
 
     @classmethod
     def is_zero(cls, config: Any) -> bool:
@@ -313,12 +315,12 @@ class RandomBatches(_DocumentBatches, DrawingBaseline):
         return np.asarray(1 + np.floor(draws * costs.max_batch))
 
 
-class _WholeSets(_DocumentBatches):
+class _WholeSets(_PaperBatches):
     """All of a device's samples."""
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
-        """Batch and slot allocation where a batch may be all samples."""
+        """Where a batch may be all samples."""
         return super().applies_to(config) and config.max_batch is None
 
     def batches(self, costs: RoundCosts) -> Float64Array:
@@ -330,14 +332,14 @@ class GradientBased(_WholeSets):
     """Gradients of the whole local sets."""
 
     name = "gradient-based"
-    source = "FEEL §VI-C, gradient-based FEEL"
+    source = "Ren et al. 2021 §VI-C, gradient-based"
 
 
 class ModelBased(_WholeSets):
     """Models trained on the whole local sets, averaged in every round."""
 
     name = "model-based"
-    source = "FEEL §VI-C, model-based FEEL"
+    source = "Ren et al. 2021 §VI-C, model-based"
     updates = ("model",)
 
     @classmethod
@@ -350,7 +352,7 @@ class Individual(_WholeSets):
     """Models trained on the whole local sets until they are done, averaged once."""
 
     name = "individual"
-    source = "FEEL §VI-C, individual learning"
+    source = "Ren et al. 2021 §VI-C, individual learning"
     updates = ("model",)
 
     @classmethod

@@ -4,7 +4,7 @@ What the federated problems share: the data and where they lie, one global model
 good it is, the cell with its radio, and the devices' processors. What is decided in a round is the
 business of the problems built on it.
 
-Source: RRM §2.2.2; FEEL §II and Table I.
+Source: Wen et al. 2019 §2.2.2; Ren et al. 2021 §II and Table I.
 """
 
 from __future__ import annotations

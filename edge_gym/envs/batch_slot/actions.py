@@ -50,7 +50,11 @@ class AllocationShares(NamedTuple):
         return Allocation(batch, self.uplink_slot, self.downlink_slot)
 
 
-class DirectCodec(ActionCodec[AllocationShares]):
+class BatchSlotCodec(ActionCodec[Any]):
+    """What decides batches and slots."""
+
+
+class DirectCodec(BatchSlotCodec):
     """Batches and slots of K devices, ``(..., K, 3)``: ``actions="direct"``.
 
     The first column goes linearly from a batch of 1 to the device's largest one; the others share
@@ -79,7 +83,7 @@ class DirectCodec(ActionCodec[AllocationShares]):
         return np.stack([batch, *slots], axis=-1).astype(np.float32)
 
 
-class GlobalCodec(ActionCodec[IntArray]):
+class GlobalCodec(BatchSlotCodec):
     """One of the global batchsizes of ``global_batches``: ``actions="global"``.
 
     Args:

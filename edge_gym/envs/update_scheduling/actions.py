@@ -31,14 +31,21 @@ class Decision(NamedTuple):
     participation: NDArray[Any] | None = None
 
 
-class ScoresCodec(ActionCodec[Decision]):
+class SchedulingCodec(ActionCodec[Decision]):
+    """What decides who uploads.
+
+    Attributes:
+        columns: Names of a device's numbers, fields of ``Decision``, in their order.
+    """
+
+    columns: tuple[str, ...] = ("scores",)
+
+
+class ScoresCodec(SchedulingCodec):
     """Scores of all devices, ``(K,)``, or ``(K, columns)`` where each has more than one.
 
     Args:
         config: The configuration.
-
-    Attributes:
-        columns: Names of a device's numbers, fields of ``Decision``, in their order.
     """
 
     def __init__(self, config: UpdateSchedulingConfig) -> None:
@@ -64,14 +71,12 @@ class ScoresCodec(ActionCodec[Decision]):
         return parts[0] if len(parts) == 1 else np.stack(parts, axis=-1)
 
 
-class DeviceCodec(ActionCodec[Decision]):
+class DeviceCodec(SchedulingCodec):
     """The number of the one device that uploads.
 
     Args:
         config: The configuration.
     """
-
-    columns = ("scores",)
 
     def __init__(self, config: UpdateSchedulingConfig) -> None:
         self.n_devices = config.n_devices
@@ -86,7 +91,7 @@ class DeviceCodec(ActionCodec[Decision]):
         return np.asarray(np.argmax(decision.scores, axis=-1))
 
 
-def action_codec(config: UpdateSchedulingConfig) -> ScoresCodec | DeviceCodec:
+def action_codec(config: UpdateSchedulingConfig) -> SchedulingCodec:
     """Return the codec of the configuration's actions."""
     return DeviceCodec(config) if config.actions == "device" else ScoresCodec(config)
 

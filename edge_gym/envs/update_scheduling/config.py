@@ -118,6 +118,18 @@ class UpdateSchedulingConfig(FederatedConfig):
         return self.indicators if self.mode == "importance" else "lazy"
 
     @property
+    def indicator_kind(self) -> str:
+        """What the indicator is: ``"gradient-norm"``, ``"model-variation"`` or ``"model-age"``."""
+        if self.mode == "lazy":
+            return "model-age"
+        return "gradient-norm" if self.update == "gradient" else "model-variation"
+
+    @property
+    def chooses_number(self) -> bool:
+        """Whether actions say how many devices are scheduled."""
+        return self.actions == "scores" and self.selection == "threshold"
+
+    @property
     def agent_chooses_participants(self) -> bool:
         """Whether actions say who takes part in the next round."""
         reported = self.knowledge == "reported" and self.actions == "scores"

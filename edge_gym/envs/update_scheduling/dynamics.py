@@ -19,8 +19,7 @@ from edge_gym.core.state import LaneArray
 from edge_gym.envs.federated import FederatedLearning, clip_finite, per_device
 from edge_gym.envs.redundancy import copies_arrived
 from edge_gym.envs.update_scheduling.actions import (
-    DeviceCodec,
-    ScoresCodec,
+    SchedulingCodec,
     action_codec,
     select_devices,
     select_participants,
@@ -46,7 +45,7 @@ class UpdateScheduling(FederatedLearning):
 
     config: UpdateSchedulingConfig
     config_type = UpdateSchedulingConfig
-    codec: ScoresCodec | DeviceCodec
+    codec: SchedulingCodec
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(
         UpdateSchedulingConfig()
     )

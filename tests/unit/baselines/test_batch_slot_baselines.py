@@ -6,12 +6,14 @@ import itertools
 import math
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from edge_gym.baselines.base import Baseline
 from edge_gym.baselines.batch_slot import RULES
+from edge_gym.core.observation import ObservationTable
 from edge_gym.envs.batch_slot.actions import DirectCodec, action_codec, global_batches
 from edge_gym.envs.batch_slot.config import BatchSlotConfig
 from edge_gym.envs.batch_slot.env import BatchSlotEnv, BatchSlotVectorEnv
@@ -32,7 +34,9 @@ class Made:
     def __init__(self, lanes: int = LANES, **fields: Any) -> None:
         self.config = BatchSlotConfig(**fields)
         self.tables = observation_tables(self.config)
-        self.action_space: Any = action_codec(self.config).space
+        self.codec = action_codec(self.config)
+        self.action_space: Any = self.codec.space
+        self.problem = self
         self.num_envs = lanes
         self.unwrapped = self
 
@@ -297,7 +301,7 @@ def test_rules_act_on_any_leading_axes() -> None:
         env, alone = Made(**fields), Made(lanes=1, **fields)
         seen = draw(env)
         for rule in RULES:
-            if not rule.applies_to(env.config):
+            if not rule.applies(env):
                 continue
             all_lanes, one = rule(env), rule(alone)
             all_lanes.begin(np.arange(LANES), range(LANES))
@@ -323,9 +327,18 @@ def test_where_rules_apply() -> None:
         ({**WHOLE, "update": "model", "max_rounds": 1}, {"individual"}),
     ]
     for fields, wanted in cases:
-        config = BatchSlotConfig(**fields)
-        assert {rule.name for rule in RULES if rule.applies_to(config)} == wanted
-    assert not any(rule.applies_to(object()) for rule in RULES)
+        assert {rule.name for rule in RULES if rule.applies(Made(**fields))} == wanted
+    other = gym.make("edge_gym/UpdateSchedulingDiscrete-v0")
+    assert not any(rule.applies(other) for rule in RULES)
+
+
+def test_rules_apply_by_what_is_observed() -> None:
+    """Without a column that it reads a rule does not apply, whatever the configuration."""
+    env = Made()
+    columns = [column for column in env.tables["system"] if column.name != "time_left"]
+    env.tables = {**env.tables, "system": ObservationTable(*columns)}
+    missing = {rule.name for rule in RULES if rule.applies(Made()) and not rule.applies(env)}
+    assert missing == {"growing-batch-slot"}
     assert len(BY_NAME) == len(RULES)
 
 
@@ -333,7 +346,7 @@ def test_every_point_of_a_grid_is_possible() -> None:
     for fields in ({}, GLOBAL, WHOLE, {"max_batch": 50}):
         env = Made(**fields)
         for rule in RULES:
-            if not rule.applies_to(env.config):
+            if not rule.applies(env):
                 continue
             grid = rule.grid_for(env.config)
             for values in itertools.product(*grid.values()):
@@ -373,7 +386,7 @@ def test_the_optimum_has_the_highest_efficiency_of_all_rules(fields: dict[str, A
     found: dict[str, NDArray[np.float64]] = {}
     for rule in RULES:
         env: Any = BatchSlotVectorEnv(6, **{**SMALL, **SLOW, **fields})
-        if not rule.applies_to(env.config):
+        if not rule.applies(env):
             continue
         observations, _ = env.reset(seed=0)
         acting = rule(env)

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from rollouts import NAMES, SMALL, lane_of
 
-from edge_gym.baselines import applicable_baselines, find_baseline, make_baseline
+from edge_gym.baselines import BASELINES, applicable_baselines, find_baseline, make_baseline
+from edge_gym.core.observation import ObservationTable
 from edge_gym.envs.update_scheduling.actions import action_codec
 from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
 from edge_gym.envs.update_scheduling.observation import observation_tables
@@ -42,7 +43,10 @@ class Made:
     def __init__(self, lanes: int = 1, **fields: Any) -> None:
         self.config = UpdateSchedulingConfig(**{"n_devices": K, "participation": "all", **fields})
         self.tables = observation_tables(self.config)
-        self.action_space: Any = action_codec(self.config).space
+        self.codec = action_codec(self.config)
+        self.action_space: Any = self.codec.space
+        self.actions_per = "device"
+        self.problem = self
         self.num_envs = lanes
         self.unwrapped = self
 
@@ -59,6 +63,16 @@ def observe(env: Made, leading: tuple[int, ...] = (), **columns: Any) -> dict[st
         part = next(part for part, table in env.tables.items() if name in table)
         parts[part][..., env.tables[part].index(name)] = values
     return parts
+
+
+def test_rules_apply_by_what_is_observed() -> None:
+    """Without a column that it reads a rule does not apply, whatever the configuration."""
+    rules = [rule for named in BASELINES for rule in BASELINES.find(named).rules()]
+    whole, env = Made(), Made()
+    devices = [column for column in env.tables["devices"] if column.name != "staleness"]
+    env.tables = {**env.tables, "devices": ObservationTable(*devices)}
+    missing = {rule.name for rule in rules if rule.applies(whole) and not rule.applies(env)}
+    assert missing == {"staleness-per-cost"}
 
 
 def draw(env: Made, lanes: int, seed: int = 0, **columns: Any) -> dict[str, Any]:

@@ -1,0 +1,213 @@
+"""What rules of update scheduling have in common.
+
+A rule gives every device that takes part in the round an *index* and says who is *chosen*. Where
+the environment takes all scores above a threshold, the chosen ones are scheduled; where it fixes
+their number, they come first, each group in the order of its index. Where the action also says who
+takes part in the next round, all devices do unless the rule says otherwise.
+
+Where all have computed before the server decides (``indicators="reported"``), that time has passed:
+a device then costs no more than its upload, and one that computes slowly can only be left out of
+the next round.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_gym.baselines.base import Baseline
+from edge_gym.core.observation import Observation
+from edge_gym.envs.update_scheduling.actions import (
+    SHARE_EXPONENT,
+    Decision,
+    SchedulingCodec,
+    action_codec,
+    select_devices,
+)
+from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
+from edge_gym.envs.update_scheduling.observation import MEMORY_ROUNDS
+from edge_gym.physics import wireless
+from edge_gym.runtime.checks import check_integer
+from edge_gym.typing import BoolArray, Float64Array
+
+DEVICES = (1, 2, 3, 4, 6, 8)
+"""Numbers of scheduled devices that tuning tries."""
+LEAST = 1e-12
+"""Costs and rates are not taken to be smaller."""
+_PARTICIPANTS = (4, 6)
+_ALWAYS_READ = ("participates", "upload_s", "compute_s")
+
+
+def reading(*devices: str, system: Sequence[str] = ()) -> dict[str, Sequence[str]]:
+    """Return the ``needs`` of a rule that reads these columns beside what every rule reads."""
+    return {"devices": (*_ALWAYS_READ, *devices), "system": tuple(system)}
+
+
+class NextRound(Observation):
+    """What is expected to be observed in the next round, before devices have computed in it.
+
+    Args:
+        observed: What is observed now.
+        scheduled: Who is scheduled now, ``(..., K)``.
+    """
+
+    def __init__(self, observed: Observation, scheduled: BoolArray) -> None:
+        self._now = observed
+        efficiency = observed.device("efficiency")
+        mean = np.maximum(observed.device("mean_efficiency"), LEAST)
+        throughput = observed.device("throughput")
+        served = np.where(scheduled, efficiency, 0)
+        self._devices = {
+            "efficiency": mean,
+            "upload_s": observed.device("upload_s") * efficiency / mean,
+            "compute_s": observed.device("nominal_s"),
+            "throughput": throughput + (served - throughput) / MEMORY_ROUNDS,
+            "staleness": np.where(scheduled, 0, observed.device("staleness") + 1),
+            "uploads": observed.device("uploads") + scheduled,
+        }
+
+    def device(self, name: str) -> Float64Array:
+        """Return a column of the devices, ``(..., K)``."""
+        return self._devices[name] if name in self._devices else self._now.device(name)
+
+    def system(self, name: str) -> Float64Array:
+        """Return a column of the system, ``(..., 1)``."""
+        return self._now.system(name) + (name == "rounds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberParameters:
+    """Parameters of rules that schedule a fixed number of devices.
+
+    Attributes:
+        devices: M, how many are scheduled in a round, at most all; without effect where the
+            environment fixes the number.
+        participants: How many take part in the next round where the action says who does: those of
+            the largest index as it is expected to be then; None for all.
+    """
+
+    devices: int = 3
+    participants: int | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("devices", self.devices, 1)
+        if self.participants is not None:
+            check_integer("participants", self.participants, 1)
+
+
+class SchedulingRule(Baseline):
+    """A rule that schedules devices.
+
+    Attributes:
+        indicators: Kinds of indicators that it is made for, see
+            ``UpdateSchedulingConfig.indicator_kind``.
+    """
+
+    needs_codec = SchedulingCodec
+    needs_fields = ("knowledge", "indicator_kind", "chooses_number", "agent_chooses_participants")
+    needs: ClassVar[Mapping[str, Sequence[str]]] = reading()
+    indicators: ClassVar[tuple[str, ...]] = ("gradient-norm", "model-variation", "model-age")
+    config: UpdateSchedulingConfig
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Where the indicator is what the rule is made for."""
+        return config.indicator_kind in cls.indicators
+
+    @abstractmethod
+    def index(self, observed: Observation) -> Float64Array:
+        """Return the index of each device, ``(..., K)``."""
+
+    @abstractmethod
+    def chosen(self, observed: Observation, index: Float64Array) -> BoolArray:
+        """Return who shall be scheduled, ``(..., K)``."""
+
+    def participants(self, observed: Observation, scheduled: BoolArray) -> BoolArray:
+        """Return who shall take part in the next round, ``(..., K)``: by default all."""
+        return np.ones_like(scheduled)
+
+    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Schedule the chosen ones, or the first of them."""
+        observed = Observation(self.tables, observations)
+        participates = observed.device("participates") > 0
+        index = np.where(participates, self.index(observed), -np.inf)
+        chosen = self.chosen(observed, index) & participates
+        order = np.lexsort((-index, ~chosen), axis=-1)
+        if self.config.chooses_number:
+            np.put_along_axis(chosen, order[..., :1], True, axis=-1)
+            scores = np.where(chosen, 1, -1).astype(np.float32)
+        else:
+            scores = np.empty(index.shape, np.float32)
+            ranks = np.linspace(1, -1, self.config.n_devices, dtype=np.float32)
+            np.put_along_axis(scores, order, np.broadcast_to(ranks, scores.shape), axis=-1)
+        scheduled = select_devices(scores, participates, self.config)
+        next_ones = self.participants(observed, scheduled)
+        decision = Decision(scores, self._band(observed, scheduled), np.where(next_ones, 1, -1))
+        return action_codec(self.config).encode(decision)
+
+    @property
+    def has_computed(self) -> bool:
+        """Whether those who take part have computed when it is decided, and waited for all."""
+        return self.config.knowledge == "reported"
+
+    def _band(self, observed: Observation, scheduled: BoolArray) -> NDArray[np.float32]:
+        """Return the logits with which all finish at the same time, as far as they reach."""
+        upload_s = observed.device("upload_s")
+        ready_s = np.zeros_like(upload_s) if self.has_computed else observed.device("compute_s")
+        finish_s = wireless.common_finish(ready_s, upload_s, scheduled)[..., None]
+        share = np.where(scheduled, upload_s / np.maximum(finish_s - ready_s, LEAST), 1)
+        logits = np.log(share) / SHARE_EXPONENT
+        largest = np.where(scheduled, logits, -np.inf).max(axis=-1, keepdims=True)
+        return np.asarray(np.clip(logits - largest + 1, -1, 1), np.float32)
+
+
+class TopRule(SchedulingRule):
+    """A rule that schedules the M devices of the largest index."""
+
+    Parameters: ClassVar[type[Any]] = NumberParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"devices": DEVICES}
+
+    @classmethod
+    def grid_for(cls, config: Any) -> Mapping[str, Sequence[Any]]:
+        """Leave numbers out where the environment fixes them; try who takes part where it asks."""
+        grid = dict(cls.grid)
+        if not config.chooses_number:
+            grid.pop("devices", None)
+        elif "devices" in grid:
+            grid["devices"] = tuple(n for n in grid["devices"] if n <= config.n_devices)
+        if config.agent_chooses_participants:
+            few = tuple(n for n in _PARTICIPANTS if n < config.n_devices)
+            grid |= {"participants": (None, *few)} if few else {}
+        return grid
+
+    def chosen(self, observed: Observation, index: Float64Array) -> BoolArray:
+        """Choose the M first, the lower ones where the index ties."""
+        first = np.argsort(-index, axis=-1, kind="stable")[..., : self.parameters.devices]
+        chosen = np.zeros(index.shape, np.bool_)
+        np.put_along_axis(chosen, first, True, axis=-1)
+        return chosen
+
+    def participants(self, observed: Observation, scheduled: BoolArray) -> BoolArray:
+        """Let those of the largest index take part in the next round."""
+        number = self.parameters.participants
+        if number is None or not self.config.agent_chooses_participants:
+            return super().participants(observed, scheduled)
+        index = self.index(NextRound(observed, scheduled))
+        first = np.argsort(-index, axis=-1, kind="stable")[..., :number]
+        taking_part = np.zeros(index.shape, np.bool_)
+        np.put_along_axis(taking_part, first, True, axis=-1)
+        return taking_part
+
+
+class AnyNumberRule(SchedulingRule):
+    """A rule that says itself how many devices are scheduled."""
+
+    @classmethod
+    def applies_to(cls, config: Any) -> bool:
+        """Where actions say how many devices are scheduled."""
+        return super().applies_to(config) and bool(config.chooses_number)
