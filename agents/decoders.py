@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from edge_gym.baselines import make_baseline
 from edge_gym.baselines.base import Baseline, DrawingBaseline
 from edge_gym.baselines.batch_slot import observed_costs as observed_round_costs
-from edge_gym.baselines.offloading import observed_costs as observed_offloading_costs
-from edge_gym.baselines.task_allocation import observed_costs, observed_limits, observed_total
 from edge_gym.core.observation import Observation
 from edge_gym.envs.batch_slot.actions import AllocationShares, DirectCodec
 from edge_gym.envs.batch_slot.config import BatchSlotConfig
 from edge_gym.envs.offloading.actions import OffloadingCodec
 from edge_gym.envs.offloading.config import OffloadingConfig
+from edge_gym.envs.offloading.costs import observed_costs as observed_offloading_costs
 from edge_gym.envs.task_allocation.actions import (
     LEAST_BAND_RATIO,
     JointCodec,
@@ -33,6 +32,7 @@ from edge_gym.envs.task_allocation.actions import (
     TaskCodec,
 )
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
+from edge_gym.envs.task_allocation.costs import observed_costs, observed_limits, observed_total
 from edge_gym.runtime.checks import check_number
 from edge_gym.runtime.messages import shown
 from edge_gym.solvers import task_resources

@@ -11,6 +11,7 @@ from edge_gym.baselines import (
     offloading,
     retransmission,
     task_allocation,
+    task_resources,
     update_scheduling,
 )
 from edge_gym.baselines.base import Baseline, RandomPolicy
@@ -40,6 +41,7 @@ _OURS: tuple[type[Baseline], ...] = (
     *update_scheduling.RULES,
     *batch_slot.RULES,
     *task_allocation.RULES,
+    *task_resources.RULES,
     *offloading.RULES,
 )
 

@@ -1,9 +1,9 @@
-"""Rules of joint training and inference: JOINT's method, its benchmarks, and bounds.
+"""Rules of joint training and inference: the method of Li et al. 2021, its benchmarks, and bounds.
 
 Every rule decides for one iteration at a time. Where only the offloaded parts can be chosen, it
 takes the grid's nearest; all else is optimal there.
 
-Source: JOINT §III, §IV.
+Source: Li et al. 2021, §III and §IV.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
 from edge_gym.core.observation import Observation
-from edge_gym.envs.offloading.actions import OffloadingCodec, action_codec
+from edge_gym.envs.offloading.actions import OffloadingActions, OffloadingCodec
 from edge_gym.envs.offloading.config import SPLIT_LEVELS, OffloadingConfig
-from edge_gym.envs.offloading.costs import offloading_costs
+from edge_gym.envs.offloading.costs import COST_COLUMNS, COST_FIELDS, observed_costs
 from edge_gym.runtime.checks import check_integer, check_number
 from edge_gym.solvers.offloading import (
     Offloading,
@@ -34,18 +34,18 @@ from edge_gym.solvers.offloading import (
     optimal_resources,
 )
 
-_COLUMNS = ("gain_db", "task_mbit", "training_s", "training_j", "previous_download_s")
-
 
 class _Rule(Baseline):
     """A rule for one iteration."""
 
+    needs: ClassVar[Mapping[str, Sequence[str]]] = COST_COLUMNS
+    needs_fields = COST_FIELDS
+    needs_codec: ClassVar[type[OffloadingActions[Any]]] = OffloadingActions
     config: OffloadingConfig
 
-    @classmethod
-    def applies_to(cls, config: Any) -> bool:
-        """Joint training and inference."""
-        return isinstance(config, OffloadingConfig)
+    def __init__(self, env: Any, **parameters: Any) -> None:
+        super().__init__(env, **parameters)
+        self.codec: OffloadingActions[Any] = env.unwrapped.problem.codec
 
     @abstractmethod
     def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
@@ -54,17 +54,7 @@ class _Rule(Baseline):
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Return the actions that mean these decisions."""
         seen = Observation(self.tables, observations)
-        decision = self.decide(seen, observed_costs(seen, self.config))
-        codec = action_codec(self.config)
-        if isinstance(codec, OffloadingCodec):
-            return codec.encode(decision)
-        return codec.encode(decision.offloaded)
-
-
-def observed_costs(seen: Observation, config: OffloadingConfig) -> OffloadingCosts:
-    """Return what the iteration that begins costs, ``(..., M)``."""
-    columns = {name: seen.device(name) for name in _COLUMNS}
-    return offloading_costs(config, **columns, model_mbit=seen.system("model_mbit"))
+        return self.codec.nearest(self.decide(seen, observed_costs(seen, self.config)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +62,7 @@ class PenaltyParameters:
     """Parameters of ADMM.
 
     Attributes:
-        penalty: Step size c; the document's 20 takes several times as many iterations.
+        penalty: Step size c; the 20 of Li et al. takes several times as many iterations.
         max_iterations: After how many iterations to stop.
     """
 
@@ -85,10 +75,10 @@ class PenaltyParameters:
 
 
 class Admm(_Rule):
-    """The document's method: users decide in parallel, and agree on the band and on τ̂."""
+    """The method of Li et al. 2021: users decide in parallel, and agree on the band and on τ̂."""
 
     name = "admm"
-    source = "JOINT Algorithm 1, eqs. (17)-(24)"
+    source = "Li et al. 2021, Algorithm 1, eqs. (17)-(24)"
     Parameters = PenaltyParameters
 
     def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
@@ -101,7 +91,7 @@ class NearOptimal(_Rule):
     """The optimum of one iteration, but for the cells of a grid."""
 
     name = "near-optimal"
-    source = "JOINT (10), solved by dynamic programming over bands"
+    source = "Li et al. 2021, problem (10), solved by dynamic programming over bands"
 
     def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Solve it."""
@@ -112,12 +102,12 @@ class Exhaustive(_Rule):
     """The best of all combinations of offloaded parts in steps of 0.2."""
 
     name = "exhaustive"
-    source = "JOINT §IV, Optimal"
+    source = "Li et al. 2021, §IV, Optimal"
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
-        """Joint training and inference of few users."""
-        return super().applies_to(config) and config.n_devices <= 4
+        """There are few users."""
+        return bool(config.n_devices <= 4)
 
     def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Try all."""
@@ -128,7 +118,7 @@ class LocalOnly(_Rule):
     """All tasks are computed by the users."""
 
     name = "lco"
-    source = "JOINT §IV, LCO"
+    source = "Li et al. 2021, §IV, LCO"
 
     def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Offload nothing."""
@@ -139,7 +129,7 @@ class EdgeOnly(_Rule):
     """All tasks are computed by the server."""
 
     name = "eco"
-    source = "JOINT §IV, ECO"
+    source = "Li et al. 2021, §IV, ECO"
 
     def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Offload everything."""
@@ -150,12 +140,8 @@ class GroupBandwidth(_Rule):
     """Uplinks and downlinks have half of the band each; all else is as good as possible."""
 
     name = "gbe"
-    source = "JOINT §IV, GBE"
-
-    @classmethod
-    def applies_to(cls, config: Any) -> bool:
-        """Joint training and inference with bands to be chosen."""
-        return super().applies_to(config) and config.actions == "direct"
+    source = "Li et al. 2021, §IV, GBE"
+    needs_codec = OffloadingCodec
 
     def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Solve it under the halves."""

@@ -1,6 +1,6 @@
-"""Rules of task allocation: ASYNC-MEL's schemes, MEL's joint optimisation, and mitigation of risk.
+"""Rules of task allocation: how many samples learners get, and how often they go over them.
 
-Source: ASYNC-MEL §3 to §5; MEL on joint task and resource optimisation and risk mitigation.
+Source: Mohammad et al. 2020, §3 to §5; Sorour et al. 2020 on mitigation of risk.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline, NoParameters
 from edge_gym.core.observation import Observation
-from edge_gym.envs.task_allocation.actions import (
-    LEAST_BAND_RATIO,
-    CapCodec,
-    JointCodec,
-    JointShares,
-    TaskCodec,
-)
+from edge_gym.envs.task_allocation.actions import CapCodec, TaskCodec
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
-from edge_gym.envs.task_allocation.costs import resource_limits, task_costs
+from edge_gym.envs.task_allocation.costs import (
+    TASK_COLUMNS,
+    TASK_FIELDS,
+    observed_costs,
+    observed_total,
+)
 from edge_gym.physics.compute import cpu_energy, cpu_latency
 from edge_gym.runtime.checks import check_choice, check_integer, check_number
 from edge_gym.solvers.task_allocation import (
@@ -35,28 +34,10 @@ from edge_gym.solvers.task_allocation import (
     split_samples,
     suggest_and_improve,
 )
-from edge_gym.solvers.task_resources import (
-    ResourceLimits,
-    Resources,
-    joint_allocation,
-    resource_allocation,
-)
 from edge_gym.typing import IntArray
 
-_COSTS = (
-    "base_s",
-    "sample_s",
-    "update_s",
-    "base_j",
-    "sample_j",
-    "update_j",
-    "limit_j",
-    "own_samples",
-)
-_LIMITS = ("rate", "cpu_ghz", "base_s", "sample_s", "update_s", "limit_j", "own_samples")
-_CAPS = (0, 1, 2, 3, 4, 5)
-_MARGIN = 1e-5
-"""Share of time and energy that plans of resources leave, for actions are rounded."""
+CAPS = (0, 1, 2, 3, 4, 5)
+"""Caps on the staleness that tuning tries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +58,15 @@ class CapParameters:
 class _Rule(Baseline):
     """A rule for tasks, with every learner's fair share of the band, full power and full speed."""
 
-    actions: ClassVar[tuple[str, ...]] = ("direct",)
+    needs: ClassVar[Mapping[str, Sequence[str]]] = TASK_COLUMNS
+    needs_fields = TASK_FIELDS
+    needs_codec = TaskCodec
     config: TaskAllocationConfig
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
-        """Task allocation with the actions that the rule is made for, without copies."""
-        return (
-            isinstance(config, TaskAllocationConfig)
-            and config.actions in cls.actions
-            and config.redundancy == 1
-        )
+        """Every learner has samples that no other one has."""
+        return bool(getattr(config, "redundancy", 1) == 1)
 
     @abstractmethod
     def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
@@ -98,37 +77,13 @@ class _Rule(Baseline):
         seen = Observation(self.tables, observations)
         costs, total = observed_costs(seen, self.config), observed_total(seen)
         tasks = self.tasks(seen, costs, total)
-        samples = _complete(tasks, costs.max_samples, total)
+        samples = complete_samples(tasks, costs.max_samples, total)
         possible = costs.max_updates(np.minimum(samples, costs.max_samples))
         fewer = np.where(samples > tasks.samples, possible, tasks.updates)
         return TaskCodec(self.config).encode(Tasks(samples, np.minimum(fewer, tasks.updates)))
 
 
-def observed_costs(seen: Observation, config: TaskAllocationConfig) -> TaskCosts:
-    """Return what tasks cost, ``(..., K)``."""
-    return task_costs(config, **{name: seen.device(name) for name in _COSTS})
-
-
-def observed_limits(seen: Observation, config: TaskAllocationConfig) -> ResourceLimits:
-    """Return what learners may use, ``(..., K)``; a little less, for actions are rounded."""
-    limits = resource_limits(config, **{name: seen.device(name) for name in _LIMITS})
-    return replace(
-        limits, cycle_s=(1 - _MARGIN) * limits.cycle_s, limit_j=(1 - _MARGIN) * limits.limit_j
-    )
-
-
-def observed_total(seen: Observation) -> IntArray:
-    """Return the samples d of a cycle, ``(...)``."""
-    return np.asarray(np.rint(seen.system("samples")[..., 0]), np.int64)
-
-
-def _fair(costs: TaskCosts, limits: ResourceLimits, config: TaskAllocationConfig) -> Resources:
-    """Return fair shares of the band, full powers and full speeds, ``(..., K)`` each."""
-    band = np.full(costs.base_s.shape, config.bandwidth_hz)
-    return Resources(band, limits.max_power_w + 0 * band, limits.max_cpu_hz + 0 * band)
-
-
-def _complete(tasks: Tasks, max_samples: NDArray[np.float64], total: IntArray) -> IntArray:
+def complete_samples(tasks: Tasks, max_samples: NDArray[np.float64], total: IntArray) -> IntArray:
     """Return tasks' samples and what they leave of the total, for actions share out all of it.
 
     The rest goes where it changes nothing, to a learner without more samples of its own or without
@@ -165,31 +120,22 @@ class HeterogeneityAware(_Rule):
     """The largest mean number of updates under a cap on the staleness."""
 
     name = "ha-asyn"
-    source = "ASYNC-MEL (16), Algorithm 1; its dual is replaced"
-    actions = ("direct", "staleness")
+    source = "Mohammad et al. 2020, problem (16), Algorithm 1; its dual is replaced"
     Parameters: ClassVar[type[Any]] = MethodParameters
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": _CAPS}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": CAPS}
 
     def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
-        """Allocate exactly, or as the document does."""
+        """Allocate exactly, or as Mohammad et al. do."""
         parameters, config = self.parameters, self.config
         solve = exact_allocation if parameters.method == "exact" else suggest_and_improve
         return solve(costs, total, parameters.cap, config.least_samples, config.most_updates)
-
-    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-        """Return the actions that mean these tasks, or the choice nearest to the cap."""
-        if self.config.actions != "staleness":
-            return super().act(observations, masks)
-        cap = self.parameters.cap if self.parameters.cap is not None else self.config.caps[-1]
-        caps = np.full(observations["system"].shape[:-1], cap)
-        return CapCodec(self.config).encode(caps)
 
 
 class HeterogeneityAwareSynchronous(HeterogeneityAware):
     """The same with equal numbers of updates."""
 
     name = "ha-sync"
-    source = "ASYNC-MEL (17)"
+    source = "Mohammad et al. 2020, problem (17)"
     Parameters = NoParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
@@ -198,11 +144,41 @@ class HeterogeneityAwareSynchronous(HeterogeneityAware):
         self.parameters = MethodParameters(cap=0)
 
 
+class ChosenCap(Baseline):
+    """The largest mean number of updates under a cap on the staleness, where the cap is chosen."""
+
+    name = "ha-asyn"
+    source = HeterogeneityAware.source
+    needs_codec = CapCodec
+    Parameters: ClassVar[type[Any]] = CapParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": CAPS}
+    config: TaskAllocationConfig
+
+    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Return the choice that is nearest to the cap, the largest without one."""
+        codec = CapCodec(self.config)
+        cap = codec.caps.max() if self.parameters.cap is None else self.parameters.cap
+        return codec.encode(np.full(observations["system"].shape[:-1], cap))
+
+
+class ChosenSynchronous(ChosenCap):
+    """Equal numbers of updates, where the cap on the staleness is chosen."""
+
+    name = "ha-sync"
+    source = HeterogeneityAwareSynchronous.source
+    Parameters = NoParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+
+    def __init__(self, env: Any, **parameters: Any) -> None:
+        super().__init__(env, **parameters)
+        self.parameters = CapParameters(cap=0)
+
+
 class HeterogeneityUnaware(_Rule):
     """Equal numbers of samples, and as many updates as these allow, under a cap or none."""
 
     name = "hu-asyn"
-    source = "ASYNC-MEL §5, equal task allocation"
+    source = "Mohammad et al. 2020, §5, equal task allocation"
 
     @dataclass(frozen=True, kw_only=True)
     class Parameters(CapParameters):
@@ -225,7 +201,7 @@ class HeterogeneityUnawareSynchronous(_Rule):
     """
 
     name = "hu-sync"
-    source = "ASYNC-MEL §5, equal task allocation"
+    source = "Mohammad et al. 2020, §5, equal task allocation"
 
     @classmethod
     def note(cls, config: TaskAllocationConfig) -> str | None:
@@ -257,14 +233,10 @@ class HeterogeneityUnawareSynchronous(_Rule):
 
 
 class RandomShares(_Rule, DrawingBaseline):
-    """The fewest samples for all, the others at random, and the updates that these allow.
-
-    Bands, where they are chosen, are fair shares; powers and speeds are full.
-    """
+    """The fewest samples for all, the others at random, and the updates that these allow."""
 
     name = "random-shares"
     source = OURS
-    actions = ("direct", "joint")
 
     @classmethod
     def is_zero(cls, config: Any) -> bool:
@@ -281,19 +253,6 @@ class RandomShares(_Rule, DrawingBaseline):
         samples = np.minimum(least + np.diff(ends, axis=-1, prepend=0), costs.max_samples)
         whole = samples.astype(np.int64)
         return Tasks(whole, costs.max_updates(whole))
-
-    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-        """Return the actions that mean these tasks."""
-        if self.config.actions == "direct":
-            return super().act(observations, masks)
-        seen, config = Observation(self.tables, observations), self.config
-        costs, limits = observed_costs(seen, config), observed_limits(seen, config)
-        total = observed_total(seen)
-        tasks = self.tasks(seen, costs, total)
-        samples = _complete(tasks, costs.max_samples, total)
-        resources = _fair(costs, limits, config)
-        shares = JointShares.of(Tasks(samples, tasks.updates), resources, limits)
-        return JointCodec(config).encode(shares)
 
 
 def _with_least(filled: IntArray, least: int) -> IntArray:
@@ -370,16 +329,21 @@ class ReliableLinks(_Rule):
     """The largest mean number of updates of the learners that seldom drop out."""
 
     name = "reliable-links"
-    source = "MEL, risk mitigation: elimination; with ASYNC-MEL (16)"
+    needs: ClassVar[Mapping[str, Sequence[str]]] = {
+        **TASK_COLUMNS,
+        "devices": (*TASK_COLUMNS["devices"], "drop_out"),
+    }
+    needs_fields = (*TASK_FIELDS, "drop_out")
+    source = "Sorour et al. 2020, risk mitigation: elimination; Mohammad et al. 2020, problem (16)"
     Parameters = ReliableParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "max_drop_out": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
-        "cap": _CAPS[:4],
+        "cap": CAPS[:4],
     }
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
-        """Task allocation among learners that drop out."""
+        """Learners drop out."""
         return super().applies_to(config) and config.drop_out > 0
 
     def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
@@ -397,18 +361,14 @@ class CodedRedundancy(_Rule):
     """The largest mean number of updates of groups that train on the same samples."""
 
     name = "coded-redundancy"
-    source = "MEL, risk mitigation: redundancy; with ASYNC-MEL (16)"
+    source = "Sorour et al. 2020, risk mitigation: redundancy; Mohammad et al. 2020, problem (16)"
     Parameters: ClassVar[type[Any]] = CapParameters
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": _CAPS[:4]}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": CAPS[:4]}
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
-        """Task allocation among groups of learners that hold the same samples."""
-        return (
-            isinstance(config, TaskAllocationConfig)
-            and config.redundancy > 1
-            and config.actions == "direct"
-        )
+        """Groups of learners hold the same samples."""
+        return bool(getattr(config, "redundancy", 1) > 1)
 
     def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
         """Allocate to groups, each as capable as the least of its learners."""
@@ -421,7 +381,7 @@ class CodedRedundancy(_Rule):
         rooms = np.where(updates > 0, taken, 0)
         samples = split_samples(rooms, total, config.least_samples)
         own = costs.max_samples[..., ::r]
-        samples = _complete(Tasks(samples, updates), own, total)
+        samples = complete_samples(Tasks(samples, updates), own, total)
         possible = (groups >= np.minimum(samples, own)[..., None]).sum(axis=-1)
         updates = np.minimum(updates, possible)
         # The group's first learner is given all of it, which the others train on too.
@@ -430,98 +390,16 @@ class CodedRedundancy(_Rule):
         return Tasks(given.reshape(shape), np.repeat(updates, r, axis=-1))
 
 
-class _JointRule(Baseline):
-    """A rule for tasks and resources."""
-
-    Parameters: ClassVar[type[Any]] = CapParameters
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": _CAPS[:4]}
-    config: TaskAllocationConfig
-
-    @classmethod
-    def applies_to(cls, config: Any) -> bool:
-        """Joint task and resource allocation."""
-        return isinstance(config, TaskAllocationConfig) and config.actions == "joint"
-
-    @abstractmethod
-    def solution(
-        self, costs: TaskCosts, limits: ResourceLimits, total: IntArray
-    ) -> tuple[Tasks, Resources]:
-        """Return tasks and resources, ``(..., K)`` each."""
-
-    def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-        """Return the actions that mean these tasks and resources."""
-        seen = Observation(self.tables, observations)
-        config = self.config
-        costs, limits = observed_costs(seen, config), observed_limits(seen, config)
-        total = observed_total(seen)
-        tasks, resources = self.solution(costs, limits, total)
-        idle = (tasks.updates == 0).sum(axis=-1)
-        if idle.any():
-            # In actions, each of these has a share of the band, by this less than the largest.
-            band_hz = limits.band_hz * (1 - idle * LEAST_BAND_RATIO)
-            tasks, resources = self.solution(costs, replace(limits, band_hz=band_hz), total)
-        samples = _complete(tasks, costs.max_samples, total)
-        shares = JointShares.of(Tasks(samples, tasks.updates), resources, limits)
-        return JointCodec(config).encode(shares)
-
-
-class TaskOnly(_JointRule):
-    """The best tasks with fair shares of the band, full powers and full speeds."""
-
-    name = "task-only"
-    source = "MEL Fig. 3, task allocation only; ASYNC-MEL (16)"
-
-    def solution(
-        self, costs: TaskCosts, limits: ResourceLimits, total: IntArray
-    ) -> tuple[Tasks, Resources]:
-        """Allocate tasks exactly."""
-        config = self.config
-        tasks = exact_allocation(
-            costs, total, self.parameters.cap, config.least_samples, config.most_updates
-        )
-        return tasks, _fair(costs, limits, config)
-
-
-class ResourceOnly(_JointRule):
-    """The best bands, powers and speeds for equal tasks."""
-
-    name = "resource-only"
-    source = "MEL Fig. 3, resource optimisation only"
-
-    def solution(
-        self, costs: TaskCosts, limits: ResourceLimits, total: IntArray
-    ) -> tuple[Tasks, Resources]:
-        """Allocate resources for equal numbers of samples."""
-        return resource_allocation(limits, total, self.parameters.cap, self.config.most_updates)
-
-
-class JointTaskResource(_JointRule):
-    """The best tasks and resources."""
-
-    name = "joint-task-resource"
-    source = "MEL Fig. 3, joint task and resource optimisation"
-
-    def solution(
-        self, costs: TaskCosts, limits: ResourceLimits, total: IntArray
-    ) -> tuple[Tasks, Resources]:
-        """Allocate both."""
-        config = self.config
-        return joint_allocation(
-            limits, total, self.parameters.cap, config.least_samples, config.most_updates
-        )
-
-
 RULES: tuple[type[Baseline], ...] = (
     HeterogeneityAware,
     HeterogeneityAwareSynchronous,
+    ChosenCap,
+    ChosenSynchronous,
     HeterogeneityUnaware,
     HeterogeneityUnawareSynchronous,
     RandomShares,
     StrongestLearners,
     ReliableLinks,
     CodedRedundancy,
-    TaskOnly,
-    ResourceOnly,
-    JointTaskResource,
 )
 """The rules of task allocation."""

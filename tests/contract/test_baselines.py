@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -53,6 +54,7 @@ class Seen:
     spec = None
     num_envs = 1
     action_space = None
+    problem = SimpleNamespace(codec=None)
 
     def __init__(self, **fields: Any) -> None:
         self.config = RetransmissionConfig(**fields)

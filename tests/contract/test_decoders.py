@@ -21,11 +21,11 @@ from edge_gym.agents.recipe import Recipe, parse_recipe
 from edge_gym.agents.training.model import make_model
 from edge_gym.baselines import make_baseline
 from edge_gym.baselines.batch_slot import observed_costs as observed_round_costs
-from edge_gym.baselines.offloading import observed_costs as observed_offloading_costs
-from edge_gym.baselines.task_allocation import observed_costs, observed_total
 from edge_gym.core.observation import Observation
 from edge_gym.envs.batch_slot.actions import DirectCodec
 from edge_gym.envs.offloading.actions import OffloadingCodec, combination_of
+from edge_gym.envs.offloading.costs import observed_costs as observed_offloading_costs
+from edge_gym.envs.task_allocation.costs import observed_costs, observed_total
 from edge_gym.integrations.sb3 import LaneVecEnv
 from edge_gym.solvers.batch_slot import optimal_slots
 from edge_gym.solvers.offloading import evaluate, optimal_resources

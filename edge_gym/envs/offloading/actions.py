@@ -5,7 +5,8 @@ Which of the three codecs an environment has, ``action_codec`` says.
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from typing import Any, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -16,6 +17,8 @@ from edge_gym.envs.offloading.config import SPLIT_LEVELS, OffloadingConfig
 from edge_gym.solvers.offloading import Offloading
 from edge_gym.typing import BoolArray, Float64Array, FloatArray, IntArray
 
+Decision = TypeVar("Decision")
+
 SHARE_EXPONENT = 4.0
 """Uplinks and downlinks share the band in proportion to exp(4ℓ), ℓ in [-1, 1]."""
 LEAST_CPU_SHARE = 0.05
@@ -25,7 +28,15 @@ LEAST_CPU_SHARE = 0.05
 _EDGE = 0.05
 
 
-class OffloadingCodec(ActionCodec[Offloading]):
+class OffloadingActions(ActionCodec[Decision]):
+    """What all actions of offloading have in common."""
+
+    @abstractmethod
+    def nearest(self, decision: Offloading) -> NDArray[Any]:
+        """Return the actions that come nearest to a whole decision, ``(..., M)`` each."""
+
+
+class OffloadingCodec(OffloadingActions[Offloading]):
     """Bands, CPU frequencies and offloaded parts of M users, ``(..., M, 4)``: ``"direct"``.
 
     The first two columns ℓ share the band among all uplinks and downlinks in proportion to exp(4ℓ);
@@ -77,8 +88,12 @@ class OffloadingCodec(ActionCodec[Offloading]):
         actions: FloatArray = np.concatenate(columns, axis=-1).astype(np.float32)
         return np.clip(actions, -1, 1)
 
+    def nearest(self, decision: Offloading) -> FloatArray:
+        """Return the actions."""
+        return self.encode(decision)
 
-class GridCodec(ActionCodec[Float64Array]):
+
+class GridCodec(OffloadingActions[Float64Array]):
     """Offloaded parts ι_j of M users in steps of 0.2, a level each, ``(..., M)``: ``"grid"``.
 
     Args:
@@ -96,8 +111,12 @@ class GridCodec(ActionCodec[Float64Array]):
         """Return the nearest levels, ``(..., M)``."""
         return np.rint(decision * (SPLIT_LEVELS - 1)).astype(np.int64)
 
+    def nearest(self, decision: Offloading) -> IntArray:
+        """Return the levels of what is offloaded; all else is optimal anyway."""
+        return self.encode(decision.offloaded)
 
-class CombinationCodec(ActionCodec[Float64Array]):
+
+class CombinationCodec(OffloadingActions[Float64Array]):
     """Offloaded parts of M users in steps of 0.2, as one number, ``(...)``: ``"combination"``.
 
     The last user's level counts least.
@@ -118,6 +137,10 @@ class CombinationCodec(ActionCodec[Float64Array]):
     def encode(self, decision: Float64Array) -> IntArray:
         """Return the combinations of the nearest levels, ``(...)``."""
         return combination_of(self.levels.encode(decision))
+
+    def nearest(self, decision: Offloading) -> IntArray:
+        """Return the combination of what is offloaded; all else is optimal anyway."""
+        return self.encode(decision.offloaded)
 
 
 def action_codec(config: OffloadingConfig) -> OffloadingCodec | GridCodec | CombinationCodec:

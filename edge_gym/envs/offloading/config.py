@@ -20,9 +20,9 @@ class OffloadingConfig(FederatedConfig):
 
     Devices are called users here. ``bandwidth_hz`` is the band B that all uplinks and downlinks
     share; users transmit with all of ``transmit_power_dbm`` in any part of it. ``max_cpu_hz`` takes
-    the place of ``cpu_hz``. The default is Table I's radio with tasks in every second iteration,
-    and a network small enough to step in milliseconds, whose size on the air is the document's all
-    the same.
+    the place of ``cpu_hz``. The default is the radio of Li et al. 2021, Table I, with tasks
+    in every second iteration, and a network small enough to step in milliseconds, which has the
+    size of theirs on the air.
 
     Attributes:
         actions: ``"direct"``: shares of the band, CPU frequencies and the parts of the tasks that
@@ -51,8 +51,8 @@ class OffloadingConfig(FederatedConfig):
         downlink_power_dbm: The server's transmit power, dBm.
         placement: ``"ring"``: all users ``cell_radius_m`` away; ``"disc"``: anywhere within.
         path_loss_exponent: Exponent σ.
-        fading: ``"episode"``: channels fade once, before the first iteration; ``"iteration"``:
-            anew in each (Rayleigh).
+        fading: ``"episode"``: links fade once, before the first iteration, so that no correlation
+            of ``channel`` shows; ``"iteration"``: from iteration to iteration.
         move_m: How far users move from one iteration to the next, each in a random direction, m.
     """
 

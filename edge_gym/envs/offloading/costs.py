@@ -8,11 +8,22 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from edge_gym.core.observation import Observation
 from edge_gym.envs.offloading.config import OffloadingConfig
 from edge_gym.physics import wireless
 from edge_gym.solvers.offloading import OffloadingCosts
 from edge_gym.typing import Float64Array
 
+COST_COLUMNS = {
+    "devices": ("gain_db", "task_mbit", "training_s", "training_j", "previous_download_s"),
+    "system": ("model_mbit",),
+}
+"""Columns that ``observed_costs`` reads."""
+COST_FIELDS = (
+    *("bandwidth_hz", "transmit_power_dbm", "downlink_power_dbm", "receive_power_w"),
+    *("cycles_per_bit", "capacitance", "server_hz", "max_cpu_hz", "energy_weight", "time_weight"),
+)
+"""Fields of the configuration that it reads."""
 MAX_COST = 1e6
 """Costs and seconds count as this at most, so that nothing told is infinite."""
 
@@ -67,3 +78,9 @@ def offloading_costs(
         energy_weight=np.asarray(config.energy_weight),
         time_weight=np.asarray(config.time_weight),
     )
+
+
+def observed_costs(seen: Observation, config: OffloadingConfig) -> OffloadingCosts:
+    """Return what the iteration that begins costs, ``(..., M)``, from an observation."""
+    columns = {name: seen.device(name) for name in COST_COLUMNS["devices"]}
+    return offloading_costs(config, **columns, model_mbit=seen.system("model_mbit"))

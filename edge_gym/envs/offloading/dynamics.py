@@ -17,7 +17,12 @@ from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.federated import FederatedLearning
-from edge_gym.envs.offloading.actions import OffloadingCodec, action_codec
+from edge_gym.envs.offloading.actions import (
+    CombinationCodec,
+    GridCodec,
+    OffloadingCodec,
+    action_codec,
+)
 from edge_gym.envs.offloading.config import SPLIT_LEVELS, OffloadingConfig
 from edge_gym.envs.offloading.costs import MAX_COST, mean_gain, offloading_costs
 from edge_gym.envs.offloading.observation import observation_tables
@@ -47,6 +52,7 @@ class OffloadingProblem(FederatedLearning):
     """
 
     config: OffloadingConfig
+    codec: OffloadingCodec | GridCodec | CombinationCodec
     config_type = OffloadingConfig
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(
         OffloadingConfig()

@@ -24,14 +24,14 @@ class OffloadingEnv(EdgeEnv):
     download at r̄_j, computing at f_j and at the server at f_s. The WSEL (10a) is the sum of
     w^e·E_j + w^t·T_j over users.
 
-    A user's CPU and its uplink do one thing at a time. The letter has tasks in the last iteration
+    A user's CPU and its uplink do one thing at a time. Li et al. have tasks in the last iteration
     alone; tasks in earlier ones hold up what follows. The next training begins when the download
     has come and the CPU has inferred; the next update is sent when that training is over and the
     uplink has sent the task. T_j counts from the beginning of the training, as (9) does, which
     leaves out the last download: the seconds of an inference count in the T_j of its own iteration,
     and in the next one for those who wait for the update that it delays.
 
-    Not simulated: the server has a processor of f_s for each task, as in the letter, so that tasks
+    Not simulated: the server has a processor of f_s for each task, as in the paper, so that tasks
     never wait for each other there; it averages in no time. A transmission keeps the share of the
     band that it began with, while others have those of the next iteration already, so that shares
     may sum to more than one for a while. The model takes time and energy in both directions, but
@@ -95,7 +95,8 @@ class OffloadingEnv(EdgeEnv):
     The fields of ``OffloadingConfig``, by name or as ``config=``.
 
     ## References
-    Li et al. 2021, §II to §IV and Table I; p^md is a power in watts, (11) has D_m in place of D_s.
+    Li et al. 2021, doi:10.1109/LWC.2020.3036852, §II to §IV and Table I, whose equations are meant
+    above; p^md is a power in watts, and eq. (11) has D_m in place of D_s.
 
     ## Version History
     - v0: first version.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from edge_gym.envs.federated import FederatedConfig
 from edge_gym.learning.compression import FULL_BITS
+from edge_gym.physics.channel import Rayleigh, make_channel
 from edge_gym.runtime.checks import check_choice, check_integer, check_number
 from edge_gym.runtime.messages import shown
 
@@ -15,9 +16,9 @@ class TaskAllocationConfig(FederatedConfig):
     """Settings of task allocation; further fields are ``FederatedConfig``'s.
 
     Devices are called learners here, the server orchestrator. Every learner has a band of
-    ``bandwidth_hz`` of its own in both directions. The default has half the learners of the
-    document's system and a small network, but the model's bits and, per sample, twenty times the
-    bits and cycles of the document's, so that learners manage as many updates as there.
+    ``bandwidth_hz`` of its own in both directions. The default has half the learners of
+    Mohammad et al. 2020 and a small network, but the bits of their model and, per sample, twenty
+    times their bits and cycles, so that learners manage as many updates as there.
 
     Attributes:
         actions: ``"direct"``: samples and updates of all learners; ``"staleness"``: one of the
@@ -37,8 +38,8 @@ class TaskAllocationConfig(FederatedConfig):
         caps: Staleness caps c to choose from, for ``"staleness"``.
         cpu_groups_hz: Speeds f_k of groups of learners of (nearly) equal size, cycles a second, in
             the order of the learners; None draws them from ``cpu_hz``.
-        fading: ``"none"``: rates follow from the distances; ``"cycle"``: channels also fade anew
-            in each cycle (Rayleigh).
+        fading: ``"none"``: rates follow from the distances alone; ``"cycle"``: links also fade
+            from cycle to cycle, as ``channel`` says, for which it must be set.
         drop_out: A learner's share of cycles in which its model does not arrive is uniform up to
             twice this, and at most 1, so that this is the mean up to one half.
         slowdown_probability: Share of cycles in which a learner's CPU is busy otherwise.
@@ -125,6 +126,11 @@ class TaskAllocationConfig(FederatedConfig):
             for speed in self.cpu_groups_hz:
                 check_number("cpu_groups_hz", speed, 1, 1e15)
         check_choice("fading", self.fading, ("none", "cycle"))
+        if self.fading == "none" and make_channel(self.channel) != Rayleigh():
+            raise ValueError(
+                'channel has no effect with fading="none", where rates follow from the distances '
+                f'alone: set fading="cycle", got channel={shown(self.channel)}'
+            )
         check_number("drop_out", self.drop_out, 0, 1)
         check_number("slowdown_probability", self.slowdown_probability, 0, 1)
         check_number("slowdown", self.slowdown, 1, 1e6)

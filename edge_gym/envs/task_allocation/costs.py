@@ -10,12 +10,30 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from edge_gym.core.observation import Observation
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.physics import wireless
 from edge_gym.solvers import task_resources
 from edge_gym.solvers.task_allocation import TaskCosts
 from edge_gym.solvers.task_resources import ResourceLimits, Resources
 from edge_gym.typing import Float64Array, IntArray
+
+_COST_COLUMNS = (
+    *("base_s", "sample_s", "update_s", "base_j", "sample_j", "update_j", "limit_j"),
+    "own_samples",
+)
+_LIMIT_COLUMNS = ("rate", "cpu_ghz", "base_s", "sample_s", "update_s", "limit_j", "own_samples")
+TASK_COLUMNS = {"devices": _COST_COLUMNS, "system": ("samples",)}
+"""Columns that ``observed_costs`` and ``observed_total`` read."""
+TASK_FIELDS = ("n_devices", "cycle_s", "least_samples", "most_updates")
+"""Fields of the configuration that rules for tasks read."""
+JOINT_COLUMNS = {"devices": (*_COST_COLUMNS, "rate", "cpu_ghz"), "system": ("samples",)}
+"""Columns that ``observed_limits`` reads too."""
+JOINT_FIELDS = (*TASK_FIELDS, "bandwidth_hz", "transmit_power_dbm", "capacitance")
+"""Fields of the configuration that rules for tasks and resources read."""
+
+# Share of time and energy that plans of resources leave, for actions are rounded.
+_MARGIN = 1e-5
 
 
 def task_costs(config: TaskAllocationConfig, **columns: ArrayLike) -> TaskCosts:
@@ -66,6 +84,24 @@ def resource_limits(
         cycle_s=np.asarray(config.cycle_s),
         band_hz=np.asarray(config.n_devices * config.bandwidth_hz),
     )
+
+
+def observed_costs(seen: Observation, config: TaskAllocationConfig) -> TaskCosts:
+    """Return what tasks cost, ``(..., K)``, from an observation."""
+    return task_costs(config, **{name: seen.device(name) for name in _COST_COLUMNS})
+
+
+def observed_limits(seen: Observation, config: TaskAllocationConfig) -> ResourceLimits:
+    """Return what learners may use, ``(..., K)``; a little less, for actions are rounded."""
+    limits = resource_limits(config, **{name: seen.device(name) for name in _LIMIT_COLUMNS})
+    return replace(
+        limits, cycle_s=(1 - _MARGIN) * limits.cycle_s, limit_j=(1 - _MARGIN) * limits.limit_j
+    )
+
+
+def observed_total(seen: Observation) -> IntArray:
+    """Return the samples d of a cycle, ``(...)``, from an observation."""
+    return np.asarray(np.rint(seen.system("samples")[..., 0]), np.int64)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.federated import FederatedLearning, speeds_by_group
-from edge_gym.envs.task_allocation.actions import CapCodec, JointCodec, action_codec
+from edge_gym.envs.task_allocation.actions import CapCodec, JointCodec, TaskCodec, action_codec
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.envs.task_allocation.costs import (
     CycleCosts,
@@ -67,6 +67,7 @@ class TaskAllocation(FederatedLearning):
     """
 
     config: TaskAllocationConfig
+    codec: TaskCodec | JointCodec | CapCodec
     config_type = TaskAllocationConfig
     path_loss = (128.0, 3.71)
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(

@@ -76,8 +76,8 @@ class TaskAllocationEnv(EdgeEnv):
 
     ## Starting State
     Each episode draws a split of the data, the learners' places, energy limits and drop-outs, the
-    fading of all cycles and the untrained model. Speeds are the same in every episode, unless
-    ``cpu_groups_hz`` is None.
+    fading of all cycles (with ``fading="cycle"``, as ``channel`` says) and the untrained model.
+    Speeds are the same in every episode, unless ``cpu_groups_hz`` is None.
 
     ## Episode End
     Terminates after ``cycles`` global cycles. The last ``info`` adds ``test_accuracy``,
@@ -99,9 +99,10 @@ class TaskAllocationEnv(EdgeEnv):
     The fields of ``TaskAllocationConfig``, by name or as ``config=``.
 
     ## References
-    ASYNC-MEL §2, §3 and Table 1, (8) corrected to κ·C_m·d_k·f_k² with κ = 1e-28; MEL on task
-    adaptation, joint task and resource optimisation, and risk mitigation. P_d = 8 bits is not in
-    the text. E_k⁰ is drawn once an episode.
+    Mohammad et al. 2020, arXiv:2012.00143, §2, §3 and Table 1, with eq. (8) corrected to
+    κ·C_m·d_k·f_k², κ = 1e-28; P_d = 8 bits is not in the paper, and E_k⁰ is drawn once an episode.
+    Sorour et al. 2020, arXiv:2007.07453, on task adaptation, joint task and resource optimisation,
+    and risk mitigation. Equations above are those of the first.
 
     ## Version History
     - v0: first version.

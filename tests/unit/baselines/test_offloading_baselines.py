@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from edge_gym.baselines.base import Baseline
 from edge_gym.baselines.offloading import RULES
-from edge_gym.envs.offloading.actions import OffloadingCodec, levels_of
+from edge_gym.envs.offloading.actions import OffloadingCodec, action_codec, levels_of
 from edge_gym.envs.offloading.config import OffloadingConfig
 from edge_gym.envs.offloading.env import OffloadingEnv, OffloadingVectorEnv
 from edge_gym.envs.offloading.observation import observation_tables
@@ -42,8 +42,8 @@ class Made:
     def __init__(self, lanes: int = LANES, **fields: Any) -> None:
         self.config = OffloadingConfig(**fields)
         self.tables = observation_tables(self.config)
-        m = self.config.n_devices
-        self.action_space: Any = spaces.Box(-1, 1, (m, 4), np.float32)
+        self.problem = SimpleNamespace(codec=action_codec(self.config))
+        self.action_space = self.problem.codec.space
         self.num_envs = lanes
         self.unwrapped = self
 
@@ -205,7 +205,7 @@ def test_no_rule_beats_the_near_optimal_one(n_devices: int) -> None:
     costs = costs_of(env, seen)
     wsel = {}
     for rule in RULES:
-        if rule.applies_to(env.config):
+        if rule.applies(env):
             decided = chosen_by(make(rule.name, env), env, seen)
             wsel[rule.name] = evaluate(costs, decided).wsel
     best = wsel.pop("near-optimal")
@@ -259,7 +259,7 @@ def test_the_nearest_levels_are_taken(actions: str) -> None:
     seen = draw(direct, 2)
     met = set()
     for rule in RULES:
-        if not rule.applies_to(twin.config):
+        if not rule.applies(twin):
             assert rule.name == "gbe"
             continue
         wanted = chosen_by(make(rule.name, direct), direct, seen).offloaded
@@ -282,7 +282,7 @@ def test_rules_act_on_any_leading_axes() -> None:
         single = {part: values[3] for part, values in seen.items()}
         nested = {part: values[None] for part, values in single.items()}
         for rule in RULES:
-            if not rule.applies_to(env.config):
+            if not rule.applies(env):
                 continue
             found, one = make(rule.name, env).act(seen), rule(alone)
             for given, wanted in ((single, found[3]), (nested, found[3][None])):
@@ -302,13 +302,16 @@ def test_where_rules_apply() -> None:
         ({**COMBINATION, "n_devices": 5}, every - {"gbe", "exhaustive"}),
     ]
     for fields, wanted in cases:
-        config = OffloadingConfig(**fields)
-        assert {rule.name for rule in RULES if rule.applies_to(config)} == wanted
+        assert {rule.name for rule in RULES if rule.applies(Made(**fields))} == wanted
         for rule in RULES:
             if rule.name not in wanted:
                 with pytest.raises(ValueError, match="does not apply to this environment"):
                     rule(Made(**fields))
-    assert not any(rule.applies_to(object()) for rule in RULES)
+    nothing = SimpleNamespace(
+        config=OffloadingConfig(), tables={}, problem=SimpleNamespace(codec=None), actions_per=None
+    )
+    nothing.unwrapped, nothing.action_space = nothing, None
+    assert not any(rule.applies(nothing) for rule in RULES)
     assert len(BY_NAME) == len(RULES) == 9
 
 
@@ -423,9 +426,7 @@ def test_the_curves_over_the_path_loss() -> None:
 
 def test_the_grid_is_searched_exhaustively() -> None:
     wsel = {
-        rule.name: wsel_of(rule.name, 10, **GRID)
-        for rule in RULES
-        if rule.applies_to(OffloadingConfig(**GRID))
+        rule.name: wsel_of(rule.name, 10, **GRID) for rule in RULES if rule.applies(Made(**GRID))
     }
     best = wsel.pop("exhaustive")
     assert len(wsel) == 7

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium import spaces
 from numpy.typing import NDArray
 from scipy.stats import kstest
 
 from edge_gym.baselines.base import Baseline, RandomPolicy
-from edge_gym.baselines.task_allocation import RULES
-from edge_gym.core.observation import Observation
+from edge_gym.baselines.task_allocation import RULES as TASK_RULES
+from edge_gym.baselines.task_allocation import HeterogeneityUnawareSynchronous
+from edge_gym.baselines.task_resources import RULES as JOINT_RULES
+from edge_gym.core.observation import Observation, ObservationTable
+from edge_gym.envs.task_allocation.actions import action_codec
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.envs.task_allocation.env import TaskAllocationVectorEnv
 from edge_gym.envs.task_allocation.observation import observation_tables
@@ -30,7 +33,7 @@ from edge_gym.solvers.task_allocation import (
 )
 
 K, LANES, TOTAL = 6, 24, 900
-BY_NAME: dict[str, Any] = {rule.name: rule for rule in RULES}
+RULES: tuple[type[Baseline], ...] = (*TASK_RULES, *JOINT_RULES)
 STALENESS, JOINT = {"actions": "staleness"}, {"actions": "joint"}
 RISK = {"drop_out": 0.3}
 COPIES = {"redundancy": 2}
@@ -47,10 +50,8 @@ class Made:
     def __init__(self, lanes: int = LANES, **fields: Any) -> None:
         self.config = TaskAllocationConfig(**{"n_devices": K, **fields})
         self.tables = observation_tables(self.config)
-        columns = 5 if self.config.actions == "joint" else 2
-        self.action_space: Any = spaces.Box(-1, 1, (self.config.n_devices, columns), np.float32)
-        if self.config.actions == "staleness":
-            self.action_space = spaces.Discrete(len(self.config.caps))
+        self.problem = SimpleNamespace(codec=action_codec(self.config))
+        self.action_space = self.problem.codec.space
         self.num_envs = lanes
         self.unwrapped = self
 
@@ -114,7 +115,8 @@ def meant(action: Array, total: Array, most: int = 12) -> Tasks:
 
 
 def make(name: str, env: Any, **parameters: Any) -> Baseline:
-    rule: Baseline = BY_NAME[name](env, **parameters)
+    named = [rule for rule in RULES if rule.name == name]
+    rule = next((rule for rule in named if rule.applies(env)), named[0])(env, **parameters)
     rule.begin(np.arange(env.num_envs), range(env.num_envs))
     return rule
 
@@ -352,7 +354,7 @@ def test_every_rule_keeps_16d_and_16g(fields: dict[str, Any]) -> None:
     problem, least = env.problem, env.config.least_samples
     tried = few = 0
     for rule in RULES:
-        if not rule.applies_to(env.config):
+        if not rule.applies(env):
             continue
         grid = rule.grid_for(env.config)
         for values in itertools.product(*grid.values()):
@@ -489,7 +491,7 @@ def begin(lanes: int, **fields: Any) -> tuple[Any, Any]:
 def test_all_rules_keep_to_what_learners_can_do(fields: dict[str, Any]) -> None:
     env, _ = begin(40, **fields)
     for rule in RULES:
-        if not rule.applies_to(env.config):
+        if not rule.applies(env):
             continue
         observation, _ = env.reset(seed=0)
         acting = make(rule.name, env)
@@ -595,7 +597,7 @@ def test_rules_act_on_any_leading_axes() -> None:
         env, alone = Made(**fields), Made(lanes=1, **fields)
         seen = draw(env)
         for rule in RULES:
-            if not rule.applies_to(env.config):
+            if not rule.applies(env):
                 continue
             found = make(rule.name, env).act(seen)
             one = make(rule.name, alone)
@@ -621,10 +623,26 @@ def test_where_rules_apply() -> None:
         (JOINT, {"random-shares", "task-only", "resource-only", "joint-task-resource"}),
     ]
     for fields, wanted in cases:
-        config = TaskAllocationConfig(**fields)
-        assert {rule.name for rule in RULES if rule.applies_to(config)} == wanted
-    assert not any(rule.applies_to(object()) for rule in RULES)
-    assert len(BY_NAME) == len(RULES)
+        env = Made(**fields)
+        found = [rule.name for rule in RULES if rule.applies(env)]
+        assert set(found) == wanted
+        assert len(found) == len(wanted)
+
+
+def test_rules_apply_to_other_problems_that_offer_the_same() -> None:
+    """What counts are columns, fields and the meaning of actions, no class of configurations."""
+    own, other = Made(), Made()
+    other.config = SimpleNamespace(cycle_s=1.0, least_samples=2, most_updates=5, n_devices=K)  # type: ignore[assignment]
+    names = {rule.name for rule in RULES if rule.applies(other)}
+    assert names == {rule.name for rule in RULES if rule.applies(own)}
+    make("ha-asyn", other).act(draw(own))
+    other.tables = {**own.tables, "devices": ObservationTable(*list(own.tables["devices"])[1:])}
+    assert other.tables["devices"].columns[0].name == "rate"
+    assert {rule.name for rule in RULES if rule.applies(other)} == names
+    other.tables = {**own.tables, "devices": ObservationTable(*list(own.tables["devices"])[3:])}
+    assert not any(rule.applies(other) for rule in RULES)
+    with pytest.raises(ValueError, match="there is no column 'base_s' of devices"):
+        make("ha-asyn", other)
 
 
 def test_every_point_of_a_grid_is_possible() -> None:
@@ -633,7 +651,7 @@ def test_every_point_of_a_grid_is_possible() -> None:
         env = Made(**fields)
         seen = draw(env)
         for rule in RULES:
-            if not rule.applies_to(env.config):
+            if not rule.applies(env):
                 continue
             grid = rule.grid_for(env.config)
             points = list(itertools.product(*grid.values()))
@@ -684,13 +702,14 @@ def test_wrong_parameters_are_named(
 def test_hu_sync_says_where_it_cannot_train(fields: dict[str, Any], why: str | None) -> None:
     """What its note says of a configuration is what happens in episodes."""
     env, observation = begin(60, **fields)
-    note = BY_NAME["hu-sync"].note(env.config)
+    note = HeterogeneityUnawareSynchronous.note(env.config)
     *_, info = env.step(make("hu-sync", env).act(observation))
     trains = (info["updates"] > 0).mean()
     if why is None:
         assert note is None
         assert trains > 0.5
     else:
+        assert note is not None
         assert why in note
         assert trains < 0.02
     assert not any(rule.note(env.config) for rule in RULES if rule.name != "hu-sync")

@@ -709,6 +709,55 @@ def test_the_path_loss_ends_a_metre_from_the_server() -> None:
     np.testing.assert_allclose(without, mean_db, atol=1e-4)
 
 
+# --------------------------------------------------------------------------------------- channels
+
+
+def fadings(n_iterations: int, **fields: Any) -> NDArray[np.float64]:
+    """Return the fading of all iterations of 60 episodes, ``(n, 60, M)``."""
+    env = many(60, iterations=n_iterations, **fields)
+    env.problem.train = lambda lanes: None
+    kept = [env.problem.fading.copy()]
+    for action in itertools.islice(actions_for(env.config), n_iterations - 1):
+        env.step(np.array([action] * 60))
+        kept.append(env.problem.fading.copy())
+    return np.array(kept)
+
+
+@pytest.mark.parametrize(
+    ("channel", "variance"),
+    [("rayleigh", 1.0), ("rician:k=5", 11 / 36), ("nakagami:m=2", 0.5), ("awgn", 0.0)],
+)
+def test_links_fade_as_the_channel_says(channel: str, variance: float) -> None:
+    gain = fadings(12, channel=channel)
+    assert gain.mean() == pytest.approx(1, abs=0.07)
+    assert gain.var() == pytest.approx(variance, abs=0.15)
+
+
+def test_fading_is_correlated_and_shadowed_over_iterations() -> None:
+    slow = np.log(fadings(6, channel="rayleigh:correlation=0.95")).reshape(6, -1)
+    assert np.corrcoef(slow[0], slow[1])[0, 1] > 0.6
+    shadowed = fadings(4, channel="awgn:shadowing_db=6")
+    np.testing.assert_allclose(shadowed, np.repeat(shadowed[:1], 4, axis=0))
+    assert np.std(10 * np.log10(shadowed[0])) == pytest.approx(6, abs=1)
+    once = fadings(4, channel="rician:k=5,correlation=0.5", fading="episode")
+    np.testing.assert_array_equal(once, np.repeat(once[:1], 4, axis=0))
+
+
+@pytest.mark.parametrize("fields", [{}, {"fading": "episode"}])
+def test_episodes_under_any_channel_go_on_from_their_state(fields: dict[str, Any]) -> None:
+    channel = "rician:k=5,correlation=0.9,shadowing_db=4"
+    env, twin = (make(iterations=6, channel=channel, **fields) for _ in range(2))
+    env.reset(seed=0)
+    chosen = list(itertools.islice(actions_for(env.config), 6))
+    for action in chosen[:3]:
+        env.step(action)
+    twin.reset(seed=9)
+    twin.step(chosen[0])
+    twin.set_state(env.get_state())
+    for action in chosen[3:]:
+        assert_same(env.step(action), twin.step(action))
+
+
 # ---------------------------------------------------------------------------------------- actions
 
 
