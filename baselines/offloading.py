@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
+from edge_gym.core.actions import ActionCodec
 from edge_gym.core.observation import Observation
 from edge_gym.envs.offloading.actions import OffloadingActions, OffloadingCodec
 from edge_gym.envs.offloading.config import SPLIT_LEVELS, OffloadingConfig
@@ -40,7 +41,7 @@ class _Rule(Baseline):
 
     needs: ClassVar[Mapping[str, Sequence[str]]] = COST_COLUMNS
     needs_fields = COST_FIELDS
-    needs_codec: ClassVar[type[OffloadingActions[Any]]] = OffloadingActions
+    needs_codec: ClassVar[type[ActionCodec[Any]] | None] = OffloadingActions
     config: OffloadingConfig
 
     def __init__(self, env: Any, **parameters: Any) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline, NoParameters
+from edge_gym.core.actions import ActionCodec
 from edge_gym.core.observation import Observation
 from edge_gym.envs.task_allocation.actions import CapCodec, TaskCodec
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
@@ -59,8 +60,8 @@ class _Rule(Baseline):
     """A rule for tasks, with every learner's fair share of the band, full power and full speed."""
 
     needs: ClassVar[Mapping[str, Sequence[str]]] = TASK_COLUMNS
-    needs_fields = TASK_FIELDS
-    needs_codec = TaskCodec
+    needs_fields: ClassVar[Sequence[str]] = TASK_FIELDS
+    needs_codec: ClassVar[type[ActionCodec[Any]] | None] = TaskCodec
     config: TaskAllocationConfig
 
     @classmethod
