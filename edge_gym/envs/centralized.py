@@ -46,6 +46,7 @@ from edge_gym.runtime.checks import (
     check_integer,
     check_number,
 )
+from edge_gym.runtime.messages import shown
 from edge_gym.typing import BoolArray, IntArray
 
 SNR_DB_BOUNDS = (-30.0, 60.0)
@@ -118,7 +119,10 @@ class CentralizedConfig(Config):
         if self.image_size is not None:
             check_integer("image_size", self.image_size, 1)
         check_choice("learner", self.learner, LEARNERS)
-        check_learner_classes(self.learner, None if self.classes is None else len(self.classes))
+        try:
+            check_learner_classes(self.learner, None if self.classes is None else len(self.classes))
+        except ValueError as error:
+            raise ValueError(f"classes = {shown(self.classes)}: {error}") from None
         check_number("mean_snr_db", self.mean_snr_db, *SNR_DB_BOUNDS)
         check_channel("channel", self.channel)
         check_integer("initial_samples", self.initial_samples, 2)
