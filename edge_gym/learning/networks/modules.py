@@ -50,7 +50,8 @@ class ModuleNetwork(Network):
     as it does everywhere.
 
     *FLOPs* of the forward pass are counted by ``torch.utils.flop_counter``, which knows products
-    of matrices, convolutions and attention; the backward pass counts twice as many.
+    of matrices, convolutions and attention; the backward pass counts twice as many. A module with
+    other operations states them in an attribute ``forward_flops``.
 
     Attributes:
         loop_reason: Why jobs go one after another; None where they are mapped over.
@@ -285,13 +286,27 @@ class ModuleNetwork(Network):
             raise ValueError(f"network {self.name!r} returns something else at each call")
 
     def _count(self) -> int:
+        """Return the multiplications with an addition of one sample's forward pass.
+
+        Raises:
+            ValueError: If they cannot be counted and the module does not state them.
+        """
+        stated = getattr(self._prototype, "forward_flops", None)
+        if stated is not None:
+            return int(stated) // 2
         from torch.utils.flop_counter import FlopCounterMode
 
         device = next(self._prototype.parameters()).device
         model = copy.deepcopy(self._prototype).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.zeros(1, *self.image_shape, device=device))
-        return int(counter.get_total_flops()) // 2
+        flops = int(counter.get_total_flops())
+        if not flops:
+            raise ValueError(
+                f"network {self.name!r} has no products that torch.utils.flop_counter knows: give "
+                "the module an attribute forward_flops, the FLOPs of one sample's forward pass"
+            )
+        return flops // 2
 
     def _reason_to_loop(self) -> str | None:
         """Return why jobs cannot be mapped over, as far as passes without gradients tell."""

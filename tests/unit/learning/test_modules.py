@@ -212,6 +212,33 @@ def test_parameters_statistics_and_flops_are_counted() -> None:
     assert network.payload_bits(8) == 8 * network.n_parameters + 32 * 8
 
 
+class Recurrent(nn.Module):
+    """Neither counted by torch nor mapped over by it."""
+
+    def __init__(self, image_shape: Shape, n_classes: int) -> None:
+        super().__init__()
+        self.cells = nn.LSTM(7, n_classes, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.cells(x[:, 0])[0][:, -1]
+        return logits
+
+
+class Stated(Recurrent):
+    forward_flops = 7 * 2 * 4 * 10 * 17
+
+
+def test_what_cannot_be_counted_is_stated() -> None:
+    register_network("own/recurrent", Recurrent)
+    with pytest.raises(ValueError, match="give the module an attribute forward_flops"):
+        make_network("own/recurrent", SHAPE, 10)
+    register_network("own/stated", Stated)
+    assert make_network("own/stated", SHAPE, 10).forward_flops == Stated.forward_flops
+    weights = trained("own/stated", 2, 0)
+    assert torch.isfinite(weights).all()
+    assert torch.equal(weights[1], trained("own/stated", 1, 1)[0])
+
+
 def test_the_state_of_a_learner_is_restored() -> None:
     one, other = make("own/normalised", 2), make("own/normalised", 3, first=9)
     other.set_state(np.array([2, 0]), one.get_state(np.arange(2)))
