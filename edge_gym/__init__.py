@@ -16,7 +16,7 @@ from edge_gym import envs as _envs  # noqa: F401  # registers our ids
 from edge_gym.core.registration import list_environments, register_environment
 from edge_gym.evaluation.policy_sources import register_policy_source
 from edge_gym.evaluation.report_hooks import REPORTS as _REPORTS
-from edge_gym.registry import load_plugins as _load_plugins
+from edge_gym.registry import begin_plugins as _begin_plugins
 from edge_gym.runtime import isolation as _isolation  # noqa: F401  # what it does in forked children
 from edge_gym.version import __version__
 
@@ -106,4 +106,4 @@ for _name, _place in (
     _REPORTS.register(_name, f"edge_gym.reports.{_place}")
 
 # Last, for plug-ins import this package themselves.
-_load_plugins()
+_begin_plugins()

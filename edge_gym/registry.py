@@ -149,15 +149,25 @@ def place_of(item: Any) -> str:
 
 
 _pending: list[EntryPoint] | None = None
+_ready = False
+
+
+def begin_plugins() -> None:
+    """Load plug-ins from now on: all of ``edge_gym`` that they may use is imported."""
+    global _ready
+    _ready = True
+    load_plugins()
 
 
 def load_plugins() -> None:
-    """Load the plug-ins that are installed, once.
+    """Load the plug-ins that are installed, once; none while ``edge_gym`` itself is imported.
 
     One whose module is only now being imported is loaded when something is next looked up. One
     that fails is told in a ``PluginWarning`` and left out.
     """
     global _pending
+    if not _ready:
+        return
     if _pending is None:
         _pending = list(entry_points(group=GROUP))
         _pending += [EntryPoint(name, name, GROUP) for name in _named()]
