@@ -77,9 +77,10 @@ class Features:
         images = pixels.reshape(*features.shape[:-1], *self.image_shape)
         if self.image_shape[0] == 3:
             return np.moveaxis(images, -3, -1)
-        if self.image_shape[0] == 1:
-            return images[..., 0, :, :]
-        return np.asarray(images.mean(axis=-3))
+        grey: NDArray[np.float32] = (
+            images[..., 0, :, :] if self.image_shape[0] == 1 else images.mean(axis=-3)
+        )
+        return grey
 
 
 def load_features(

@@ -152,6 +152,10 @@ class _Check:
         trained.fit(none, [])
         trained.set_state(none, trained.get_state(none))
         trained.reset(none, [])
+        empty = trained.assess(none, self.x[self.rows[:0]], self.labels[self.rows[:0]])
+        for name, values in empty._asdict().items():
+            assert np.shape(values) == (0, _SAMPLES), f"of no lane, {name} is {np.shape(values)}"
+        trained.score(none, self.x, self.labels, self.rows[:0])
         self.valid(trained, lanes, "after calls for no lane")
 
     def valid(self, learner: Learner, lanes: IntArray, when: str) -> None:
