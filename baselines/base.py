@@ -122,7 +122,9 @@ class Baseline(ABC):
             )
             if lanes.actions_per not in known:
                 return f"its actions are per {' or '.join(known)}, not {lanes.actions_per}"
-        if cls.needs_codec is not None and not isinstance(lanes.problem.codec, cls.needs_codec):
+        if cls.needs_codec is not None and not isinstance(
+            getattr(lanes.problem, "codec", None), cls.needs_codec
+        ):
             return f"its actions are those of {cls.needs_codec.__name__}"
         for part, columns in cls.needs.items():
             for column in columns:

@@ -151,6 +151,8 @@ def print_results(results: Results) -> None:
         if result.kind not in ("learned", "yours"):
             continue
         for kind, gap in result.differences.items():
+            if gap.baseline == name:
+                continue
             print(
                 f"{name} minus {gap.baseline}, {origins[kind]}: "
                 f"{gap.mean:+.4f} {interval(gap.ci95, '+')}"

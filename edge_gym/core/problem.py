@@ -94,7 +94,7 @@ class Problem(ABC):
         action_fill: Value of the last action columns of a device where a policy gives fewer, as
             those do that are older than these columns; None if all columns must be given.
         signs_suffice: Whether actions of several columns ask only which values are above 0.
-        codec: What actions mean, for rules and decoders that ask; None where nobody does.
+        codec: What actions mean, for rules and decoders that ask; not set where nobody does.
     """
 
     config_type: ClassVar[type[Any]]
@@ -109,7 +109,7 @@ class Problem(ABC):
     actions_per: str | None = None
     action_fill: float | None = None
     signs_suffice: bool = False
-    codec: ActionCodec[Any] | None = None
+    codec: ActionCodec[Any]
 
     def __init__(self, config: Any, n_lanes: int) -> None:
         self.config = config

@@ -102,7 +102,7 @@ def check_observations(make: MakeEnv, steps: int = 40) -> None:
     """Check spaces, tables and the types of what is returned."""
     env = make()
     space = env.observation_space
-    boxes = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    boxes: Mapping[str, Any] = space.spaces if isinstance(space, spaces.Dict) else {"": space}
     assert boxes.keys() == env.tables.keys(), (
         f"tables are of {sorted(env.tables)}, observations have {sorted(boxes)}"
     )
