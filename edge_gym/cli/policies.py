@@ -95,7 +95,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare policies on the same episodes."""
-    folder = out or Path("results") / find_environment(env_id).name
+    folder = out or Path("results") / find_environment(env_id).file_name
     results = run_comparison(env_id, policy, episodes, seed, lanes, settings, folder, as_json)
     files = ", ".join(str(path) for path in sorted(folder.iterdir()) if path.is_file())
     errors().print(f"written: {files}", highlight=False)

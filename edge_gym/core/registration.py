@@ -56,6 +56,11 @@ class EnvironmentSpec:
         return self.id.removeprefix(f"{NAMESPACE}/")
 
     @property
+    def file_name(self) -> str:
+        """The name as that of a file or folder."""
+        return self.name.replace("/", "--")
+
+    @property
     def from_paper(self) -> bool:
         """Whether the id is the paper's own setting."""
         return self.name.endswith("-Paper-v0")

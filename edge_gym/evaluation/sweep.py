@@ -197,4 +197,4 @@ def _file_of(chunk: Chunk) -> Path:
 
 def folder_name(environment: str) -> str:
     """Return an id as the name of a file or folder; that of ours is without ``edge_gym/``."""
-    return find_environment(environment).name.replace("/", "--")
+    return find_environment(environment).file_name

@@ -57,8 +57,8 @@ def check_problem(
     """
     make, make_vector = makers(problem, overrides or {})
     check_interface(make)
-    check_observations(make, steps)
     check_masks(make, steps)
+    check_observations(make, steps)
     check_seeds(make)
     check_lanes(make, make_vector, 3, steps)
     check_number_of_lanes(make_vector, steps)
