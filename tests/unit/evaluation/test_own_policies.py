@@ -96,6 +96,7 @@ def run(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_commands_take_a_problem_that_is_not_ours(tmp_path: Path) -> None:
     code = PROBLEM.partition("```python\n")[2].partition("```")[0]
     (tmp_path / "collect.py").write_text(code)
