@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from edge_gym.core.config import Config
 from edge_gym.core.problem import Problem
-from edge_gym.core.scene import LinePanel
 from edge_gym.core.state import LaneArray
 from edge_gym.data import (
     DATASETS,
@@ -262,19 +261,6 @@ class FederatedLearning(Problem):
             track_test=config.track_test,
         )
 
-    # The tracker's, under the names of before; to be replaced where they are used.
-    @property
-    def _accuracy(self) -> NDArray[np.float64]:
-        return self.tracker.accuracy
-
-    @property
-    def _loss(self) -> NDArray[np.float64]:
-        return self.tracker.loss
-
-    @property
-    def _loss_slope(self) -> NDArray[np.float64]:
-        return self.tracker.loss_slope
-
     def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
         """Restore what ``get_state`` returned."""
         self._reserve(state["_rows"].shape[2])
@@ -387,17 +373,11 @@ class FederatedLearning(Problem):
         rate = self.config.bandwidth_hz * efficiency.min(axis=1)
         return np.asarray(FULL_BITS * self.network.n_values / rate)
 
-    def _device_labels(self) -> list[str]:
+    def device_labels(self) -> list[str]:
         """Return what stands below the bars of the devices that a picture shows."""
         k = self.config.n_devices
         shown = range(min(k, SHOWN_DEVICES))
         return [str(i) if k <= _ALL_LABELLED or i % 5 == 0 else "" for i in shown]
-
-    def _accuracy_panel(
-        self, lane: int, x: NDArray[Any], label: str, x_limits: tuple[float, float]
-    ) -> LinePanel:
-        """Show the validation accuracy before and after each round, at the places ``x``."""
-        return self.tracker.accuracy_panel(lane, x, label, x_limits)
 
     def _score(self, lanes: IntArray, test: bool) -> Score:
         """Score the global models on their test or validation samples."""

@@ -45,8 +45,8 @@ class BatchSlotConfig(FederatedConfig):
             bits each. The default is the first, for which Theorems 1 and 2 are made.
         downlink_power_dbm: The base station's transmit power, dBm.
         fading: ``"round"``: both directions fade anew in each round, in which rates stay as they
-            are; ``"mean"``: rates are averages over fading, eqs. (5) and (6), right where a round
-            takes many frames.
+            are; ``"mean"``: rates are averages over fading, right where a round
+            takes many frames (Ren et al. 2021, eqs. (5) and (6)).
         device: Processors of the devices, ``"cpu"`` or ``"gpu"``.
         cpu_groups_hz: Speeds f_k of groups of devices of (nearly) equal size, cycles a second, in
             the order of the devices, 1 to 10¹⁵ each; None draws them from ``cpu_hz``.

@@ -26,6 +26,8 @@ class BatchSlotEnv(EdgeEnv):
     The download is one message for each device, which is the paper's; its footnote 3 names a
     broadcast at the smallest of the rates as another. Devices have the untrained model at the
     start. Channel states, losses, norms and what is decided are a few numbers and take no time.
+    Links fade as ``channel`` says, up and down by themselves, anew in each round or, with
+    ``fading="mean"``, so fast that rates are averages.
 
     - ``device="cpu"``: t_k^L = B_k·C/f_k, with the cycles C of ``cycles_per_flop`` times the FLOPs
       of training on one sample; t_k^M takes two FLOPs for each parameter.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def scene_of(problem: OffloadingProblem, lane: int) -> Scene:
     """Show what was offloaded in one lane, the band, latencies and the accuracy."""
     config, iterations = problem.config, int(problem._round[lane])
-    labels = problem._device_labels()
+    labels = problem.device_labels()
     shown = len(labels)
 
     def bars(title: str, values: NDArray[Any], label: str, **limits: Any) -> BarPanel:
@@ -48,7 +48,7 @@ def scene_of(problem: OffloadingProblem, lane: int) -> Scene:
                 bars("Latency", problem.latency_s[lane], "s"),
             ),
             (
-                problem._accuracy_panel(
+                problem.tracker.accuracy_panel(
                     lane, np.arange(iterations + 1), "iterations", (0, config.iterations)
                 ),
                 GaugePanel(

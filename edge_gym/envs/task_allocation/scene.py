@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def scene_of(problem: TaskAllocation, lane: int) -> Scene:
     """Show one lane's samples, updates, times, energies and the accuracy over cycles."""
     config, cycles = problem.config, int(problem._round[lane])
-    labels = problem._device_labels()
+    labels = problem.device_labels()
     shown = len(labels)
 
     def bars(title: str, values: NDArray[Any], label: str, **more: Any) -> BarPanel:
@@ -45,7 +45,7 @@ def scene_of(problem: TaskAllocation, lane: int) -> Scene:
                 bars("Energy", problem.spent_j[lane], "J", targets={"limit": limit_j}),
             ),
             (
-                problem._accuracy_panel(
+                problem.tracker.accuracy_panel(
                     lane, np.arange(cycles + 1), "global cycles", (0, config.cycles)
                 ),
                 GaugePanel(

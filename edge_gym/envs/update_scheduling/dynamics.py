@@ -53,32 +53,34 @@ class UpdateScheduling(FederatedLearning):
     state_parts = (*FederatedLearning.state_parts, "memory")
     # The round that begins: fading gains and what the channel remembers, computing times with
     # slow-downs, and who takes part.
-    _gain = LaneArray(np.float64, per_device)
-    _fading = LaneArray(np.float64, lambda problem: (problem.channel.memory, *per_device(problem)))
-    _compute_s = LaneArray(np.float64, per_device)
-    _participates = LaneArray(np.bool_, per_device, reset=True)
+    gain = LaneArray(np.float64, per_device)
+    fading_state = LaneArray(
+        np.float64, lambda problem: (problem.channel.memory, *per_device(problem))
+    )
+    compute_s = LaneArray(np.float64, per_device)
+    participates = LaneArray(np.bool_, per_device, reset=True)
     # The last indicator that the server knows of each device, and the round that it is of; -1
     # before the first.
-    _indicator = LaneArray(np.float64, per_device)
-    _indicator_round = LaneArray(np.int64, per_device, reset=-1)
+    indicator = LaneArray(np.float64, per_device)
+    indicator_round = LaneArray(np.int64, per_device, reset=-1)
     # Each device's probability that an upload is lost, and that it does not answer.
-    _packet_error = LaneArray(np.float64, per_device)
-    _drop_out = LaneArray(np.float64, per_device)
+    packet_error = LaneArray(np.float64, per_device)
+    drop_out = LaneArray(np.float64, per_device)
     # The episode so far.
-    _efficiency_sum = LaneArray(np.float64, per_device)
-    _throughput = LaneArray(np.float64, per_device)
-    _spent = LaneArray(np.float64)
-    _last_round = LaneArray(np.float64)
-    _seconds = LaneArray(np.float64)
-    _energy = LaneArray(np.float64, per_device)
-    _uploads = LaneArray(np.int64, per_device)
-    _arrived = LaneArray(np.int64, per_device)
-    _last_arrival = LaneArray(np.int64, per_device)
+    efficiency_sum = LaneArray(np.float64, per_device)
+    throughput = LaneArray(np.float64, per_device)
+    spent = LaneArray(np.float64)
+    last_round = LaneArray(np.float64)
+    seconds = LaneArray(np.float64)
+    energy_j = LaneArray(np.float64, per_device)
+    uploads = LaneArray(np.int64, per_device)
+    arrivals = LaneArray(np.int64, per_device)
+    last_arrival = LaneArray(np.int64, per_device)
     # For pictures: whom the last round scheduled, with which part of the band, and indicator,
     # spectral efficiency and computing time as the server knew them then.
-    _scheduled = LaneArray(np.bool_, per_device)
-    _share = LaneArray(np.float64, per_device)
-    _pictured = LaneArray(np.float64, lambda problem: (*per_device(problem), 3))
+    scheduled = LaneArray(np.bool_, per_device)
+    band_share = LaneArray(np.float64, per_device)
+    pictured = LaneArray(np.float64, lambda problem: (*per_device(problem), 3))
 
     def __init__(self, config: UpdateSchedulingConfig, n_lanes: int) -> None:
         super().__init__(config, n_lanes, config.max_rounds)
@@ -108,26 +110,26 @@ class UpdateScheduling(FederatedLearning):
         for lane in lanes:
             self._draw_system(lane, self.config.redundancy)
             draws = self.generators[lane].random((2, self.config.n_devices))
-            self._packet_error[lane] = self.config.packet_error * draws[0]
-            self._drop_out[lane] = self.config.drop_out * draws[1]
+            self.packet_error[lane] = self.config.packet_error * draws[0]
+            self.drop_out[lane] = self.config.drop_out * draws[1]
         info = self._begin_learning(lanes)
         if self.config.mode == "lazy":
             index = torch.from_numpy(lanes)
             self.memory.keep(lanes, self.learner.weights[index][:, None])
         self._begin_round(lanes)
-        self._pictured[lanes] = self._picture(lanes)
+        self.pictured[lanes] = self._picture(lanes)
         return info
 
     def step_lanes(self, lanes: IntArray, actions: NDArray[Any]) -> Step:
         """Let the scheduled devices upload, average what arrives, and begin the next round."""
         config = self.config
-        self._pictured[lanes] = self._picture(lanes)
+        self.pictured[lanes] = self._picture(lanes)
         decision = self.codec.decode(actions)
-        participates = self._participates[lanes]
+        participates = self.participates[lanes]
         scheduled = select_devices(decision.scores, participates, config)
         draws = np.stack([self.generators[lane].random((2, config.n_devices)) for lane in lanes])
-        answering = scheduled & (draws[:, 0] >= self._drop_out[lanes])
-        lost = draws[:, 1] < self._packet_error[lanes]
+        answering = scheduled & (draws[:, 0] >= self.drop_out[lanes])
+        lost = draws[:, 1] < self.packet_error[lanes]
         clock = self._clock(lanes, scheduled)
         shares, finish_s = share_band(
             config.bandwidth, self._upload_s(lanes), answering, clock, decision.band
@@ -145,31 +147,31 @@ class UpdateScheduling(FederatedLearning):
         round_s = np.maximum(finish_s.max(axis=1), clock.elapsed_s)
         round_s = np.maximum(round_s, np.where(awaited, clock.planned_s, 0).max(axis=1))
         took = round_s if config.mode == "importance" else energy.sum(axis=1)
-        left = config.budget - self._spent[lanes]
+        left = config.budget - self.spent[lanes]
         in_time = took <= left
         sent = answering & in_time[:, None]
         arrived = sent & ~lost
         self._aggregate(lanes, sent, arrived)
         if decision.participation is not None:
-            self._participates[lanes] = select_participants(decision.participation)
+            self.participates[lanes] = select_participants(decision.participation)
 
         # A round that needs more than is left is broken off where nothing is left.
         part = np.where(in_time, 1.0, left / np.maximum(took, 1e-300))
         round_s, energy = part * round_s, part[:, None] * energy
         took = np.where(in_time, took, left)
-        self._spent[lanes] += took
-        self._last_round[lanes] = took
-        self._seconds[lanes] += round_s
-        self._energy[lanes] += energy
+        self.spent[lanes] += took
+        self.last_round[lanes] = took
+        self.seconds[lanes] += round_s
+        self.energy_j[lanes] += energy
         served = np.where(scheduled, self._efficiency(lanes), 0)
-        self._throughput[lanes] += (served - self._throughput[lanes]) / MEMORY_ROUNDS
-        self._uploads[lanes] += scheduled
-        self._arrived[lanes] += arrived
-        self._scheduled[lanes], self._share[lanes] = scheduled, shares
-        self._last_arrival[lanes] = np.where(
-            arrived, self._round[lanes][:, None] + 1, self._last_arrival[lanes]
+        self.throughput[lanes] += (served - self.throughput[lanes]) / MEMORY_ROUNDS
+        self.uploads[lanes] += scheduled
+        self.arrivals[lanes] += arrived
+        self.scheduled[lanes], self.band_share[lanes] = scheduled, shares
+        self.last_arrival[lanes] = np.where(
+            arrived, self._round[lanes][:, None] + 1, self.last_arrival[lanes]
         )
-        terminated = ~in_time | (self._spent[lanes] >= config.budget)
+        terminated = ~in_time | (self.spent[lanes] >= config.budget)
         truncated = ~terminated & (self._round[lanes] + 1 >= config.max_rounds)
         over = terminated | truncated
         reward, info, final_info = self._end_round(lanes, over)
@@ -177,8 +179,8 @@ class UpdateScheduling(FederatedLearning):
         # of the model and the rounds that were.
         self._begin_round(lanes)
         info |= {
-            "seconds": self._seconds[lanes].copy(),
-            "joules": self._energy[lanes].sum(axis=1),
+            "seconds": self.seconds[lanes].copy(),
+            "joules": self.energy_j[lanes].sum(axis=1),
             "round_s": round_s,
             "round_j": energy.sum(axis=1),
             "broadcast_s": np.minimum(clock.broadcast_s, round_s),
@@ -187,7 +189,7 @@ class UpdateScheduling(FederatedLearning):
             "scheduled": scheduled.sum(axis=1).astype(np.float64),
             "arrived": arrived.sum(axis=1).astype(np.float64),
         }
-        final_info["fairness"] = jain_index(self._uploads[lanes])
+        final_info["fairness"] = jain_index(self.uploads[lanes])
         return Step(reward, terminated, truncated, info, final_info)
 
     def observe(self) -> dict[str, NDArray[np.float32]]:
@@ -206,28 +208,28 @@ class UpdateScheduling(FederatedLearning):
             "indicator": indicator,
             "indicator_share": indicator_share,
             "efficiency": self._efficiency(lanes),
-            "mean_efficiency": self._efficiency_sum / (self._round[:, None] + 1),
-            "throughput": self._throughput,
+            "mean_efficiency": self.efficiency_sum / (self._round[:, None] + 1),
+            "throughput": self.throughput,
             "upload_s": upload_s,
             "compute_s": compute_s,
             "compute_j": compute_j,
             "upload_j": upload_j,
             "log_cost": log_cost - log_cost.mean(axis=1, keepdims=True),
             "log_indicator": np.log(np.maximum(indicator_share, np.exp(LEAST_LOG_INDICATOR))),
-            "staleness": self._round[:, None] - self._last_arrival,
-            "uploads": self._uploads,
-            "arrivals": np.where(self._uploads, self._arrived / np.maximum(self._uploads, 1), 1.0),
+            "staleness": self._round[:, None] - self.last_arrival,
+            "uploads": self.uploads,
+            "arrivals": np.where(self.uploads, self.arrivals / np.maximum(self.uploads, 1), 1.0),
             "samples": self._sizes,
-            "energy_j": self._energy,
+            "energy_j": self.energy_j,
             "nominal_s": self._nominal_s(lanes),
-            "indicator_age": self._round[:, None] - self._indicator_round,
-            "participates": self._participates,
+            "indicator_age": self._round[:, None] - self.indicator_round,
+            "participates": self.participates,
         }
         system = {
             "devices": np.full(self.n_lanes, self.config.n_devices),
-            "budget_left": self.config.budget - self._spent,
+            "budget_left": self.config.budget - self.spent,
             "rounds": self._round,
-            "last_round": self._last_round,
+            "last_round": self.last_round,
             "accuracy": self.tracker.accuracy,
             "loss": self.tracker.loss,
             "loss_slope": self.tracker.loss_slope,
@@ -247,17 +249,19 @@ class UpdateScheduling(FederatedLearning):
         config = self.config
         for lane in lanes:
             rng = self.generators[lane]
-            past = self._fading[lane] if self._round[lane] else None
-            self._gain[lane], self._fading[lane] = self.channel.step(rng, (config.n_devices,), past)
+            past = self.fading_state[lane] if self._round[lane] else None
+            self.gain[lane], self.fading_state[lane] = self.channel.step(
+                rng, (config.n_devices,), past
+            )
             slow = rng.random(config.n_devices) < config.slowdown_probability
-            self._compute_s[lane] = np.where(slow, config.slowdown, 1)
-        self._compute_s[lanes] *= self._nominal_s(lanes)
-        self._efficiency_sum[lanes] += self._efficiency(lanes)
+            self.compute_s[lane] = np.where(slow, config.slowdown, 1)
+        self.compute_s[lanes] *= self._nominal_s(lanes)
+        self.efficiency_sum[lanes] += self._efficiency(lanes)
         if config.knowledge == "lazy":
-            everyone = np.ones_like(self._participates[lanes])
+            everyone = np.ones_like(self.participates[lanes])
             self._learn_indicators(lanes, everyone, self._distances(lanes))
         elif config.knowledge != "remembered":
-            participates = self._participates[lanes]
+            participates = self.participates[lanes]
             sizes = np.where(participates, self._sizes[lanes], 0)
             vectors = self._compute(lanes, self._rows[lanes], sizes)
             self.memory.keep(lanes, vectors)
@@ -276,24 +280,24 @@ class UpdateScheduling(FederatedLearning):
     def _learn_indicators(self, lanes: IntArray, told: BoolArray, indicators: Float64Array) -> None:
         """Keep the indicators, ``(m, K)``, of those who told them in this round."""
         indicators = clip_finite(indicators, MAX_INDICATOR)
-        self._indicator[lanes] = np.where(told, indicators, self._indicator[lanes])
-        self._indicator_round[lanes] = np.where(
-            told, self._round[lanes][:, None], self._indicator_round[lanes]
+        self.indicator[lanes] = np.where(told, indicators, self.indicator[lanes])
+        self.indicator_round[lanes] = np.where(
+            told, self._round[lanes][:, None], self.indicator_round[lanes]
         )
 
     def _known_indicator(self, lanes: IntArray) -> Float64Array:
         """Return the indicators as the server knows them, ``(m, K)``."""
-        known, indicator = self._indicator_round[lanes] >= 0, self._indicator[lanes]
+        known, indicator = self.indicator_round[lanes] >= 0, self.indicator[lanes]
         number = known.sum(axis=1, keepdims=True)
         total = np.where(known, indicator, 0).sum(axis=1, keepdims=True)
         return np.where(known, indicator, np.where(number, total / np.maximum(number, 1), 1.0))
 
     def _known_compute_s(self, lanes: IntArray) -> Float64Array:
         """Return computing times as far as they are known when it is decided, ``(m, K)``."""
-        knowledge, compute_s = self.config.knowledge, self._compute_s[lanes]
+        knowledge, compute_s = self.config.knowledge, self.compute_s[lanes]
         if knowledge == "free":
             return compute_s
-        reported = self._participates[lanes] & (knowledge == "reported")
+        reported = self.participates[lanes] & (knowledge == "reported")
         return np.where(reported, compute_s, self._nominal_s(lanes))
 
     def _picture(self, lanes: IntArray) -> Float64Array:
@@ -366,7 +370,7 @@ class UpdateScheduling(FederatedLearning):
             ready_s = planned_s = np.broadcast_to(elapsed_s[:, None], shape)
         else:
             begin_s = (elapsed_s if knowledge == "lazy" else broadcast_s)[:, None]
-            ready_s = begin_s + self._compute_s[lanes]
+            ready_s = begin_s + self.compute_s[lanes]
             planned_s = begin_s + self._known_compute_s(lanes)
         return Clock(broadcast_s, elapsed_s, ready_s, planned_s)
 
@@ -375,20 +379,20 @@ class UpdateScheduling(FederatedLearning):
         config = self.config
         if config.broadcast == "free":
             return np.zeros(len(lanes))
-        receiving = self._participates[lanes] if config.knowledge != "remembered" else scheduled
-        return self._broadcast_s(lanes, self._gain[lanes], receiving, config.downlink_power_dbm)
+        receiving = self.participates[lanes] if config.knowledge != "remembered" else scheduled
+        return self._broadcast_s(lanes, self.gain[lanes], receiving, config.downlink_power_dbm)
 
     def _elapsed_s(self, lanes: IntArray) -> Float64Array:
         """Return when in this round the server decides, ``(m,)``: after the last report, if any."""
         knowledge = self.config.knowledge
         if knowledge in ("remembered", "free"):
             return np.zeros(len(lanes))
-        reporting = self._participates[lanes]
+        reporting = self.participates[lanes]
         # All reports share the band equally.
         rate = self._rate(lanes) / reporting.sum(axis=1, keepdims=True)
         told_s = self._broadcast(lanes, reporting)[:, None] + self.config.report_bits / rate
         if knowledge == "reported":
-            told_s = told_s + self._compute_s[lanes]
+            told_s = told_s + self.compute_s[lanes]
         return np.asarray(np.where(reporting, told_s, 0).max(axis=1))
 
     def _report_j(self, lanes: IntArray) -> Float64Array:
@@ -396,11 +400,11 @@ class UpdateScheduling(FederatedLearning):
         if self.config.knowledge in ("remembered", "free"):
             return np.zeros((len(lanes), self.config.n_devices))
         report_j = self._transmit_w() * self.config.report_bits / self._rate(lanes)
-        return np.where(self._participates[lanes], report_j, 0)
+        return np.where(self.participates[lanes], report_j, 0)
 
     def _efficiency(self, lanes: IntArray) -> Float64Array:
         """Return the spectral efficiency log₂(1 + γ) in bit/s/Hz, ``(m, K)``."""
-        return np.asarray(np.log2(1 + self._mean_snr[lanes] * self._gain[lanes]))
+        return np.asarray(np.log2(1 + self._mean_snr[lanes] * self.gain[lanes]))
 
     def _upload_s(self, lanes: IntArray) -> Float64Array:
         """Return the seconds of an upload in the whole band, ``(m, K)``."""

@@ -44,6 +44,7 @@ class UpdateSchedulingEnv(EdgeEnv):
     largest of them (``density``), with error feedback. The broadcast carries all of the model at 32
     bits each, which is what devices train from, in the whole band at the rate of the weakest
     receiver (``downlink_power_dbm``, the uplink's fading).
+    Links fade from round to round as ``channel`` says.
 
     A scheduled device that drops out (``drop_out``) has computed, does not answer, and leaves its
     part of the band to the others; the server waits for it until it should have been ready. An

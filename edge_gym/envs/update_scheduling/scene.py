@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def round_scene(problem: UpdateScheduling, lane: int) -> Scene:
     """Show the last round, before the first one what is to be decided on, and the accuracy."""
     config, rounds = problem.config, int(problem._round[lane])
-    labels = problem._device_labels()
+    labels = problem.device_labels()
     shown = len(labels)
-    scheduled = problem._scheduled[lane, :shown]
-    indicators, efficiency, compute_s = problem._pictured[lane].T
+    scheduled = problem.scheduled[lane, :shown]
+    indicators, efficiency, compute_s = problem.pictured[lane].T
 
     def bars(title: str, values: NDArray[Any], label: str) -> BarPanel:
         return BarPanel(
@@ -30,7 +30,7 @@ def round_scene(problem: UpdateScheduling, lane: int) -> Scene:
             y_label=label,
         )
 
-    seconds, energy = problem._seconds[lane], problem._energy[lane].sum()
+    seconds, energy = problem.seconds[lane], problem.energy_j[lane].sum()
     unit = "s" if config.mode == "importance" else "J"
     indicator = {"gradient": "Gradient norm", "model": "Model variation"}[config.update]
     if config.mode == "lazy":
@@ -46,7 +46,7 @@ def round_scene(problem: UpdateScheduling, lane: int) -> Scene:
                 bars(indicator, indicators, "norm"),
                 bars("Channel", efficiency, "bit/s/Hz"),
                 bars("Computing", 1e3 * compute_s, "ms"),
-                bars("Share of the band", 100 * problem._share[lane], "%"),
+                bars("Share of the band", 100 * problem.band_share[lane], "%"),
             ),
             (
                 problem.tracker.accuracy_panel(
@@ -54,7 +54,7 @@ def round_scene(problem: UpdateScheduling, lane: int) -> Scene:
                 ),
                 GaugePanel(
                     title="Budget left",
-                    value=round(float(config.budget - problem._spent[lane]), 3),
+                    value=round(float(config.budget - problem.spent[lane]), 3),
                     maximum=config.budget,
                     unit=unit,
                 ),

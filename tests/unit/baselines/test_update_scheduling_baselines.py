@@ -632,11 +632,11 @@ def arriving_shards(redundancy: int, name: str) -> float:
     observations, _ = env.reset(seed=0)
     problem, scheduled, arrived = env.problem, 0, 0
     for _ in range(12):
-        before = problem._arrived.copy()
+        before = problem.arrivals.copy()
         observations, *_ = env.step(rule.act(observations))
         shape = (30, -1, redundancy)
-        scheduled += int(problem._scheduled.reshape(shape).any(axis=2).sum())
-        arrived += int((problem._arrived > before).reshape(shape).any(axis=2).sum())
+        scheduled += int(problem.scheduled.reshape(shape).any(axis=2).sum())
+        arrived += int((problem.arrivals > before).reshape(shape).any(axis=2).sum())
     return arrived / scheduled
 
 

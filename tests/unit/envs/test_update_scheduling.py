@@ -136,7 +136,7 @@ class Plain:
     def begin(self) -> None:
         """Look at what was drawn for a round."""
         config, problem = self.config, self.problem
-        self.efficiency = np.log2(1 + problem._mean_snr[0] * problem._gain[0])
+        self.efficiency = np.log2(1 + problem._mean_snr[0] * problem.gain[0])
         self.efficiencies.append(self.efficiency)
         n = len(self.initial)
         kept = max(1, round(config.density * n))
@@ -149,7 +149,7 @@ class Plain:
         epochs = config.local_epochs if config.update == "model" else 1
         cycles = config.cycles_per_flop * 6 * (d * h + h * 10) * samples * epochs
         self.nominal_s = cycles / problem._cpu_hz[0]
-        slow = problem._compute_s[0] / self.nominal_s
+        slow = problem.compute_s[0] / self.nominal_s
         assert all(min(abs(s - 1), abs(s - config.slowdown)) < 1e-9 for s in slow)
         self.compute_s = self.nominal_s * np.where(slow > 1 + 1e-9, config.slowdown, 1)
         self.compute_j = config.capacitance * cycles * problem._cpu_hz[0] ** 2
@@ -169,7 +169,7 @@ class Plain:
         if self.config.broadcast == "free":
             return 0.0
         up = 10 ** ((46 - self.config.transmit_power_dbm) / 10)
-        snr = up * self.problem._mean_snr[0] * self.problem._gain[0]
+        snr = up * self.problem._mean_snr[0] * self.problem.gain[0]
         slowest = min(self.config.bandwidth_hz * math.log2(1 + snr[k]) for k in receivers)
         return 32 * len(self.initial) / slowest
 
@@ -398,8 +398,8 @@ def play(env: Any, outcome: Outcome) -> Any:
     """Take a step in which who fails is certain, so that nothing depends on the draws."""
     action, absent, lost = outcome
     devices = np.arange(env.config.n_devices)
-    env.problem._drop_out[0] = np.isin(devices, absent)
-    env.problem._packet_error[0] = np.isin(devices, lost)
+    env.problem.drop_out[0] = np.isin(devices, absent)
+    env.problem.packet_error[0] = np.isin(devices, lost)
     return env.step(action)
 
 
@@ -542,7 +542,7 @@ def test_quantised_updates_and_what_devices_keep_back(name: str, density: float)
     for step in range(12):
         k = int(rng.integers(4))
         lost = step % 3 == 1
-        env.problem._packet_error[0] = lost
+        env.problem.packet_error[0] = lost
         w = global_model(env)
         wanted = plain.computed(w, k) + plain.kept_back[k]
         env.step(scores_of(k))
@@ -565,7 +565,7 @@ def test_quantised_updates_and_what_devices_keep_back(name: str, density: float)
 def test_those_who_do_not_send_keep_nothing_back() -> None:
     env = make(density=0.2, budget_s=0.03, max_rounds=1000)
     env.reset(seed=0)
-    env.problem._drop_out[0] = [1, 0, 0, 0]
+    env.problem.drop_out[0] = [1, 0, 0, 0]
     env.step(scores_of(0, 1))
     memory = env.problem.compressor.memory[0]
     assert memory.abs().amax(dim=1).bool().tolist() == [False, True, False, False]
@@ -647,7 +647,7 @@ def test_shares_of_the_band(
         # At this efficiency an upload takes as long as it should.
         efficiency = problem.compressor.payload_bits / problem.config.bandwidth_hz / np.array(needs)
         efficiency = np.maximum(efficiency, 1e-6)
-        problem._mean_snr[0], problem._gain[0] = 1, np.expm1(efficiency * math.log(2))
+        problem._mean_snr[0], problem.gain[0] = 1, np.expm1(efficiency * math.log(2))
         upload_s = problem._upload_s(LANE)[0]
         given_logits = np.array([logits]) if bandwidth == "agent" else None
         ready_s = np.array([ready])
@@ -691,7 +691,7 @@ def test_a_round_in_which_nobody_answers_takes_time_and_energy(
 ) -> None:
     env = make(name, **fields, drop_out=0.5, max_rounds=4, budget_s=1e3)
     env.reset(seed=0)
-    env.problem._drop_out[0] = 1
+    env.problem.drop_out[0] = 1
     before = env.problem.learner.weights.clone()
     seconds = joules = 0.0
     for step in range(4):
@@ -719,8 +719,8 @@ def test_failures_spend_the_budget(name: str, fields: dict[str, Any]) -> None:
     for risk in ({"drop_out": 1.0}, {"packet_error": 1.0}):
         env = make(name, **fields, **risk, budget_s=2e-3, budget_j=5e-5, max_rounds=10_000)
         env.reset(seed=0)
-        env.problem._drop_out[0] = env.config.drop_out
-        env.problem._packet_error[0] = env.config.packet_error
+        env.problem.drop_out[0] = env.config.drop_out
+        env.problem.packet_error[0] = env.config.packet_error
         over = False
         while not over:
             *_, over, truncated, info = env.step(scores_of(0, 2))
@@ -733,11 +733,11 @@ def test_one_who_does_not_answer_is_waited_for() -> None:
     for name, fields in KNOWLEDGE[1::2]:
         env = make(name, **fields, slowdown_probability=0, **ENDLESS)
         env.reset(seed=0)
-        slow = int(np.argmax(env.problem._compute_s[0]))
+        slow = int(np.argmax(env.problem.compute_s[0]))
         # So that the others have finished long before.
         env.problem._cpu_hz[0, slow] /= 1e3
-        env.problem._compute_s[0, slow] *= 1e3
-        env.problem._drop_out[0, slow] = 1
+        env.problem.compute_s[0, slow] *= 1e3
+        env.problem.drop_out[0, slow] = 1
         wanted = Plain(env).ready([0, 1, 2, 3])[1][slow]
         *_, info = env.step(scores_of(0, 1, 2, 3))
         assert info["round_s"] == pytest.approx(wanted)
@@ -810,13 +810,13 @@ def test_who_is_left_out_of_the_next_round(
     age = column(env, observation, "devices", "indicator_age")
     assert age.tolist() == [float(k not in participants) for k in range(4)]
     # Those left out tell nothing, and use nothing.
-    energy = env.problem._energy[0].copy()
+    energy = env.problem.energy_j[0].copy()
     before = column(env, observation, "devices", "uploads")
     observation, *_, info = env.step(agent(scores, [1, 1, 1, 1]))
     assert info["participants"] == len(participants)
     uploads = column(env, observation, "devices", "uploads") - before
     assert np.flatnonzero(uploads).tolist() == scheduled
-    used = env.problem._energy[0] - energy
+    used = env.problem.energy_j[0] - energy
     assert np.flatnonzero(used).tolist() == participants
     assert column(env, observation, "devices", "participates").all()
 
@@ -902,7 +902,7 @@ def test_what_is_observed_has_happened(name: str, fields: dict[str, Any]) -> Non
         problem, observations = env.problem, []
         for _ in range(3):
             if slow:
-                problem._compute_s[0, 2:] *= problem.config.slowdown
+                problem.compute_s[0, 2:] *= problem.config.slowdown
             if swapped:
                 problem._rows[0, 2:] = problem._rows[0, :2]
             observations.append(problem.observe())
@@ -930,7 +930,7 @@ def test_remembered_indicators_are_those_of_the_last_arrival() -> None:
         )
 
     assert columns(observation) == ([1, 1, 1, 1], [1, 1, 1, 1])
-    env.problem._packet_error[0] = [0, 1, 0, 0]
+    env.problem.packet_error[0] = [0, 1, 0, 0]
     plain = Plain(env)
     told = np.linalg.norm(plain.computed(plain.initial, 0))
     indicator, age = columns(env.step(scores_of(0, 1))[0])
@@ -950,7 +950,7 @@ def test_the_broadcast_takes_its_time(name: str, fields: dict[str, Any]) -> None
     for setting in ({}, {"broadcast": "free"}, {"downlink_power_dbm": 0.0}, {"bits": 8}):
         env = make(name, **fields, **setting, slowdown_probability=0.0, **ENDLESS)
         env.reset(seed=0)
-        efficiency = np.log2(1 + 10**2.3 * env.problem._mean_snr[0] * env.problem._gain[0])
+        efficiency = np.log2(1 + 10**2.3 * env.problem._mean_snr[0] * env.problem.gain[0])
         rounds[next(iter(setting), "")] = env.step(scores_of(1, 2))[4]
     bits = 32 * (49 * 8 + 8 + 8 * 10 + 10)
     wanted = rounds[""]["broadcast_s"]
@@ -1001,7 +1001,7 @@ def gains_over_rounds(channel: str, rounds: int = 30) -> NDArray[np.float64]:
     env.reset(seed=3)
     gains = []
     for _ in range(rounds):
-        gains.append(env.problem._gain.copy())
+        gains.append(env.problem.gain.copy())
         env.step(np.zeros(20, np.int64))
     return np.stack(gains)
 
@@ -1071,7 +1071,7 @@ def test_devices_may_be_named_in_any_order(name: str) -> None:
     state = env.get_state()
     problem = state["problem"]
     by_device = [key for key, value in problem.items() if np.shape(value)[1:2] == (4,)]
-    assert {"_rows", "_energy"} < set(by_device)
+    assert {"_rows", "energy_j"} < set(by_device)
     permuted = {key: problem[key][:, order] for key in by_device}
     permuted["memory"] = {"vectors": problem["memory"]["vectors"][:, order]}
     twin.set_state({**state, "problem": {**problem, **permuted}})
@@ -1098,12 +1098,12 @@ def test_places_processors_and_luck_are_drawn_as_documented() -> None:
     assert kstest((distance_km / 0.4) ** 2, "uniform").pvalue > 0.01
     low, high = problem.config.cpu_hz
     assert kstest((problem._cpu_hz.ravel() - low) / (high - low), "uniform").pvalue > 0.01
-    assert kstest(problem._packet_error.ravel() / 0.4, "uniform").pvalue > 0.01
-    assert kstest(problem._drop_out.ravel() / 0.2, "uniform").pvalue > 0.01
-    assert abs(np.corrcoef(problem._packet_error.ravel(), problem._drop_out.ravel())[0, 1]) < 0.2
-    assert kstest(problem._gain.ravel(), "expon").pvalue > 0.01
+    assert kstest(problem.packet_error.ravel() / 0.4, "uniform").pvalue > 0.01
+    assert kstest(problem.drop_out.ravel() / 0.2, "uniform").pvalue > 0.01
+    assert abs(np.corrcoef(problem.packet_error.ravel(), problem.drop_out.ravel())[0, 1]) < 0.2
+    assert kstest(problem.gain.ravel(), "expon").pvalue > 0.01
     cycles = 4.0 * 6 * problem.network.macs * problem._sizes
-    slow = problem._compute_s / (cycles / problem._cpu_hz)
+    slow = problem.compute_s / (cycles / problem._cpu_hz)
     assert set(slow.round(6).ravel()) == {1.0, problem.config.slowdown}
     assert np.mean(slow > 1.5) == pytest.approx(problem.config.slowdown_probability, abs=0.05)
 
@@ -1111,13 +1111,13 @@ def test_places_processors_and_luck_are_drawn_as_documented() -> None:
 def test_updates_fail_as_often_as_they_should() -> None:
     lanes, n = np.arange(50), 16
     problem = many(50, LAZY, packet_error=0.5, drop_out=0.5, samples_per_device=2, **ENDLESS)
-    problem._packet_error[:], problem._drop_out[:] = [0.0, 0.1, 0.5, 0.9], [0.6, 0.0, 0.5, 0.1]
+    problem.packet_error[:], problem.drop_out[:] = [0.0, 0.1, 0.5, 0.9], [0.6, 0.0, 0.5, 0.1]
     for _ in range(n):
         problem.step_lanes(lanes, np.ones((50, 4), np.float32))
-    assert (problem._uploads == n).all()
-    wanted = (1 - problem._packet_error) * (1 - problem._drop_out)
+    assert (problem.uploads == n).all()
+    wanted = (1 - problem.packet_error) * (1 - problem.drop_out)
     # Five standard deviations of 800 draws.
-    np.testing.assert_allclose(problem._arrived.mean(axis=0) / n, wanted[0], atol=0.09)
+    np.testing.assert_allclose(problem.arrivals.mean(axis=0) / n, wanted[0], atol=0.09)
 
 
 @pytest.mark.parametrize("redundancy", [1, 2, 3])
