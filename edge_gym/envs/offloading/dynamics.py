@@ -16,7 +16,7 @@ from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
-from edge_gym.envs.federated import FederatedLearning
+from edge_gym.envs.federated import FederatedLearning, per_device
 from edge_gym.envs.offloading.actions import (
     CombinationCodec,
     GridCodec,
@@ -40,10 +40,6 @@ from edge_gym.solvers.offloading import (
 from edge_gym.typing import BoolArray, Float64Array, IntArray
 
 
-def _users(problem: OffloadingProblem) -> tuple[int]:
-    return (problem.config.n_devices,)
-
-
 class OffloadingProblem(FederatedLearning):
     """Joint training and inference for many lanes; see ``OffloadingEnv``.
 
@@ -64,25 +60,25 @@ class OffloadingProblem(FederatedLearning):
         lambda problem: (problem.config.n_devices, problem.network.n_values),
         reset=None,
     )
-    staleness = LaneArray(np.int64, _users)
+    staleness = LaneArray(np.int64, per_device)
     # Where users are, the server in the middle; how their channels fade, and the channels' gains.
     place_m = LaneArray(np.float64, lambda problem: (problem.config.n_devices, 2))
-    fading = LaneArray(np.float64, _users, reset=1)
+    fading = LaneArray(np.float64, per_device, reset=1)
     fading_state = LaneArray(
         np.float64, lambda problem: (problem.channel.memory, problem.config.n_devices)
     )
-    gain = LaneArray(np.float64, _users, reset=1)
-    task_bits = LaneArray(np.float64, _users)
+    gain = LaneArray(np.float64, per_device, reset=1)
+    task_bits = LaneArray(np.float64, per_device)
     # Seconds after the server had the last model at which each user's download has come and its
     # CPU is free, so that it begins to train, and at which its uplink is free.
-    begin_s = LaneArray(np.float64, _users)
-    link_free_s = LaneArray(np.float64, _users)
+    begin_s = LaneArray(np.float64, per_device)
+    link_free_s = LaneArray(np.float64, per_device)
     # What the last iteration did; shares of the band are those of uplinks and of downlinks.
-    offloaded = LaneArray(np.float64, _users)
-    cpu_share = LaneArray(np.float64, _users)
+    offloaded = LaneArray(np.float64, per_device)
+    cpu_share = LaneArray(np.float64, per_device)
     band_shares = LaneArray(np.float64, lambda problem: (2, problem.config.n_devices))
     wsel = LaneArray(np.float64)
-    latency_s = LaneArray(np.float64, _users)
+    latency_s = LaneArray(np.float64, per_device)
     # Of the episode so far.
     wsel_sum = LaneArray(np.float64)
     joules = LaneArray(np.float64)

@@ -74,7 +74,7 @@ class OffloadingEnv(EdgeEnv):
 
     ## Starting State
     Each episode draws a split of the data and which user holds what, the users' places, channels
-    and tasks, and the untrained model, which all users have.
+    (which fade as ``channel`` says) and tasks, and the untrained model, which all users have.
 
     ## Episode End
     Terminates after ``iterations``. The last ``info`` adds ``test_accuracy``, ``total_gain``,

@@ -17,7 +17,7 @@ from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
-from edge_gym.envs.federated import FederatedLearning, speeds_by_group
+from edge_gym.envs.federated import FederatedLearning, per_device, speeds_by_group
 from edge_gym.envs.task_allocation.actions import CapCodec, JointCodec, TaskCodec, action_codec
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.envs.task_allocation.costs import (
@@ -39,10 +39,6 @@ from edge_gym.typing import BoolArray, Float64Array, IntArray
 
 _LEAST_RATE = 1.0
 _LIMITED = ("base_s", "sample_s", "update_s", "base_j", "sample_j", "update_j")
-
-
-def _learners(problem: TaskAllocation) -> tuple[int]:
-    return (problem.config.n_devices,)
 
 
 def _fading(problem: TaskAllocation) -> tuple[int, int]:
@@ -76,23 +72,23 @@ class TaskAllocation(FederatedLearning):
 
     # Of the episode: energy limits, shares of cycles in which models are lost, gains of all cycles,
     # and the samples d of a cycle.
-    limit_j = LaneArray(np.float64, _learners, reset=None)
-    drop_out = LaneArray(np.float64, _learners)
+    limit_j = LaneArray(np.float64, per_device, reset=None)
+    drop_out = LaneArray(np.float64, per_device)
     gain = LaneArray(np.float64, _fading, reset=1)
     total = LaneArray(np.int64, reset=1)
     # Samples and updates of each learner under each cap, where one of these is chosen.
     allocations = LaneArray(np.int64, _allocations)
     # What the last cycle did; resources are shares of the band, the power and the CPU's speed.
-    samples = LaneArray(np.int64, _learners)
-    updates = LaneArray(np.int64, _learners)
-    finish_s = LaneArray(np.float64, _learners)
-    spent_j = LaneArray(np.float64, _learners)
+    samples = LaneArray(np.int64, per_device)
+    updates = LaneArray(np.int64, per_device)
+    finish_s = LaneArray(np.float64, per_device)
+    spent_j = LaneArray(np.float64, per_device)
     resource_shares = LaneArray(np.float64, lambda problem: (3, problem.config.n_devices))
     mean_updates = LaneArray(np.float64)
     staleness = LaneArray(np.float64)
     # Of the episode so far.
-    arrivals = LaneArray(np.int64, _learners)
-    joules = LaneArray(np.float64, _learners)
+    arrivals = LaneArray(np.int64, per_device)
+    joules = LaneArray(np.float64, per_device)
     updates_sum = LaneArray(np.float64)
     staleness_sum = LaneArray(np.float64)
     target_cycle = LaneArray(np.float64, _targets, reset=None)

@@ -1,4 +1,4 @@
-"""The rules of joint training and inference against the solver, and the document's orderings."""
+"""The rules of joint training and inference against the solver, and what Li et al. 2021 report."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_no_rule_beats_the_near_optimal_one(n_devices: int) -> None:
         assert (values >= best * (1 - 2e-3)).all(), name
     for name in ("lco", "eco", "gbe", "random-split"):
         assert wsel[name][:-2].mean() > 1.01 * best[:-2].mean(), name
-    # The gap that the document reports.
+    # The gap that Li et al. 2021 report.
     assert (wsel["admm"] <= 1.0318 * best).all()
 
 
@@ -373,7 +373,7 @@ def above(values: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
 
 
 def test_the_curves_over_the_model_size() -> None:
-    """JOINT Fig. 2(a)."""
+    """Li et al. 2021, Fig. 2(a)."""
     gaps, names = [], ("admm", "near-optimal", "lco", "eco", "gbe")
     for size in (4e6, 16e6, 48e6):
         wsel = {name: wsel_of(name, 40, model_bits=size) for name in names}
@@ -411,7 +411,7 @@ def test_computing_everywhere_or_nowhere_cross() -> None:
 
 
 def test_the_curves_over_the_path_loss() -> None:
-    """JOINT Fig. 2(b): ECO suffers from the path loss, LCO does not."""
+    """Li et al. 2021, Fig. 2(b): ECO suffers from the path loss, LCO does not."""
     gaps: dict[str, list[float]] = {"lco": [], "eco": [], "gbe": []}
     for exponent in (2.7, 2.9, 3.1):
         best = wsel_of("near-optimal", 40, path_loss_exponent=exponent)

@@ -146,7 +146,7 @@ def most_updates(costs: TaskCosts, lane: int, k: int, samples: int) -> int:
     return updates
 
 
-# ------------------------------------------------------------------------------- ASYNC-MEL's rules
+# -------------------------------------------------------------------- rules of Mohammad et al. 2020
 
 
 @pytest.mark.parametrize("cap", CAPS)

@@ -107,7 +107,7 @@ class Plain:
         shares: tuple[float, ...] | None = None,
         slower: float = 1.0,
     ) -> tuple[float, float]:
-        """Return seconds and joules of learner k: ASYNC-MEL (5) to (11)."""
+        """Return seconds and joules of learner k: Mohammad et al. 2020, (5) to (11)."""
         config, snr = self.config, self.snr[k]
         band, power, cpu = shares or (1 / self.k, 1.0, 1.0)
         w = band * self.k * config.bandwidth_hz

@@ -156,7 +156,7 @@ def test_an_episode_equals_the_plain_reference(fields: dict[str, Any]) -> None:
     assert info["mean_staleness"] == pytest.approx(np.mean([s for _, s in plain.told]))
 
 
-def test_the_costs_of_the_document() -> None:
+def test_the_costs_of_the_paper() -> None:
     """Equations (7) to (11) with the constants of Table 1, at the SNRs that were drawn."""
     # Nobody is nearer than 10 m.
     near = make(cell_radius_m=10.0)
@@ -190,7 +190,7 @@ def test_the_costs_of_the_document() -> None:
     assert (config.cycle_s, config.cycles, config.task_share) == (10, 12, 1)
 
 
-def test_the_default_has_as_many_updates_as_the_document() -> None:
+def test_the_default_has_as_many_updates_as_the_paper() -> None:
     """Mean τ over placements at T = E = 10 is 2, 2.91, 3.5 and 4.05 for c = 0 to 3 there."""
     env: Any = TaskAllocationVectorEnv(60, **STALENESS, validation_size=10, test_size=10)
     observation, _ = env.reset(seed=0)
