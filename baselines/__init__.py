@@ -5,16 +5,7 @@ from __future__ import annotations
 if __name__ == "baselines":
     raise ImportError("this folder is installed as edge_gym.baselines: import edge_gym.baselines")
 
-from edge_gym.baselines import (
-    batch_slot,
-    data_scheduling,
-    offloading,
-    retransmission,
-    task_allocation,
-    task_resources,
-    update_scheduling,
-)
-from edge_gym.baselines.base import Baseline, RandomPolicy
+from edge_gym.baselines.base import Baseline
 from edge_gym.baselines.catalogue import (
     BASELINES,
     applicable_baselines,
@@ -33,17 +24,3 @@ __all__ = [
     "register_baseline",
     "zero_baseline",
 ]
-
-_OURS: tuple[type[Baseline], ...] = (
-    RandomPolicy,
-    *retransmission.RULES,
-    *data_scheduling.RULES,
-    *update_scheduling.RULES,
-    *batch_slot.RULES,
-    *task_allocation.RULES,
-    *task_resources.RULES,
-    *offloading.RULES,
-)
-
-for _rule in _OURS:
-    register_baseline(_rule)

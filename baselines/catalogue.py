@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edge_gym.baselines.base import Baseline, RandomPolicy
-from edge_gym.registry import Registry, load, place_of
+from edge_gym.registry import Registry, check_name, load, place_of
 from edge_gym.runtime.messages import shown
 
 TUNED = "tuned-"
@@ -46,9 +46,50 @@ class Namesakes:
         return tuple(rule for rule in self._rules.values() if not isinstance(rule, str))
 
 
-BASELINES: Registry[Namesakes] = Registry("baseline")
+class _Baselines(Registry[Namesakes]):
+    """Rules by name: those of this project first, which are imported when rules are looked up."""
+
+    def __init__(self) -> None:
+        super().__init__("baseline")
+        self._waiting: list[tuple[str, type[Baseline] | str]] | None = []
+
+    def add(self, name: str, rule: type[Baseline] | str) -> None:
+        """Add a rule beside those of the same name."""
+        if self._waiting is not None:
+            self._waiting.append((name, rule))
+            return
+        if name not in self._items:
+            self.register(name, Namesakes(name))
+        super().find(name).add(rule)
+
+    def find(self, name: str) -> Namesakes:
+        """Return the rules of a name."""
+        self._complete()
+        return super().find(name)
+
+    def names(self) -> list[str]:
+        """Return all names."""
+        self._complete()
+        return super().names()
+
+    def __contains__(self, name: object) -> bool:
+        self._complete()
+        return super().__contains__(name)
+
+    def _complete(self) -> None:
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            for rule in load(_OURS):
+                self.add(rule.name, rule)
+            for name, others in waiting:
+                self.add(name, others)
+
+
+BASELINES = _Baselines()
 """Rules by name. A name may stand for another rule in another environment, as in the papers; in
 none for two."""
+
+_OURS = "edge_gym.baselines.rules:RULES"
 
 
 def register_baseline(rule: type[Baseline] | str, place: str | None = None) -> None:
@@ -76,9 +117,8 @@ def register_baseline(rule: type[Baseline] | str, place: str | None = None) -> N
         raise ValueError(f"no baseline's name begins with {TUNED}, got {shown(name)}")
     if isinstance(load_later, str) and load_later.count(":") != 1:
         raise ValueError(f"baseline {name!r}: expected 'module:Class', got {shown(load_later)}")
-    if name not in BASELINES:
-        BASELINES.register(name, Namesakes(name))
-    BASELINES.find(name).add(load_later)
+    check_name("baseline", name)
+    BASELINES.add(name, load_later)
 
 
 def find_baseline(name: str, env: Any) -> type[Baseline]:

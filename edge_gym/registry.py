@@ -66,10 +66,7 @@ class Registry(Generic[T]):
         Raises:
             ValueError: If the name cannot be written, or something else has it already.
         """
-        if not isinstance(name, str) or not name or set(name) - _ALLOWED:
-            raise ValueError(
-                f"the name of a {self.kind} consists of letters, digits and -_./, got {shown(name)}"
-            )
+        check_name(self.kind, name)
         if isinstance(item, str) and item.count(":") != 1:
             raise ValueError(f"{self.kind} {name!r}: expected 'module:attribute', got {item!r}")
         if name in self._items and not _same(self._items[name], item):
@@ -118,6 +115,14 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len(self.names())
+
+
+def check_name(kind: str, name: object) -> None:
+    """Raise a ValueError unless a name can be written on command lines."""
+    if not isinstance(name, str) or not name or set(name) - _ALLOWED:
+        raise ValueError(
+            f"the name of a {kind} consists of letters, digits and -_./, got {shown(name)}"
+        )
 
 
 def load(place: str) -> Any:

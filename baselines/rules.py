@@ -1,0 +1,23 @@
+"""All rules of this project; importing this imports every problem."""
+
+from __future__ import annotations
+
+from edge_gym.baselines import (
+    batch_slot,
+    data_scheduling,
+    offloading,
+    retransmission,
+    task_allocation,
+    update_scheduling,
+)
+from edge_gym.baselines.base import Baseline, RandomPolicy
+
+RULES: tuple[type[Baseline], ...] = (
+    RandomPolicy,
+    *retransmission.RULES,
+    *data_scheduling.RULES,
+    *update_scheduling.RULES,
+    *batch_slot.RULES,
+    *task_allocation.RULES,
+    *offloading.RULES,
+)
