@@ -8,6 +8,7 @@ from edge_gym.baselines import (
     offloading,
     retransmission,
     task_allocation,
+    task_resources,
     update_scheduling,
 )
 from edge_gym.baselines.base import Baseline, RandomPolicy
@@ -19,5 +20,6 @@ RULES: tuple[type[Baseline], ...] = (
     *update_scheduling.RULES,
     *batch_slot.RULES,
     *task_allocation.RULES,
+    *task_resources.RULES,
     *offloading.RULES,
 )
