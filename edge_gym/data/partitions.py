@@ -72,7 +72,7 @@ def partition_iid(
         ValueError: If an argument is out of range.
         SampleError: If some device would have fewer than ``min_samples`` samples.
 
-    Source: FEEL section VI-A, IID case.
+    Source: Ren et al. 2021, section VI-A, IID case.
     """
     check_partition(len(labels), n_devices, "iid", min_samples=min_samples)
     return [np.sort(rows) for rows in np.array_split(rng.permutation(len(labels)), n_devices)]
@@ -95,7 +95,7 @@ def partition_shards(
         ValueError: If an argument is out of range.
         SampleError: If some device would have fewer than ``min_samples`` samples, or a shard none.
 
-    Source: FEEL section VI-A, non-IID case (two shards per device).
+    Source: Ren et al. 2021, section VI-A, non-IID case (two shards per device).
     """
     check_partition(
         len(labels),
