@@ -19,7 +19,7 @@ from edge_gym.version import __version__
 SUFFIX = ".safetensors"
 
 
-class StoredWarning(UserWarning):
+class DamagedEpisodesWarning(UserWarning):
     """A stored file is damaged, and what it held is run again."""
 
 
@@ -95,7 +95,7 @@ def part_name(task: str) -> str:
 def load_episodes(path: Path, key: str) -> Episodes | None:
     """Return the episodes in a file if they have this key, else None.
 
-    A file with a bit that was not written so counts as none; a ``StoredWarning`` says so.
+    A file with a bit that was not written so counts as none; a ``DamagedEpisodesWarning`` says so.
     """
     found = load_stored(path, key, "episodes")
     if found is None:
@@ -127,6 +127,6 @@ def load_stored(
     except FileNotFoundError:
         return None
     except (DamagedFileError, OSError) as error:
-        warnings.warn(StoredWarning(f"{error}. It is run again"), stacklevel=2)
+        warnings.warn(DamagedEpisodesWarning(f"{error}. It is run again"), stacklevel=2)
         return None
     return (arrays, header) if isinstance(header, dict) and header.get("key") == key else None

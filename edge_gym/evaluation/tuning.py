@@ -40,7 +40,7 @@ _HEADER = "# Written by `edge-gym tune ID --write`; searched on tuning seeds alo
 
 
 @dataclass(frozen=True)
-class Trial:
+class GridPoint:
     """One point of the grid and the mean return of its episodes.
 
     Attributes:
@@ -67,8 +67,8 @@ class Tuning:
     """
 
     policy: str
-    best: Trial
-    trials: tuple[Trial, ...]
+    best: GridPoint
+    trials: tuple[GridPoint, ...]
 
 
 def tunable_baselines(env: Any) -> list[str]:
@@ -139,7 +139,7 @@ def tune(
     trials = []
     for parameters, values in zip(points, returns, strict=True):
         low, high = map(float, mean_intervals(values))
-        trials.append(Trial(parameters, len(values), float(values.mean()), (low, high)))
+        trials.append(GridPoint(parameters, len(values), float(values.mean()), (low, high)))
     return Tuning(policy, trials[best], tuple(trials))
 
 

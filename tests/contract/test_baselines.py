@@ -350,7 +350,7 @@ def tuned_file(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def ship(parameters: dict[str, Any]) -> None:
-    trial = tuning.Trial(parameters, 8, 0.1, (0.0, 0.2))
+    trial = tuning.GridPoint(parameters, 8, 0.1, (0.0, 0.2))
     tuning.write_tunings(ID, own_config(ID), [tuning.Tuning("channel-aware", trial, (trial,))])
 
 
@@ -370,7 +370,7 @@ def test_shipped_parameters_are_used_where_they_were_searched(
     def search(env: Any, policy: str, episodes: int, progress: Any) -> tuning.Tuning:
         assert env.config.budget == SMALL["budget"]
         searched.append(episodes)
-        trial = tuning.Trial({"max_snr_db": 9.0}, episodes, 0.0, (0.0, 0.0))
+        trial = tuning.GridPoint({"max_snr_db": 9.0}, episodes, 0.0, (0.0, 0.0))
         return tuning.Tuning(policy, trial, (trial,))
 
     monkeypatch.setattr(tuning, "tune", search)

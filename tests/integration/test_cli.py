@@ -29,7 +29,7 @@ from edge_gym.cli.main import interrupts_kept, main
 from edge_gym.core.registration import list_environments
 from edge_gym.evaluation import comparison, tuning
 from edge_gym.evaluation import throughput as benchmark
-from edge_gym.evaluation.episode_store import StoredWarning
+from edge_gym.evaluation.episode_store import DamagedEpisodesWarning
 from edge_gym.evaluation.policies import parse_value
 from edge_gym.evaluation.rollouts import make_lanes, own_config
 from edge_gym.reports import describe as describing
@@ -429,7 +429,7 @@ def test_own_warnings_are_remarks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def warns(*_: Any, **__: Any) -> None:
-        warnings.warn(StoredWarning("a part is damaged"), stacklevel=1)
+        warnings.warn(DamagedEpisodesWarning("a part is damaged"), stacklevel=1)
         raise ValueError("the end")
 
     monkeypatch.setattr(comparison, "compare", warns)

@@ -16,7 +16,7 @@ import pytest
 from paths import ROOT
 from sweeps import NAME, RULE, assert_same, chunks
 
-from edge_gym.evaluation.episode_store import StoredWarning
+from edge_gym.evaluation.episode_store import DamagedEpisodesWarning
 from edge_gym.evaluation.policies import resolve
 from edge_gym.evaluation.rollouts import Episodes, make_lanes, run_episodes
 from edge_gym.evaluation.sweep import RUN_HERE, Chunk, run_chunk, sweep
@@ -90,7 +90,9 @@ def test_only_the_same_is_taken_from_the_disk(tmp_path: Path) -> None:
     # Half a file is run again.
     path.write_bytes(path.read_bytes()[:100])
     run = Counting()
-    with pytest.warns(StoredWarning, match=f"{re.escape(str(path))} is damaged .* It is run again"):
+    with pytest.warns(
+        DamagedEpisodesWarning, match=f"{re.escape(str(path))} is damaged .* It is run again"
+    ):
         again = sweep(chunks(n=2), tmp_path, run)
     assert run.ran == chunks(n=2)
     assert_same(*(part[chunks(n=2)[0]] for part in (again, found)))

@@ -13,7 +13,7 @@ import pytest
 
 from edge_gym.cli.main import main
 from edge_gym.envs.task_allocation.dynamics import TaskAllocation
-from edge_gym.evaluation.episode_store import StoredWarning
+from edge_gym.evaluation.episode_store import DamagedEpisodesWarning
 from edge_gym.evaluation.rollouts import Episodes
 from edge_gym.reproduce import Options, async_mel, find_reproduction, mel
 from edge_gym.reproduce.async_mel import (
@@ -331,7 +331,7 @@ def test_reproductions_share_what_was_run(tmp_path: Path, steps: list[tuple[floa
     assert again.data.keys() == {"T = 10, E = 10", "T = 20, E = 10"}
     # Half a file is run anew, and nothing else.
     (tmp_path / "parts" / "HA-Asyn_c1_T10_E10.safetensors").write_bytes(b"half a file")
-    with pytest.warns(StoredWarning, match="HA-Asyn_c1_T10_E10"):
+    with pytest.warns(DamagedEpisodesWarning, match="HA-Asyn_c1_T10_E10"):
         assert run("async-mel-fig5", tmp_path).to_json() == again.to_json()
     assert steps == [(10, 10)] * 2
 

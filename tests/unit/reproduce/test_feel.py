@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from edge_gym.cli.main import main
-from edge_gym.evaluation.episode_store import StoredWarning
+from edge_gym.evaluation.episode_store import DamagedEpisodesWarning
 from edge_gym.evaluation.rollouts import Episodes
 from edge_gym.physics.compute import gpu_latency
 from edge_gym.reproduce import Options, feel, find_reproduction, findings
@@ -280,7 +280,7 @@ def test_reproductions_run_and_go_on(
         path = min((tmp_path / "parts").glob("*.safetensors"))
         path.write_bytes(b"half a file")
     steps.clear()
-    warned = pytest.warns(StoredWarning) if full else contextlib.nullcontext()
+    warned = pytest.warns(DamagedEpisodesWarning) if full else contextlib.nullcontext()
     with warned:
         again = run(name, tmp_path, **fields)
     assert again.to_json() == first.to_json()
@@ -372,7 +372,7 @@ def test_schemes_begin_with_the_same_good_model(tmp_path: Path) -> None:
     assert not again.learner.weights.any()
     # What is damaged is trained again.
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.warns(StoredWarning, match="is damaged .* run again"):
+    with pytest.warns(DamagedEpisodesWarning, match="is damaged .* run again"):
         again = pretrained(tmp_path, **usual, hidden_sizes=(16,))
     assert (again.learner.weights == weights).all()
 

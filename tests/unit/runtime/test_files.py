@@ -209,7 +209,7 @@ def flipped(content: bytes, every: int = 1) -> Iterator[bytes]:
         yield bytes(copy)
 
 
-@pytest.mark.filterwarnings("ignore::edge_gym.evaluation.episode_store.StoredWarning")
+@pytest.mark.filterwarnings("ignore::edge_gym.evaluation.episode_store.DamagedEpisodesWarning")
 def test_every_bit_of_stored_episodes_counts(tmp_path: Path) -> None:
     """Whichever bit is turned over, the episodes are as they were or count as not stored."""
     path, wanted = tmp_path / "part.safetensors", episodes()
@@ -235,7 +235,9 @@ def test_damage_is_said_and_what_is_of_another_kind_is_run_again(tmp_path: Path)
     assert stored.load_episodes(path, "key") is None  # without a warning
     np.savez_compressed(path.with_suffix(".npz"), key=np.array("key"))
     path.with_suffix(".npz").rename(path)
-    with pytest.warns(stored.StoredWarning, match=r"part\.safetensors is damaged .*run again"):
+    with pytest.warns(
+        stored.DamagedEpisodesWarning, match=r"part\.safetensors is damaged .*run again"
+    ):
         assert stored.load_episodes(path, "key") is None
     write_tensors(path, {"returns": np.zeros(2)}, {"key": "key"})
     assert stored.load_episodes(path, "key") is None
