@@ -16,13 +16,13 @@ from edge_gym import envs as _envs  # noqa: F401  # registers our ids
 from edge_gym.core.registration import list_environments, register_environment
 from edge_gym.evaluation.policy_sources import register_policy_source
 from edge_gym.evaluation.report_hooks import REPORTS as _REPORTS
+from edge_gym.papers import register_paper
 from edge_gym.registry import begin_plugins as _begin_plugins
 from edge_gym.runtime import isolation as _isolation  # noqa: F401  # what it does in forked children
 from edge_gym.version import __version__
 
 if TYPE_CHECKING:
-    from edge_gym.agents import LaneVecEnv, load_agent, save_agent, train
-    from edge_gym.agents.algorithms import register_algorithm
+    from edge_gym.agents import LaneVecEnv, load_agent, register_algorithm, save_agent, train
     from edge_gym.agents.decoders import register_decoder
     from edge_gym.baselines import make_baseline, register_baseline
     from edge_gym.data import register_dataset
@@ -45,7 +45,7 @@ _HOMES = {
     "make_baseline": "baselines",
     "make_lanes": "evaluation.rollouts",
     "make_policy": "evaluation.policies",
-    "register_algorithm": "agents.algorithms",
+    "register_algorithm": "agents",
     "register_baseline": "baselines",
     "register_channel": "physics.channel",
     "register_dataset": "data",
@@ -79,6 +79,7 @@ __all__ = [
     "register_environment",
     "register_learner",
     "register_network",
+    "register_paper",
     "run_episodes",
     "save_agent",
     "train",
