@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_gym.agents.decoders import Decoder
+from edge_gym.agents.decoders.base import Decoder
 from edge_gym.agents.interface import Reading
 from edge_gym.agents.networks.scaling import tensors
 from edge_gym.agents.networks.signs import as_many_positive

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 
 from edge_gym.agents.algorithms.base import ALGORITHMS, Algorithm
+from edge_gym.agents.decoders import make_decoder
 from edge_gym.agents.interface import levels_per_device
 from edge_gym.agents.networks.activations import ACTIVATIONS
 from edge_gym.agents.networks.deep_sets import DeviceArchitecture
@@ -16,9 +17,21 @@ from edge_gym.agents.networks.scaling import ScaledFeatures, ScaledParts
 from edge_gym.agents.recipe import Recipe
 from edge_gym.agents.training.variation import by_turns
 from edge_gym.core.observation import ObservationTable
+from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.integrations.sb3 import LaneVecEnv
 from edge_gym.integrations.sb3_imports import BaseAlgorithm
 from edge_gym.runtime.checks import check_choice
+
+
+def adapted(env: EdgeVectorEnv, recipe: Recipe) -> LaneVecEnv:
+    """Return an environment as a recipe's algorithm sees it: rewards scaled, scores decoded.
+
+    Raises:
+        ValueError: If the recipe's decoder does not suit the environment.
+    """
+    wanted = recipe.network.decoder
+    decoder = None if wanted is None else make_decoder(wanted, env)
+    return LaneVecEnv(env, recipe.reward_scale, decoder)
 
 
 def check_device(device: str) -> None:

@@ -42,7 +42,7 @@ from edge_gym.agents.record import state
 from edge_gym.agents.store import load_agent, save_agent
 from edge_gym.agents.training.checkpoint import model_state, set_model_state
 from edge_gym.agents.training.imitation import imitate
-from edge_gym.agents.training.model import check_device, make_model
+from edge_gym.agents.training.model import adapted, check_device, make_model
 from edge_gym.core.registration import EnvironmentSpec, find_environment
 from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.evaluation import seeds
@@ -236,8 +236,7 @@ class _Run:
         env = gym.make_vec(
             env_id, num_envs=self.recipe.lanes, autoreset_mode="SameStep", config=dict(config)
         )
-        recipe = self.recipe
-        return LaneVecEnv(cast(EdgeVectorEnv, env), recipe.reward_scale, recipe.network.decoder)
+        return adapted(cast(EdgeVectorEnv, env), self.recipe)
 
     def finish(self, resume: bool) -> Path:
         """Train to the end and return the best agent's file."""

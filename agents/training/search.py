@@ -32,6 +32,7 @@ from filelock import FileLock, Timeout
 from gymnasium import spaces
 
 from edge_gym.agents.recipe import Evaluation, Recipe
+from edge_gym.agents.training.model import adapted
 from edge_gym.agents.training.run import (
     TrainingInterrupted,
     chosen_recipe,
@@ -48,7 +49,6 @@ from edge_gym.core.registration import EnvironmentSpec, find_environment
 from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.evaluation.rollouts import TaskProgress
 from edge_gym.evaluation.seeds import TUNING
-from edge_gym.integrations.sb3 import LaneVecEnv
 from edge_gym.runtime.checks import check_integer
 from edge_gym.runtime.files import prepare_folder, write_text
 from edge_gym.runtime.messages import shown
@@ -562,7 +562,7 @@ def _kind_of_network(
 ) -> dict[str, bool]:
     config = {**recipe.train_config, **overrides}
     env = gym.make_vec(row.id, num_envs=1, autoreset_mode="SameStep", config=config)
-    lanes = LaneVecEnv(cast(EdgeVectorEnv, env), 1.0, recipe.network.decoder)
+    lanes = adapted(cast(EdgeVectorEnv, env), recipe)
     gaussian = isinstance(lanes.action_space, spaces.Box) and recipe.network.exploration != "signs"
     lanes.close()
     return {"devices": lanes.env.actions_per is not None, "gaussian": gaussian}

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorWrapper
 from numpy.typing import NDArray
 
-from edge_gym.agents.decoders import make_decoder
 from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.integrations.sb3_imports import Monitor, VecEnv
 
 Indices = int | Iterable[int] | None
+
+
+class ScoreDecoder(Protocol):
+    """Makes actions of an agent's scores in [-1, 1]."""
+
+    columns: int
+    """Scores of each device."""
+
+    def decode(self, observations: Any, scores: NDArray[Any]) -> NDArray[np.float32]:
+        """Return actions, ``(n, K, c)``, for scores ``(n, K, columns)``."""
 
 
 class LaneVecEnv(VecEnv):
@@ -34,20 +43,21 @@ class LaneVecEnv(VecEnv):
     Args:
         env: A vector environment with ``autoreset_mode="SameStep"``, wrapped or not.
         reward_scale: Factor on the rewards that the agent sees; ``episode`` holds unscaled ones.
-        decoder: ``name`` and parameters of a decoder; the agent's actions are then scores that it
-            makes actions of.
+        decoder: What makes actions of the agent's scores, as
+            ``edge_gym.agents.decoders.make_decoder`` returns it; None where the agent's actions are
+            the environment's.
 
     Raises:
         TypeError: If it is a single environment or another library's; from ``reset`` if a wrapper
             returns other arrays than NumPy's, or infos that are no dictionary.
-        ValueError: If the environment resets in another mode, or the decoder does not suit it.
+        ValueError: If the environment resets in another mode.
     """
 
     def __init__(
         self,
         env: EdgeVectorEnv | VectorWrapper[Any, Any, Any, Any, Any],
         reward_scale: float = 1.0,
-        decoder: Mapping[str, Any] | None = None,
+        decoder: ScoreDecoder | None = None,
     ) -> None:
         lanes = getattr(env, "unwrapped", env)
         if not isinstance(lanes, EdgeVectorEnv):
@@ -68,7 +78,7 @@ class LaneVecEnv(VecEnv):
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, np.int64)
         self._start = time.monotonic()
-        self._decoder = make_decoder(decoder, lanes) if decoder is not None else None
+        self._decoder = decoder
         self._observations: Any = None
         space = env.single_action_space
         if self._decoder is not None:

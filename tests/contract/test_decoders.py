@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ def make_vec(name: str, lanes: int = 3, **fields: Any) -> Any:
 
 def tasks_vec(name: str = "TaskAllocation-v0", **fields: Any) -> Any:
     return make_vec(name, **{"cycles": 3, "n_devices": 6, "cycle_s": 2.5, **fields})
+
+
+def decoded(lanes: Any, decoder: Mapping[str, Any]) -> LaneVecEnv:
+    return LaneVecEnv(lanes, decoder=make_decoder(decoder, lanes))
 
 
 def recipe(algorithm: str = "ppo", **changes: Any) -> Recipe:
@@ -285,7 +290,7 @@ def test_dqn_has_no_decoder() -> None:
 
 
 def test_the_adapter_decodes_what_was_seen() -> None:
-    adapted, plain = LaneVecEnv(tasks_vec(), decoder=FILL), tasks_vec()
+    adapted, plain = decoded(tasks_vec(), FILL), tasks_vec()
     assert adapted.action_space.shape == (6, 2)
     decoder = make_decoder(FILL, plain)
     adapted.seed(0)
@@ -296,7 +301,7 @@ def test_the_adapter_decodes_what_was_seen() -> None:
         scores = rng.uniform(-1, 1, (3, 6, 2)).astype(np.float32)
         if step == 2:
             # Another one goes on from here.
-            state, other = adapted.get_state(), LaneVecEnv(tasks_vec(), decoder=FILL)
+            state, other = adapted.get_state(), decoded(tasks_vec(), FILL)
             other.seed(7)
             other.reset()
             other.set_state(state)
@@ -312,7 +317,7 @@ def test_the_adapter_decodes_what_was_seen() -> None:
 def test_agents_are_saved_with_their_decoder(
     name: str, decoder: dict[str, Any], columns: int, tmp_path: Path
 ) -> None:
-    env = LaneVecEnv(make_vec(name), decoder=decoder)
+    env = decoded(make_vec(name), decoder)
     model = make_model(recipe(network={"decoder": decoder}), env)
     torch.manual_seed(1)
     with torch.no_grad():
