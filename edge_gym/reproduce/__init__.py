@@ -1,4 +1,4 @@
-"""The documents' experiments redone: what they say beside what is measured here."""
+"""The papers' experiments redone: what they say beside what is measured here."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import os
 from dataclasses import dataclass
 
 from edge_gym.reports.charts import require_pictures
-from edge_gym.reproduce.async_mel import (
-    async_mel_fig4,
-    async_mel_fig5,
-    async_mel_fig6,
-    async_mel_fig7,
-    async_mel_fig8,
-)
-from edge_gym.reproduce.feel import feel_fig3, feel_fig4, feel_fig5, feel_table2
-from edge_gym.reproduce.feel_fig2 import feel_fig2
-from edge_gym.reproduce.feel_time import feel_time
-from edge_gym.reproduce.findings import Claim, Findings, Options, Run
-from edge_gym.reproduce.joint import joint_fig2
-from edge_gym.reproduce.mel import mel_fig2, mel_fig3
-from edge_gym.reproduce.rrm_fig5 import rrm_fig5
-from edge_gym.reproduce.rrm_fig9 import rrm_fig9
-from edge_gym.reproduce.rrm_section5 import rrm_section5
+from edge_gym.reproduce.harness import Claim, Findings, Options, Run
+from edge_gym.reproduce.li_2021.figure_2 import joint_fig2
+from edge_gym.reproduce.mohammad_2020.figure_4 import async_mel_fig4
+from edge_gym.reproduce.mohammad_2020.figure_5 import async_mel_fig5
+from edge_gym.reproduce.mohammad_2020.figure_6 import async_mel_fig6
+from edge_gym.reproduce.mohammad_2020.figure_7 import async_mel_fig7
+from edge_gym.reproduce.mohammad_2020.figure_8 import async_mel_fig8
+from edge_gym.reproduce.ren_2021.figure_2 import feel_fig2
+from edge_gym.reproduce.ren_2021.figure_3 import feel_fig3
+from edge_gym.reproduce.ren_2021.figures_4_and_5 import feel_fig4, feel_fig5
+from edge_gym.reproduce.ren_2021.section_6 import feel_time
+from edge_gym.reproduce.ren_2021.table_2 import feel_table2
+from edge_gym.reproduce.sorour_2020.figures_2_and_3 import mel_fig2, mel_fig3
+from edge_gym.reproduce.wen_2019.figure_5 import rrm_fig5
+from edge_gym.reproduce.wen_2019.figure_9 import rrm_fig9
+from edge_gym.reproduce.wen_2019.section_5 import rrm_section5
 from edge_gym.runtime.files import prepare_folder
 
 __all__ = ["REPRODUCTIONS", "Claim", "Findings", "Options", "find_reproduction"]
@@ -33,7 +33,7 @@ class Reproduction:
 
     Attributes:
         name: Its name on the command line.
-        source: Document and figure or table.
+        source: Paper and figure or table.
     """
 
     name: str
@@ -54,23 +54,23 @@ class Reproduction:
 
 
 REPRODUCTIONS = (
-    Reproduction("rrm-fig5", "RRM Fig. 5", rrm_fig5),
-    Reproduction("rrm-fig9", "RRM Fig. 9", rrm_fig9),
-    Reproduction("rrm-section5", "RRM §5", rrm_section5),
-    Reproduction("feel-fig2", "FEEL Fig. 2", feel_fig2),
-    Reproduction("feel-table2", "FEEL Table II", feel_table2),
-    Reproduction("feel-fig3", "FEEL Fig. 3", feel_fig3),
-    Reproduction("feel-fig4", "FEEL Fig. 4", feel_fig4),
-    Reproduction("feel-fig5", "FEEL Fig. 5", feel_fig5),
-    Reproduction("feel-time", "FEEL §VI, for all rules and agents", feel_time),
-    Reproduction("async-mel-fig4", "ASYNC-MEL Fig. 4", async_mel_fig4),
-    Reproduction("async-mel-fig5", "ASYNC-MEL Fig. 5", async_mel_fig5),
-    Reproduction("async-mel-fig6", "ASYNC-MEL Fig. 6", async_mel_fig6),
-    Reproduction("async-mel-fig7", "ASYNC-MEL Fig. 7", async_mel_fig7),
-    Reproduction("async-mel-fig8", "ASYNC-MEL Fig. 8", async_mel_fig8),
-    Reproduction("mel-fig2", "MEL Fig. 2", mel_fig2),
-    Reproduction("mel-fig3", "MEL Fig. 3", mel_fig3),
-    Reproduction("joint-fig2", "JOINT Fig. 2", joint_fig2),
+    Reproduction("rrm-fig5", "Wen et al. 2019, Fig. 5", rrm_fig5),
+    Reproduction("rrm-fig9", "Wen et al. 2019, Fig. 9", rrm_fig9),
+    Reproduction("rrm-section5", "Wen et al. 2019, §5", rrm_section5),
+    Reproduction("feel-fig2", "Ren et al. 2021, Fig. 2", feel_fig2),
+    Reproduction("feel-table2", "Ren et al. 2021, Table II", feel_table2),
+    Reproduction("feel-fig3", "Ren et al. 2021, Fig. 3", feel_fig3),
+    Reproduction("feel-fig4", "Ren et al. 2021, Fig. 4", feel_fig4),
+    Reproduction("feel-fig5", "Ren et al. 2021, Fig. 5", feel_fig5),
+    Reproduction("feel-time", "Ren et al. 2021, §VI, for all rules and agents", feel_time),
+    Reproduction("async-mel-fig4", "Mohammad et al. 2020, Fig. 4", async_mel_fig4),
+    Reproduction("async-mel-fig5", "Mohammad et al. 2020, Fig. 5", async_mel_fig5),
+    Reproduction("async-mel-fig6", "Mohammad et al. 2020, Fig. 6", async_mel_fig6),
+    Reproduction("async-mel-fig7", "Mohammad et al. 2020, Fig. 7", async_mel_fig7),
+    Reproduction("async-mel-fig8", "Mohammad et al. 2020, Fig. 8", async_mel_fig8),
+    Reproduction("mel-fig2", "Sorour et al. 2020, Fig. 2", mel_fig2),
+    Reproduction("mel-fig3", "Sorour et al. 2020, Fig. 3", mel_fig3),
+    Reproduction("joint-fig2", "Li et al. 2021, Fig. 2", joint_fig2),
 )
 
 

@@ -27,7 +27,7 @@ YES, PARTLY, NO, OPEN = "yes", "partly", "no", "within noise"
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of a document.
+    """One statement of a paper.
 
     Attributes:
         claim: What it says.
@@ -49,7 +49,7 @@ class Findings:
         config: The environment's configuration.
         seeds: The episodes' seeds.
         parameters: Of every policy.
-        claims: The document's claims.
+        claims: The paper's claims.
         data: The numbers of the picture.
         files: What was written.
     """
@@ -77,7 +77,7 @@ class Options:
         lanes: Most episodes run at a time.
         overrides: Fields of the environment's configuration.
         progress: Told how many episodes are done.
-        full: The document's own setting, where the usual one is smaller.
+        full: The paper's own setting, where the usual one is smaller.
 
     Raises:
         ValueError: If a number is out of range, or both ``quick`` and ``full`` are asked for.

@@ -1,4 +1,4 @@
-"""FEEL Fig. 2: how long the gradient of a batch takes, on the machine at hand."""
+"""Ren et al. 2021, Fig. 2: how long the gradient of a batch takes, on the machine at hand."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from edge_gym.learning.networks.architecture import Network
 from edge_gym.learning.networks.factory import make_network
 from edge_gym.physics.compute import gpu_latency
 from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title
-from edge_gym.reproduce.feel import plain_ticks
-from edge_gym.reproduce.findings import (
+from edge_gym.reproduce.harness import (
     NO,
     PARTLY,
     YES,
@@ -28,6 +27,7 @@ from edge_gym.reproduce.findings import (
     Options,
     write_findings,
 )
+from edge_gym.reproduce.ren_2021.drawing import plain_ticks
 from edge_gym.runtime.checks import check_choice, check_integer
 from edge_gym.runtime.isolation import in_isolation
 
@@ -38,7 +38,7 @@ _SMALL = {"mlp": (1, 28, 28), "cnn": (1, 28, 28), "lenet": (1, 28, 28)}
 _DOCUMENT = {"densenet-121": (3, 32, 32), "resnet-18": (3, 32, 32), "mobilenet-v2": (3, 32, 32)}
 _CLASSES = 10
 _HIDDEN_SIZES = (64,)
-_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _QUICK_BATCHES = (1, 4, 16, 64, 256)
 _LEAST_S = 5e-3  # A measurement takes as many gradients as this.
 # Flat is what grows by less than this share over the whole flat part.
@@ -75,7 +75,7 @@ def fit_latency(batches: ArrayLike, seconds: ArrayLike) -> LatencyFit:
     Raises:
         ValueError: If there are fewer than three batches or a latency is not positive.
 
-    Source: FEEL eq. (27).
+    Source: Ren et al. 2021, eq. (27).
     """
     b, t = np.asarray(batches, np.float64), np.asarray(seconds, np.float64)
     if len(b) < 3:
@@ -111,11 +111,11 @@ def feel_fig2(folder: Path, options: Options) -> Findings:
         ValueError: If a value is out of range or something else is set.
         OSError: If ``folder`` cannot be written to.
 
-    Source: FEEL Fig. 2, eq. (27).
+    Source: Ren et al. 2021, Fig. 2, eq. (27).
     """
     setting = _setting(options)
     device = torch.device(setting.compute_device)
-    batches = _QUICK_BATCHES if options.quick else _BATCHES
+    batches = _QUICK_BATCHES if options.quick else BATCHES
     data: dict[str, Any] = {}
     claims: list[Claim] = []
     for name, image_shape in (_DOCUMENT if options.full else _SMALL).items():
@@ -139,7 +139,7 @@ def feel_fig2(folder: Path, options: Options) -> Findings:
         claims.append(_claim(name, np.array(batches), seconds, fit))
     where = _where(device)
     findings = Findings(
-        title=f"FEEL Fig. 2: latency of a gradient, {where}",
+        title=f"Ren et al. 2021, Fig. 2: latency of a gradient, {where}",
         config={**setting._asdict(), "machine": where, "torch": torch.__version__},
         seeds=[],
         parameters={},

@@ -1,6 +1,6 @@
-"""FEEL: the time that all rules and agents need to reach an accuracy, on CPUs.
+"""Ren et al. 2021, §VI: the time that all rules and agents need to reach an accuracy, on CPUs.
 
-The document compares a few schemes on one large network; here all of them, and trained agents, are
+The paper compares a few schemes on one large network; here all of them, and trained agents, are
 compared on many paired episodes of a small one.
 """
 
@@ -19,7 +19,7 @@ from edge_gym.evaluation.episode_store import part_name, run_or_load
 from edge_gym.evaluation.rollouts import Episodes, Policy, even_lanes, make_lanes, plain_config
 from edge_gym.evaluation.tuning import shipped_parameters, tunable_baselines
 from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title
-from edge_gym.reproduce.findings import (
+from edge_gym.reproduce.harness import (
     Claim,
     Findings,
     Options,
@@ -107,7 +107,7 @@ def feel_time(folder: Path, options: Options) -> Findings:
         ValueError: If a value is out of range.
         OSError: If ``folder`` cannot be written to.
 
-    Source: FEEL §VI-C and -D, for a small network.
+    Source: Ren et al. 2021, §VI-C and -D, for a small network.
     """
     seeds = options.seeds(usual=64, quick=4)
     parts = prepare_folder(folder / "parts")
@@ -130,7 +130,10 @@ def feel_time(folder: Path, options: Options) -> Findings:
                 reporting(options, task),
             )
     findings = Findings(
-        title=f"FEEL, time to accuracy: {len(seeds)} episodes each, the same for all policies",
+        title=(
+            f"Ren et al. 2021, time to accuracy: {len(seeds)} episodes each, the same for all "
+            "policies"
+        ),
         config=configs,
         seeds=seeds,
         parameters=parameters,
@@ -200,7 +203,7 @@ def _percent(target: str) -> str:
 
 
 def _claims(cell: str, policies: Mapping[str, Episodes]) -> list[Claim]:
-    """Compare the document's optimum with its benchmarks, and agents with it."""
+    """Compare the paper's optimum with its benchmarks, and agents with it."""
     claims = []
 
     def faster(one: str, other: str) -> None:

@@ -1,4 +1,4 @@
-"""RRM Fig. 5: accuracy against channel uses, retransmissions against uncertainty."""
+"""Wen et al. 2019, Fig. 5: accuracy against channel uses, retransmissions against uncertainty."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edge_gym.envs.retransmission.dynamics import Retransmission
 from edge_gym.envs.retransmission.env import RetransmissionVectorEnv
 from edge_gym.evaluation.rollouts import Episodes, even_lanes, plain_config, run_episodes
 from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title
-from edge_gym.reproduce.findings import (
+from edge_gym.reproduce.harness import (
     NO,
     PARTLY,
     YES,
@@ -69,16 +69,16 @@ _FIG5_POLICIES = {
     "support-vector-aware": "#009E73",
 }
 _FIG5_RECORD = ("test_accuracy", "channel_uses", "accepted", "transmissions", "clean_distance")
-# The document plots the whole duration; before this share of it there is hardly anything learned.
+# The paper plots the whole duration; before this share of it there is hardly anything learned.
 _FIG5_POINTS = 40
 _FIG5_BINS = 8
 
 
 def rrm_fig5(folder: Path, options: Options) -> Findings:
-    """Redo Fig. 5 of RRM: accuracy against channel uses, retransmissions against uncertainty.
+    """Redo Fig. 5: accuracy against channel uses, retransmissions against uncertainty.
 
     Parameters are the shipped tuned ones where there are any for this configuration, else the
-    rules' defaults: the document gives none.
+    rules' defaults: the paper gives none.
 
     Raises:
         ValueError: If a value is out of range, another learner than ``svm`` is asked for, or so
@@ -86,7 +86,7 @@ def rrm_fig5(folder: Path, options: Options) -> Findings:
         OSError: If ``folder`` cannot be written to.
         edge_gym.data.DataError: If data are missing; the message says what to do.
 
-    Source: RRM Fig. 5, §3.2.
+    Source: Wen et al. 2019, Fig. 5, §3.2.
     """
     seeds = options.seeds(usual=100, quick=8)
     n = len(seeds)
@@ -118,7 +118,7 @@ def rrm_fig5(folder: Path, options: Options) -> Findings:
     edges, bins = _retransmissions(results)
     findings = Findings(
         title=(
-            f"RRM Fig. 5: {config.dataset}, budget {config.budget}, mean SNR "
+            f"Wen et al. 2019, Fig. 5: {config.dataset}, budget {config.budget}, mean SNR "
             f"{config.mean_snr_db:g} dB, {n} episodes"
         ),
         config=plain_config(config),

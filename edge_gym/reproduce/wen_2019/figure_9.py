@@ -1,4 +1,4 @@
-"""RRM Fig. 9: importance-aware, channel-aware and data-aware scheduling."""
+"""Wen et al. 2019, Fig. 9: importance-aware, channel-aware and data-aware scheduling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge_gym.envs.data_scheduling.config import DataSchedulingConfig
 from edge_gym.evaluation.episode_store import SUFFIX, run_or_load
 from edge_gym.evaluation.rollouts import even_lanes, make_lanes, plain_config
 from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title
-from edge_gym.reproduce.findings import (
+from edge_gym.reproduce.harness import (
     Claim,
     Findings,
     Options,
@@ -38,7 +38,7 @@ _COLOURS = {
     "importance-aware": "#D55E00",
     "hinge-loss": "#009E73",
 }
-# The document's network is not in the text: ten classes of full MNIST, in a size that hundreds of
+# The paper's network is not in the text: ten classes of full MNIST, in a size that hundreds of
 # episodes can be trained in.
 _LEARNERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "svm": ("DataScheduling-Paper-v0", {}, tuple(_COLOURS)),
@@ -51,7 +51,7 @@ _LEARNERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 
 
 def rrm_fig9(folder: Path, options: Options) -> Findings:
-    """Redo Fig. 9 of RRM: test accuracy against uploads, at five mean SNRs, SVM and CNN.
+    """Redo Fig. 9: test accuracy against uploads, at five mean SNRs, SVM and CNN.
 
     Finished parts are kept in ``folder/parts``, so that an interrupted run goes on where it was.
 
@@ -60,7 +60,7 @@ def rrm_fig9(folder: Path, options: Options) -> Findings:
         OSError: If ``folder`` cannot be written to.
         edge_gym.data.DataError: If data are missing; the message says what to do.
 
-    Source: RRM Fig. 9, §4.2.
+    Source: Wen et al. 2019, Fig. 9, §4.2.
     """
     seeds = options.seeds(usual=200, quick=8)
     n = len(seeds)
@@ -102,7 +102,7 @@ def rrm_fig9(folder: Path, options: Options) -> Findings:
                 )
                 curves[learner][snr_db][policy] = episodes.curves["test_accuracy"]
     findings = Findings(
-        title=f"RRM Fig. 9: {n} episodes each, the same for all policies",
+        title=f"Wen et al. 2019, Fig. 9: {n} episodes each, the same for all policies",
         config=configs,
         seeds=seeds,
         parameters=parameters,

@@ -1,4 +1,4 @@
-"""RRM §5: what scheduling of updates is worth in federated edge learning.
+"""Wen et al. 2019, §5: what scheduling of updates is worth in federated edge learning.
 
 The section sketches two designs and reports no numbers; what it claims is measured here.
 """
@@ -19,7 +19,7 @@ from edge_gym.evaluation.rollouts import Episodes, Policy, even_lanes, make_lane
 from edge_gym.evaluation.seeds import TUNING
 from edge_gym.evaluation.tuning import shipped_parameters, tunable_baselines
 from edge_gym.reports.charts import INK, new_figure, save, tidy, write_title
-from edge_gym.reproduce.findings import (
+from edge_gym.reproduce.harness import (
     Claim,
     Findings,
     Options,
@@ -102,7 +102,7 @@ _PRODUCTS = ("norm-times-rate", "age-times-channel")
 
 
 def rrm_section5(folder: Path, options: Options) -> Findings:
-    """Measure what RRM §5 and MEL on risk claim: both modes, IID and not, 10 to 50 devices.
+    """Measure what §5, and Sorour et al. 2020 on risk, claim: IID and not, 10 to 50 devices.
 
     Rules have the parameters that were tuned under each id's own configuration, with 10 devices,
     but for the number that they schedule, which is searched again where K is another; agents are
@@ -113,7 +113,7 @@ def rrm_section5(folder: Path, options: Options) -> Findings:
         ValueError: If a value is out of range.
         OSError: If ``folder`` cannot be written to.
 
-    Source: RRM §5.
+    Source: Wen et al. 2019, §5.
     """
     seeds = options.seeds(usual=128, quick=8)
     n = len(seeds)
@@ -143,7 +143,7 @@ def rrm_section5(folder: Path, options: Options) -> Findings:
                     reporting(options, task),
                 )
     findings = Findings(
-        title=f"RRM §5: {n} episodes each, the same for all policies",
+        title=f"Wen et al. 2019, §5: {n} episodes each, the same for all policies",
         config=configs,
         seeds=seeds,
         parameters=parameters,

@@ -73,13 +73,12 @@ from edge_gym.solvers.task_allocation.costs import (
     relaxed_updates,
 )
 from edge_gym.solvers.task_allocation.exact import exact_allocation, exact_updates
-from edge_gym.solvers.task_allocation.instances import LARGEST, IntArray
+from edge_gym.solvers.task_allocation.instances import LARGEST
 from edge_gym.solvers.task_allocation.splitting import split_samples
 from edge_gym.solvers.task_allocation.suggest_improve import suggest_and_improve
 
 __all__ = [
     "LARGEST",
-    "IntArray",
     "TaskCosts",
     "Tasks",
     "equal_allocation",

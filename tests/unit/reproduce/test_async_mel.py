@@ -15,24 +15,22 @@ from edge_gym.cli.main import main
 from edge_gym.envs.task_allocation.dynamics import TaskAllocation
 from edge_gym.evaluation.episode_store import DamagedEpisodesWarning
 from edge_gym.evaluation.rollouts import Episodes
-from edge_gym.reproduce import Options, async_mel, find_reproduction, mel
-from edge_gym.reproduce.async_mel import (
-    HA_SYNC,
-    HU_ASYN,
-    HU_SYNC,
-    SCHEMES,
-    SUGGESTED,
+from edge_gym.reproduce import Options, find_reproduction
+from edge_gym.reproduce.harness import Findings
+from edge_gym.reproduce.mohammad_2020.claims import accuracy_after, all_of, best_claim, saving_claim
+from edge_gym.reproduce.mohammad_2020.figure_4 import fig4_claims
+from edge_gym.reproduce.mohammad_2020.figure_6 import said_claims
+from edge_gym.reproduce.mohammad_2020.figure_7 import reaching_claim
+from edge_gym.reproduce.mohammad_2020.schemes import HA_SYNC, HU_ASYN, HU_SYNC, SCHEMES, SUGGESTED
+from edge_gym.reproduce.mohammad_2020.sweeps import (
     Cell,
     Sweep,
-    all_of,
-    best_claim,
     cells_of,
     cycles_to,
     numbers,
     path_of,
-    saving_claim,
 )
-from edge_gym.reproduce.findings import Findings
+from edge_gym.reproduce.sorour_2020 import figures_2_and_3 as mel
 
 # Four learners with twenty samples each, which cost so much that a cycle allows few updates.
 TINY = {
@@ -189,7 +187,7 @@ def test_verdicts_on_the_best_of_several_schemes() -> None:
     fast, slow = rising(0.4), rising(0.3)
 
     def claim(cells: Mapping[Cell, Mapping[str, Episodes]], most: bool = False) -> Any:
-        return best_claim("text", cells, (C1, C2), (HA_SYNC,), async_mel.accuracy_after(0), most)
+        return best_claim("text", cells, (C1, C2), (HA_SYNC,), accuracy_after(0), most)
 
     ahead = {C1: slow, C2: fast, HA_SYNC: slow}
     level = {C1: rising(0.3, seed=1), C2: rising(0.3, seed=2), HA_SYNC: slow}
@@ -217,10 +215,10 @@ def test_choosing_the_best_widens_the_interval() -> None:
     sync = episodes_of(np.full((400, 3), 0.5))
     caps = tuple(f"HA-Asyn, c = {cap}" for cap in range(1, 6))
     cell = {HA_SYNC: sync, C1: episodes_of(better)}
-    one = best_claim("text", {Cell(5, 10): cell}, caps, (HA_SYNC,), async_mel.accuracy_after(1))
+    one = best_claim("text", {Cell(5, 10): cell}, caps, (HA_SYNC,), accuracy_after(1))
     assert one.verdict == "yes"
     cell |= dict.fromkeys(caps[1:], sync)
-    five = best_claim("text", {Cell(5, 10): cell}, caps, (HA_SYNC,), async_mel.accuracy_after(1))
+    five = best_claim("text", {Cell(5, 10): cell}, caps, (HA_SYNC,), accuracy_after(1))
     assert (five.verdict, five.measured) == ("within noise", "level at T = 5 (c = 1)")
 
 
@@ -230,15 +228,15 @@ def test_claims_on_the_synchronous_case() -> None:
         Cell(10, 10): {SUGGESTED: good, HA_SYNC: good, HU_SYNC: never},
         Cell(20, 10): {SUGGESTED: rising(0.3), HA_SYNC: good, HU_SYNC: rising(0.45)},
     }
-    verdicts = {claim.claim: claim.verdict for claim in async_mel._fig4_claims(cells)}
+    verdicts = {claim.claim: claim.verdict for claim in fig4_claims(cells)}
     assert list(verdicts.values()) == ["yes", "no", "yes", "no", "no", "partly"]
     assert verdicts["T = 10, E = 10: HA-Asyn with c = 0 works better than HA-Sync"] == "no"
     cells[Cell(20, 10)] |= {HU_SYNC: never, HU_ASYN: rising(0.35)}
-    last = async_mel._fig4_claims(cells)[-1]
+    last = fig4_claims(cells)[-1]
     assert last.claim == "HU-Sync fails to converge on several occasions"
     assert last.verdict == "yes"
     assert last.measured.endswith("100% at T = 10, E = 10, 100% at T = 20, E = 10")
-    uncapped = async_mel._fig4_claims(cells)[-2]
+    uncapped = fig4_claims(cells)[-2]
     assert uncapped.claim == "T = 20, E = 10: HA-Sync works better than HU-Asyn"
     assert uncapped.verdict == "yes"
 
@@ -246,7 +244,7 @@ def test_claims_on_the_synchronous_case() -> None:
 def test_claims_on_single_cells() -> None:
     fast, slow = rising(0.4), rising(0.3)
     runs = {HA_SYNC: slow, C1: fast, C2: fast, C3: slow, "HA-Asyn, c = 4": slow}
-    claims = async_mel._said_claims({Cell(20, 10): runs, Cell(35, 20): runs})
+    claims = said_claims({Cell(20, 10): runs, Cell(35, 20): runs})
     said = {claim.claim.partition(" (")[0]: claim.verdict for claim in claims}
     assert said == {
         "T = 20, E = 10, after 6 cycles: c = 1 above HA-Sync": "yes",
@@ -256,19 +254,19 @@ def test_claims_on_single_cells() -> None:
     }
     row = {Cell(5, 10): {HA_SYNC: slow, C1: slow, C2: slow, C3: slow}}
     target = float(np.quantile(path_of(slow)[:, -1], 0.7))
-    assert async_mel._reaching_claim(row, target).verdict == "no"
+    assert reaching_claim(row, target).verdict == "no"
     row[Cell(10, 10)] = {HA_SYNC: slow, C1: rising(2), C2: slow, C3: slow}
     target = float(np.quantile(path_of(slow)[:, -1], 0.6))
-    assert async_mel._reaching_claim(row, target).verdict == "partly"
+    assert reaching_claim(row, target).verdict == "partly"
     row[Cell(10, 10)] = {HA_SYNC: slow, C1: rising(2), C2: rising(2), C3: rising(2)}
-    claim = async_mel._reaching_claim(row, target)
+    claim = reaching_claim(row, target)
     assert claim.verdict == "yes"
     assert "T = 5: 42% against 42%, 42%, 42%" in claim.measured
 
 
 def test_the_article_s_savings() -> None:
     cells = {HA_SYNC: rising(0.3), C1: rising(0.6), HU_ASYN: rising(0.2), HU_SYNC: rising(0.0)}
-    claims = {claim.claim: claim for claim in mel._fig2_claims("here", cells, (0.7, 0.8))}
+    claims = {claim.claim: claim for claim in mel.fig2_claims("here", cells, (0.7, 0.8))}
     assert len(claims) == 8
     assert claims[f"here: {C1} needs 33% fewer cycles to 94 % than {HU_ASYN}"].verdict == "yes"
     slower = claims[f"here: {HA_SYNC} needs 50% fewer cycles to 97 % than {HU_ASYN}"]
@@ -278,7 +276,7 @@ def test_the_article_s_savings() -> None:
     assert never.measured.endswith("reached by 100% and 0%")
     both = {"joint, c = 1": rising(0.5), "tasks only, c = 1": rising(0.2)}
     both["resources only, c = 1"] = rising(0.5)
-    verdicts = [claim.verdict for claim in mel._fig3_claims("here", both, (0.8,))]
+    verdicts = [claim.verdict for claim in mel.fig3_claims("here", both, (0.8,))]
     assert verdicts == ["yes", "within noise"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,18 @@ from edge_gym.cli.main import main
 from edge_gym.evaluation.episode_store import DamagedEpisodesWarning
 from edge_gym.evaluation.rollouts import Episodes
 from edge_gym.physics.compute import gpu_latency
-from edge_gym.reproduce import Options, feel, find_reproduction, findings
-from edge_gym.reproduce.feel import Cell, Curve, along, converged_epochs, convergence_time, ratio
+from edge_gym.reproduce import Options, find_reproduction, harness
+from edge_gym.reproduce.harness import along
+from edge_gym.reproduce.ren_2021 import curves, runs, table_2
+from edge_gym.reproduce.ren_2021 import figure_2 as feel_fig2
+from edge_gym.reproduce.ren_2021.curves import (
+    Cell,
+    Curve,
+    converged_epochs,
+    convergence_time,
+    ratio,
+)
 from edge_gym.runtime.tensors import read_tensors, write_tensors
-
-# The package has the function of this name.
-feel_fig2 = importlib.import_module("edge_gym.reproduce.feel_fig2")
 
 TINY = {
     "dataset": "mnist-subset",
@@ -41,7 +46,7 @@ NAMES = ("feel-table2", "feel-fig3", "feel-fig4", "feel-fig5")
 
 @pytest.mark.parametrize("constants", [(4e-3, 2e-4, 16.0), (0.1, 3e-3, 40.0), (1e-3, 1e-3, 1.0)])
 def test_the_fit_recovers_made_up_constants(constants: tuple[float, float, float]) -> None:
-    batches = np.array(feel_fig2._BATCHES)
+    batches = np.array(feel_fig2.BATCHES)
     base, slope, threshold = constants
     seconds = gpu_latency(batches, base, slope, threshold)
     fit = feel_fig2.fit_latency(batches, seconds)
@@ -157,7 +162,7 @@ def test_speedups_are_those_of_plain_loops() -> None:
     curves["individual"] = own
     tests = {scheme: rng.uniform(0.9, 0.95, n) for scheme in curves}
     cell = Cell(curves, 1, tests)
-    weights = feel.resampled(n)
+    weights = curves.resampled(n)
     assert weights.shape == (1001, n)
     np.testing.assert_allclose(weights.sum(axis=1), 1)
     converged, as_good = cell.seconds_to_converge(weights), cell.seconds(weights)
@@ -179,8 +184,8 @@ def test_speedups_are_those_of_plain_loops() -> None:
     assert ratio(np.array([1.0, 2]), np.array([1.0, np.nan])) is None
     # What is missing counts as its budget.
     slower, faster = np.array([np.nan, 4.0, 6.0]), np.array([1.0, np.nan, 2.0])
-    assert feel.bounded_ratio(slower, faster, (8.0, 5.0))[0] == 8
-    assert feel.bounded_ratio(slower[1:], faster[1:], (8.0, 5.0))[0] == 0.8
+    assert curves.bounded_ratio(slower, faster, (8.0, 5.0))[0] == 8
+    assert curves.bounded_ratio(slower[1:], faster[1:], (8.0, 5.0))[0] == 0.8
     # What begins where it ends has converged after the first stretch of time.
     assert convergence_time(np.arange(20.0), np.full(20, 0.9)) == 1
 
@@ -194,14 +199,14 @@ def test_the_headline_of_table_two_does_not_depend_on_budgets() -> None:
         own = Curve(np.full((2, 1), 0.7), np.full((2, 1), 0.9))
         tests = dict.fromkeys(("individual", "proposed"), np.full(2, 0.9))
         cell = Cell({"individual": own, "proposed": curve}, 0, tests)
-        weights = feel.resampled(2)
+        weights = curves.resampled(2)
         common.append(cell.seconds(weights)["proposed"][0])
         converged.append(cell.seconds_to_converge(weights)["proposed"][0])
     np.testing.assert_allclose(common, 0.2, rtol=6e-3)
     assert converged[0] < converged[1] < converged[2]
 
 
-def claims_of(times: dict[str, float], reached: bool) -> list[findings.Claim]:
+def claims_of(times: dict[str, float], reached: bool) -> list[harness.Claim]:
     """Return the claims on schemes that rise past individual learning's end, or do not."""
     curves = {"individual": Curve(np.full((3, 1), 1.0), np.full((3, 1), 0.9))}
     for scheme, budget_s in times.items():
@@ -209,7 +214,7 @@ def claims_of(times: dict[str, float], reached: bool) -> list[findings.Claim]:
         along = np.linspace(0, budget_s, 101)
         curves[scheme] = Curve(along, np.stack([np.linspace(0.86, top, 101)] * 3))
     cell = Cell(curves, 0, {scheme: np.full(3, 0.9) for scheme in curves})
-    return feel._table_claims("cell", cell, feel._REPORTED[6, "iid"])
+    return table_2.table_claims("cell", cell, table_2.REPORTED[6, "iid"])
 
 
 def test_a_scheme_that_does_not_come_so_far_is_said_to_be_late() -> None:
@@ -230,7 +235,7 @@ def test_a_scheme_that_does_not_come_so_far_is_said_to_be_late() -> None:
 # From end to end.
 
 
-def run(name: str, folder: Path, **fields: Any) -> findings.Findings:
+def run(name: str, folder: Path, **fields: Any) -> harness.Findings:
     full = fields.pop("full", False)
     options = Options(not full, 2, overrides={**TINY, **fields}, full=full)
     return find_reproduction(name).run(folder, options)
@@ -240,21 +245,21 @@ def run(name: str, folder: Path, **fields: Any) -> findings.Findings:
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Tell of every step that is really taken."""
     taken: list[str] = []
-    original = feel.BatchSlot.step_lanes
+    original = runs.BatchSlot.step_lanes
 
     def counted(self: Any, *given: Any) -> Any:
         taken.append(self.config.network)
         return original(self, *given)
 
-    monkeypatch.setattr(feel.BatchSlot, "step_lanes", counted)
+    monkeypatch.setattr(runs.BatchSlot, "step_lanes", counted)
     return taken
 
 
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take fewer points of curves, and do not wait for good models of next to no data."""
-    monkeypatch.setattr(feel, "_POINTS", 21)
-    monkeypatch.setattr(feel, "_MOST_PASSES", 1)
+    monkeypatch.setattr(curves, "POINTS", 21)
+    monkeypatch.setattr(runs, "_MOST_PASSES", 1)
 
 
 @pytest.mark.usefixtures("coarse")
@@ -342,8 +347,8 @@ def test_what_the_findings_hold(tmp_path: Path) -> None:
 
 
 def pretrained(folder: Path, **fields: Any) -> Any:
-    config = feel.BatchSlotConfig(**{**TINY, "fading": "mean", **fields})
-    env = feel._PretrainedVectorEnv(1, config, autoreset_mode=AutoresetMode.DISABLED)
+    config = runs.BatchSlotConfig(**{**TINY, "fading": "mean", **fields})
+    env = runs.PretrainedVectorEnv(1, config, autoreset_mode=AutoresetMode.DISABLED)
     env.problem.folder = folder
     env.reset(seed=[5])
     return env.problem
@@ -381,28 +386,28 @@ def test_schemes_begin_with_the_same_good_model(tmp_path: Path) -> None:
 def test_an_interrupted_episode_goes_on(
     policy: str, tmp_path: Path, steps: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feel, "_SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(runs, "_SAVE_EVERY_S", -1.0)
     options = Options(episodes=2, full=True)
     fields = {**TINY, "max_rounds": 8, "budget_s": 1e3, "n_devices": 3, "gpu_flops": (1e12,)}
 
     def episodes(folder: Path) -> Episodes:
-        runner = feel._Runner(folder, options, [900_000, 900_001])
+        runner = runs.LongRuns(folder, options, [900_000, 900_001])
         return runner.run("task", "BatchSlotGPU-v0", fields, {}, policy)
 
     whole = episodes(tmp_path / "whole")
     assert len(steps) == 16
     steps.clear()
-    original = feel._LongVectorEnv.step
+    original = runs.LongVectorEnv.step
 
     def interrupted(self: Any, actions: Any) -> Any:
         if len(steps) == 11:
             raise KeyboardInterrupt
         return original(self, actions)
 
-    monkeypatch.setattr(feel._LongVectorEnv, "step", interrupted)
+    monkeypatch.setattr(runs.LongVectorEnv, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         episodes(tmp_path / "parted")
-    monkeypatch.setattr(feel._LongVectorEnv, "step", original)
+    monkeypatch.setattr(runs.LongVectorEnv, "step", original)
     steps.clear()
     parted = episodes(tmp_path / "parted")
     assert len(steps) == 5

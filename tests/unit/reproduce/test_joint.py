@@ -13,8 +13,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_gym.reproduce import Findings, Options, find_reproduction, joint
-from edge_gym.reproduce.joint import ADMM, ECO, GBE, LCO, NEAR, OPTIMUM, PUBLISHED, STOPPED, Sweep
+from edge_gym.reproduce import Findings, Options, find_reproduction
+from edge_gym.reproduce.li_2021 import sweeps
+from edge_gym.reproduce.li_2021.claims import claims_of
+from edge_gym.reproduce.li_2021.sweeps import (
+    ADMM,
+    ECO,
+    GBE,
+    LCO,
+    NEAR,
+    OPTIMUM,
+    PUBLISHED,
+    STOPPED,
+    Sweep,
+)
 from edge_gym.solvers.offloading import Offloading, edge_only, local_only, near_optimal
 
 SEEDS = range(900_000, 900_008)
@@ -31,7 +43,7 @@ CALIBRATION = {
 
 
 def test_channels_are_those_of_the_document() -> None:
-    usual = joint.draw_channels({}, range(900_000, 900_400))
+    usual = sweeps.draw_channels({}, range(900_000, 900_400))
     config = usual.config
     assert (config.n_devices, config.path_loss_exponent, usual.model_mbit) == (4, 2.9, 16)
     gain = 10 ** (usual.columns["gain_db"] / 10)
@@ -47,7 +59,7 @@ def test_channels_are_those_of_the_document() -> None:
     assert values["training_s"] == values["previous_download_s"] == {1}
     assert values["training_j"] == {float(np.float32(0.04))}
     # Another path loss means the same fading.
-    other = joint.draw_channels({"path_loss_exponent": 3.3}, range(900_000, 900_400))
+    other = sweeps.draw_channels({"path_loss_exponent": 3.3}, range(900_000, 900_400))
     loss_db = 10 * 0.4 * math.log10(3e8 / (4 * math.pi * 2.4e9 * 50))
     moved = other.columns["gain_db"] - usual.columns["gain_db"]
     np.testing.assert_allclose(moved, loss_db, atol=1e-4)
@@ -84,8 +96,8 @@ def plain_wsel(gain: list[float], model_bits: float, found: Offloading, draw: in
 
 
 def test_costs_are_those_of_the_document() -> None:
-    draws = joint.draw_channels({}, SEEDS)
-    solved = joint._solve(draws, 4.0, Options())
+    draws = sweeps.draw_channels({}, SEEDS)
+    solved = sweeps.solved(draws, 4.0, Options())
     costs = draws.costs(4.0, slice(len(SEEDS)))
     gains = 10 ** (draws.columns["gain_db"] / 10)
     for name, solver in ((LCO, local_only), (ECO, edge_only), (NEAR, near_optimal)):
@@ -95,7 +107,7 @@ def test_costs_are_those_of_the_document() -> None:
     # How many are solved at a time changes nothing, and is told.
     told: list[tuple[str, int, int]] = []
     options = Options(lanes=3, progress=lambda *news: told.append(news))
-    again = joint._solve(draws, 4.0, options)
+    again = sweeps.solved(draws, 4.0, options)
     for name, wsel in solved.wsel.items():
         np.testing.assert_array_equal(again.wsel[name], wsel)
     assert again.iterations.keys() == {ADMM, PUBLISHED, STOPPED}
@@ -107,8 +119,8 @@ def test_costs_are_those_of_the_document() -> None:
 @pytest.mark.parametrize("point", list(CALIBRATION), ids=str)
 def test_means_are_near_those_measured_elsewhere(point: tuple[float, float]) -> None:
     exponent, model_mbit = point
-    draws = joint.draw_channels({"path_loss_exponent": exponent}, SEEDS)
-    solved = joint._solve(draws, model_mbit, Options())
+    draws = sweeps.draw_channels({"path_loss_exponent": exponent}, SEEDS)
+    solved = sweeps.solved(draws, model_mbit, Options())
     means = {name: float(wsel.mean()) for name, wsel in solved.wsel.items()}
     names = (OPTIMUM, ADMM, PUBLISHED, LCO, ECO, GBE)
     for name, expected in zip(names, CALIBRATION[point], strict=True):
@@ -150,14 +162,14 @@ def panels() -> Panels:
 
     steps = {0.5: rng.uniform(0.004, 0.006, (7, N)), 0.1: -rng.uniform(0, 0.002, (7, N // 2))}
     return {
-        "a": sweep(joint._MODEL_MBIT, LCO=(1.15, 1.3), ECO=(1.25, 1.002), GBE=(1.1, 1.4)),
-        "b": sweep(joint._EXPONENTS, LCO=(1.4, 1.03), ECO=(1.002, 1.5), GBE=(1.2, 1.2)),
+        "a": sweep(sweeps.MODEL_MBIT, LCO=(1.15, 1.3), ECO=(1.25, 1.002), GBE=(1.1, 1.4)),
+        "b": sweep(sweeps.EXPONENTS, LCO=(1.4, 1.03), ECO=(1.002, 1.5), GBE=(1.2, 1.2)),
         "steps": steps,
     }
 
 
 def claims(made_up: Panels) -> dict[str, Any]:
-    found = joint.claims_of(made_up["a"], made_up["b"], made_up["steps"])
+    found = claims_of(made_up["a"], made_up["b"], made_up["steps"])
     assert len({claim.claim for claim in found}) == len(found) == 17
     return {claim.claim: claim for claim in found}
 
