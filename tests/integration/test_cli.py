@@ -680,12 +680,12 @@ def test_pictures_are_asked_for_first(
 def test_reproduce_without_data(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edge_gym.reproduce import findings
+    from edge_gym.reproduce import harness
 
     def missing(name: str) -> Any:
-        raise findings.DataError(f"{name} is not there")
+        raise harness.DataError(f"{name} is not there")
 
-    monkeypatch.setattr(findings, "load_dataset", missing)
+    monkeypatch.setattr(harness, "load_dataset", missing)
     message = fail(capsys, "reproduce", "rrm-fig5", "--quick", "--out", str(tmp_path))
     assert message == "edge-gym: mnist is not there; or run it on the embedded images: " + (
         "--set dataset=mnist-subset"

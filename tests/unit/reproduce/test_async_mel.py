@@ -17,6 +17,7 @@ from edge_gym.evaluation.episode_store import DamagedEpisodesWarning
 from edge_gym.evaluation.rollouts import Episodes
 from edge_gym.reproduce import Options, find_reproduction
 from edge_gym.reproduce.harness import Findings
+from edge_gym.reproduce.mohammad_2020 import drawing, figure_4, figure_5
 from edge_gym.reproduce.mohammad_2020.claims import accuracy_after, all_of, best_claim, saving_claim
 from edge_gym.reproduce.mohammad_2020.figure_4 import fig4_claims
 from edge_gym.reproduce.mohammad_2020.figure_6 import said_claims
@@ -349,9 +350,9 @@ def test_pictures_show_every_scheme(
     name: str, lines: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[Any] = []
-    monkeypatch.setattr(async_mel, "save", lambda figure, _: figures.append(figure))
-    monkeypatch.setattr(async_mel, "write_findings", lambda found, draw: draw(found, tmp_path))
-    monkeypatch.setattr(mel, "write_findings", lambda found, draw: draw(found, tmp_path))
+    monkeypatch.setattr(drawing, "save", lambda figure, _: figures.append(figure))
+    for module in (drawing, figure_4, figure_5, mel):
+        monkeypatch.setattr(module, "write_findings", lambda found, draw: draw(found, tmp_path))
     done = run(name, tmp_path)
     (figure,) = figures
     shown = [[line for line in axes.lines if len(line.get_xdata()) == 2] for axes in figure.axes]

@@ -18,7 +18,7 @@ from edge_gym.evaluation.rollouts import Episodes
 from edge_gym.physics.compute import gpu_latency
 from edge_gym.reproduce import Options, find_reproduction, harness
 from edge_gym.reproduce.harness import along
-from edge_gym.reproduce.ren_2021 import curves, runs, table_2
+from edge_gym.reproduce.ren_2021 import curves, figure_3, figures_4_and_5, runs, table_2
 from edge_gym.reproduce.ren_2021 import figure_2 as feel_fig2
 from edge_gym.reproduce.ren_2021.curves import (
     Cell,
@@ -258,7 +258,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take fewer points of curves, and do not wait for good models of next to no data."""
-    monkeypatch.setattr(curves, "POINTS", 21)
+    for module in (table_2, figure_3, figures_4_and_5):
+        monkeypatch.setattr(module, "POINTS", 21)
     monkeypatch.setattr(runs, "_MOST_PASSES", 1)
 
 
