@@ -1,10 +1,10 @@
 """Time the exact batch and slot solver beside scipy's SLSQP and cvxpy.
 
-Run with ``OMP_NUM_THREADS=1 python -m benchmarks.batch_slot``. All solve the document's whole
+Run with ``OMP_NUM_THREADS=1 python -m benchmarks.batch_slot``. All solve the paper's whole
 problem on the same instances, batches and the slots of both frames: SLSQP as printed, with exact
 derivatives and up to three starts where it fails, cvxpy for a given B as a cone program that it
 compiles once (Clarabel). Every repetition times all of them in turn; medians are compared. The
-table in ``edge_gym/solvers/batch_slot.py`` comes from here.
+table in ``edge_gym/solvers/batch_slot/__init__.py`` comes from here.
 """
 
 from __future__ import annotations

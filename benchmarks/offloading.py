@@ -4,7 +4,7 @@ Run with ``EDGE_GYM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.offloading`
 times all methods in turn on the same instances of Table I's setting, one at a time and 64 at once,
 in CPU time, which other processes disturb little; medians are compared. cvxpy (Clarabel) solves
 for one given ι, that of ``near_optimal``: compiled once and solved again with other numbers, and
-with compiling it. The table in ``edge_gym/solvers/offloading.py`` comes from here.
+with compiling it. The table in ``edge_gym/solvers/offloading/__init__.py`` comes from here.
 """
 
 from __future__ import annotations

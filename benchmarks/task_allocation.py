@@ -1,11 +1,11 @@
-"""Time the exact task allocation and the document's, beside HiGHS, and compare what they reach.
+"""Time the exact task allocation and the paper's, beside HiGHS, and compare what they reach.
 
 Run with ``EDGE_GYM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.task_allocation``. Instances
-are placements of the document's system with 3,000 samples for each learner and d_l = 100. HiGHS
+are placements of the paper's system with 3,000 samples for each learner and d_l = 100. HiGHS
 solves the same tables, one after the other, as a mixed-integer program of the updates alone; it
 gets no more updates than the exact solver looks at. Every repetition times all of them in turn;
 medians are compared, of CPU time, since HiGHS takes long enough for others to get the core. The
-numbers in ``edge_gym/solvers/task_allocation.py`` come from here.
+numbers in ``edge_gym/solvers/task_allocation/__init__.py`` come from here.
 
 ``--training`` times the training of global cycles instead, with the tasks of the exact allocation
 under the cap 3: all learners and lanes at once, a loop over learners that trains each with the same

@@ -15,7 +15,6 @@ is scored on the first of ``TUNING``, and neither ``SELECTION`` nor ``EVALUATION
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import shutil
@@ -24,29 +23,28 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from filelock import FileLock, Timeout
-from gymnasium import spaces
 
 from edge_gym.agents.recipe import Evaluation, Recipe
-from edge_gym.agents.training.model import adapted
+from edge_gym.agents.training.journal import mend, quiet_optuna
 from edge_gym.agents.training.run import (
     TrainingInterrupted,
     chosen_recipe,
     general_recipe_remark,
     train,
 )
+from edge_gym.agents.training.search_results import Search, Trial
 from edge_gym.agents.training.search_space import (
     Space,
+    network_kind,
     parameters_of,
     search_space,
     with_parameters,
 )
 from edge_gym.core.registration import EnvironmentSpec, find_environment
-from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.evaluation.rollouts import TaskProgress
 from edge_gym.evaluation.seeds import TUNING
 from edge_gym.runtime.checks import check_integer
@@ -77,80 +75,10 @@ _UNPRUNED, _SPARED = 5, 2  # trials before any is cut off; evaluations before on
 _SHOWN = 4  # differences that a message names
 _KEPT = ("recipe.yaml", "progress.csv")
 _STUDY = "recipe"
-_JOURNAL = b'{"op_code"'  # how every line of a journal begins
 
 
 class SearchInterrupted(KeyboardInterrupt):
     """Ctrl-C: the study is as usable as before, and the message says how to go on."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A recipe that was tried.
-
-    Attributes:
-        number: Its number in the study.
-        parameters: What was searched, see ``search_space``.
-        score: Mean return at the end of its training, on the tuning seeds; None if it was cut off.
-        error: Why it could not be trained; None if it could.
-    """
-
-    number: int
-    parameters: Mapping[str, Any]
-    score: float | None
-    error: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """What a search has found so far.
-
-    Attributes:
-        algorithm: Name of a registered algorithm, such as ``"ppo"`` or ``"dqn"``.
-        environment: The environment's name.
-        steps: Environment steps of each training run.
-        training_seeds: Seeds of each trial's training runs, as ``Recipe.seed``.
-        tuning_seeds: Seeds of the episodes that trials are scored on.
-        trials: All that ended, the best first, those that were cut off last.
-        base: The recipe that the search began from; None while another process is at it.
-        best: The best trial; None if none has ended. Its score is the largest of several noisy
-            ones, so it is too good: evaluate an agent trained by the recipe.
-        recipe: The best trial's recipe, with the base recipe's steps and seed.
-        written: The recipe's file.
-    """
-
-    algorithm: str
-    environment: str
-    steps: int
-    training_seeds: range
-    tuning_seeds: range
-    trials: tuple[Trial, ...]
-    base: Trial | None = None
-    best: Trial | None = None
-    recipe: Recipe | None = None
-    written: Path | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
-        return {
-            "algorithm": self.algorithm,
-            "environment": self.environment,
-            "steps": self.steps,
-            "training_seeds": [self.training_seeds[0], self.training_seeds[-1]],
-            "tuning_seeds": [self.tuning_seeds[0], self.tuning_seeds[-1]],
-            "trials": [
-                {
-                    "number": trial.number,
-                    "score": trial.score,
-                    "parameters": dict(trial.parameters),
-                    "error": trial.error,
-                }
-                for trial in self.trials
-            ],
-            "base": self.base and self.base.number,
-            "best": self.best and self.best.number,
-            "recipe": self.recipe and self.recipe.as_mapping(),
-        }
 
 
 def search_recipe(
@@ -220,7 +148,7 @@ def search_recipe(
         progress or (lambda *_: None),
         report or (lambda _: None),
     )
-    with _quiet_optuna():
+    with quiet_optuna():
         try:
             return run.finish()
         except KeyboardInterrupt as error:
@@ -254,9 +182,7 @@ class _Study:
     stopped: bool = False
 
     def __post_init__(self) -> None:
-        self.space = search_space(
-            self.base, **_kind_of_network(self.base, self.row, self.overrides)
-        )
+        self.space = search_space(self.base, **network_kind(self.base, self.row, self.overrides))
 
     def finish(self) -> Search:
         """Run the trials that are left and return what all have found."""
@@ -277,7 +203,7 @@ class _Study:
     def _open(self) -> optuna.Study:
         path = self.out / "study.log"
         lock = JournalFileOpenLock(str(path))
-        _mend(path, lock)
+        mend(path, lock)
         try:
             study = optuna.create_study(
                 storage=JournalStorage(JournalFileBackend(str(path), lock)),
@@ -557,46 +483,9 @@ class _Evaluations:
             raise optuna.TrialPruned
 
 
-def _kind_of_network(
-    recipe: Recipe, row: EnvironmentSpec, overrides: Mapping[str, Any]
-) -> dict[str, bool]:
-    config = {**recipe.train_config, **overrides}
-    env = gym.make_vec(row.id, num_envs=1, autoreset_mode="SameStep", config=config)
-    lanes = adapted(cast(EdgeVectorEnv, env), recipe)
-    gaussian = isinstance(lanes.action_space, spaces.Box) and recipe.network.exploration != "signs"
-    lanes.close()
-    return {"devices": lanes.env.actions_per is not None, "gaussian": gaussian}
-
-
-def _mend(path: Path, lock: JournalFileOpenLock) -> None:
-    """Take away the half of a line that a killed process left: Optuna would write on behind it."""
-    if not path.exists():
-        return
-    lock.acquire()
-    try:
-        content = path.read_bytes()
-        ours = content.startswith(_JOURNAL[: len(content)])
-        if ours and content and not content.endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
-    finally:
-        lock.release()
-
-
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in mapping.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-@contextlib.contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Keep Optuna's own messages on trials to itself."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
+
+import gymnasium as gym
+from gymnasium import spaces
 
 from edge_gym.agents.algorithms.base import ALGORITHMS, SearchContext
 from edge_gym.agents.recipe import Recipe, parse_recipe
+from edge_gym.agents.training.model import adapted
+from edge_gym.core.registration import EnvironmentSpec
+from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.runtime.optional import missing_extra
 
 try:
@@ -40,6 +46,18 @@ def search_space(recipe: Recipe, *, devices: bool, gaussian: bool) -> Space:
     """
     context = SearchContext(devices=devices, gaussian=gaussian)
     return ALGORITHMS.find(recipe.algorithm).search_space(recipe, context)
+
+
+def network_kind(
+    recipe: Recipe, row: EnvironmentSpec, overrides: Mapping[str, Any]
+) -> dict[str, bool]:
+    """Return what ``search_space`` needs to know of a recipe's network in an environment."""
+    config = {**recipe.train_config, **overrides}
+    env = gym.make_vec(row.id, num_envs=1, autoreset_mode="SameStep", config=config)
+    lanes = adapted(cast(EdgeVectorEnv, env), recipe)
+    gaussian = isinstance(lanes.action_space, spaces.Box) and recipe.network.exploration != "signs"
+    lanes.close()
+    return {"devices": lanes.env.actions_per is not None, "gaussian": gaussian}
 
 
 def parameters_of(recipe: Recipe, space: Mapping[str, Any]) -> dict[str, Any]:

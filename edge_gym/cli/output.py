@@ -14,7 +14,7 @@ from edge_gym.cli.options import read_settings
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edge_gym.agents.training.search import Search
+    from edge_gym.agents.training.search_results import Search
     from edge_gym.evaluation.comparison import Results
     from edge_gym.evaluation.rollouts import TaskProgress
 

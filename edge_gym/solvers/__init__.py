@@ -1,1 +1,1 @@
-"""Exact and published methods for the documents' allocation problems: arrays in, arrays out."""
+"""Exact and published methods for allocation problems: arrays in, arrays out."""

@@ -37,11 +37,16 @@ from edge_gym.agents.training import search
 from edge_gym.agents.training.search import (
     EVALUATIONS,
     FIRST_SEED,
-    Search,
     SearchInterrupted,
     search_recipe,
 )
-from edge_gym.agents.training.search_space import parameters_of, search_space, with_parameters
+from edge_gym.agents.training.search_results import Search
+from edge_gym.agents.training.search_space import (
+    network_kind,
+    parameters_of,
+    search_space,
+    with_parameters,
+)
 from edge_gym.cli.main import main
 from edge_gym.core.registration import find_environment, list_environments
 from edge_gym.evaluation import seeds
@@ -172,7 +177,7 @@ NEITHER = {"devices": False, "gaussian": False}
 def test_the_kind_of_network_is_the_environments(name: str, kind: dict[str, bool]) -> None:
     algorithm, env_id = name.split(" ")
     row = find_environment(env_id)
-    assert search._kind_of_network(find_recipe(algorithm, env_id), row, {}) == kind
+    assert network_kind(find_recipe(algorithm, env_id), row, {}) == kind
 
 
 def test_wide_layers_stay_in_proportion() -> None:
@@ -443,7 +448,7 @@ def test_a_killed_trial_is_made_up_for(tmp_path: Path, trained: list[dict[str, A
     """While a process is at a trial it is left alone; once it is killed, others take it over."""
     code = f"""
 import sys, time
-sys.path.insert(0, {str(TESTS)!r})
+sys.path[:0] = [{str(TESTS)!r}, {str(Path(__file__).parent)!r}]
 import test_search
 from edge_gym.agents.training import search
 def train(*args, out, **kwargs):
