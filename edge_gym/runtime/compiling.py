@@ -52,6 +52,15 @@ class _Implementation(caching.CompileResultCacheImpl):  # type: ignore[misc]
 class _Cache(caching.FunctionCache):  # type: ignore[misc]
     _impl_class = _Implementation
 
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        # A kernel holds those that it calls, which may stand in files beside its own.
+        self._cache_file = caching.IndexDataCacheFile(
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=_stamp_of(Path(function.__code__.co_filename).parent),
+        )
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return what was compiled for a signature; None if there is nothing, or it is damaged."""
         try:
@@ -71,6 +80,16 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
                 super().save_overload(sig, data)
         except OSError as error:
             _say_once(str(Path(self.cache_path)), error.strerror or str(error))
+
+
+@functools.cache
+def _stamp_of(folder: Path) -> tuple[tuple[str, float, int], ...]:
+    """Return what changes when a module in a folder does: names, times and sizes."""
+    try:
+        files = [(path.name, path.stat()) for path in sorted(folder.glob("*.py"))]
+    except OSError:
+        return ()
+    return tuple((name, found.st_mtime, found.st_size) for name, found in files)
 
 
 @functools.cache
