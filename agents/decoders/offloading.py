@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from edge_gym.agents.decoders.base import Decoder
 from edge_gym.agents.decoders.residual import Residual
-from edge_gym.envs.offloading.costs import observed_costs as observed_offloading_costs
 from edge_gym.core.observation import Observation
 from edge_gym.envs.offloading.actions import OffloadingCodec
 from edge_gym.envs.offloading.config import OffloadingConfig
+from edge_gym.envs.offloading.costs import observed_costs as observed_offloading_costs
 from edge_gym.runtime.checks import check_number
 from edge_gym.solvers.offloading import optimal_resources
 

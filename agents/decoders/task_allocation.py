@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.agents.decoders.base import Decoder
-from edge_gym.envs.task_allocation.costs import observed_costs, observed_limits, observed_total
 from edge_gym.core.observation import Observation
 from edge_gym.envs.task_allocation.actions import (
     LEAST_BAND_RATIO,
@@ -18,6 +17,7 @@ from edge_gym.envs.task_allocation.actions import (
     TaskCodec,
 )
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
+from edge_gym.envs.task_allocation.costs import observed_costs, observed_limits, observed_total
 from edge_gym.solvers import task_resources
 from edge_gym.solvers.task_allocation import Tasks
 from edge_gym.typing import IntArray
