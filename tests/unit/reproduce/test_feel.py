@@ -18,14 +18,16 @@ from edge_gym.evaluation.rollouts import Episodes
 from edge_gym.physics.compute import gpu_latency
 from edge_gym.reproduce import Options, find_reproduction, harness
 from edge_gym.reproduce.harness import along
-from edge_gym.reproduce.ren_2021 import curves, figure_3, figures_4_and_5, runs, table_2
 from edge_gym.reproduce.ren_2021 import figure_2 as feel_fig2
+from edge_gym.reproduce.ren_2021 import figure_3, figures_4_and_5, runs, table_2
 from edge_gym.reproduce.ren_2021.curves import (
     Cell,
     Curve,
+    bounded_ratio,
     converged_epochs,
     convergence_time,
     ratio,
+    resampled,
 )
 from edge_gym.runtime.tensors import read_tensors, write_tensors
 
@@ -162,7 +164,7 @@ def test_speedups_are_those_of_plain_loops() -> None:
     curves["individual"] = own
     tests = {scheme: rng.uniform(0.9, 0.95, n) for scheme in curves}
     cell = Cell(curves, 1, tests)
-    weights = curves.resampled(n)
+    weights = resampled(n)
     assert weights.shape == (1001, n)
     np.testing.assert_allclose(weights.sum(axis=1), 1)
     converged, as_good = cell.seconds_to_converge(weights), cell.seconds(weights)
@@ -184,8 +186,8 @@ def test_speedups_are_those_of_plain_loops() -> None:
     assert ratio(np.array([1.0, 2]), np.array([1.0, np.nan])) is None
     # What is missing counts as its budget.
     slower, faster = np.array([np.nan, 4.0, 6.0]), np.array([1.0, np.nan, 2.0])
-    assert curves.bounded_ratio(slower, faster, (8.0, 5.0))[0] == 8
-    assert curves.bounded_ratio(slower[1:], faster[1:], (8.0, 5.0))[0] == 0.8
+    assert bounded_ratio(slower, faster, (8.0, 5.0))[0] == 8
+    assert bounded_ratio(slower[1:], faster[1:], (8.0, 5.0))[0] == 0.8
     # What begins where it ends has converged after the first stretch of time.
     assert convergence_time(np.arange(20.0), np.full(20, 0.9)) == 1
 
@@ -199,7 +201,7 @@ def test_the_headline_of_table_two_does_not_depend_on_budgets() -> None:
         own = Curve(np.full((2, 1), 0.7), np.full((2, 1), 0.9))
         tests = dict.fromkeys(("individual", "proposed"), np.full(2, 0.9))
         cell = Cell({"individual": own, "proposed": curve}, 0, tests)
-        weights = curves.resampled(2)
+        weights = resampled(2)
         common.append(cell.seconds(weights)["proposed"][0])
         converged.append(cell.seconds_to_converge(weights)["proposed"][0])
     np.testing.assert_allclose(common, 0.2, rtol=6e-3)
