@@ -9,7 +9,7 @@ import numpy as np
 from edge_gym.evaluation.rollouts import plain_config
 from edge_gym.reports.charts import GRID, INK, new_figure, save, tidy, write_title
 from edge_gym.reproduce.harness import Findings, Options, summary, write_findings
-from edge_gym.reproduce.li_2021.claims import REPORTED_GAP, REPORTED_ITERATIONS, claims_of
+from edge_gym.reproduce.li_2021.claims import REPORTED_GAP, claims_of
 from edge_gym.reproduce.li_2021.sweeps import (
     ADMM,
     ECO,
@@ -20,12 +20,14 @@ from edge_gym.reproduce.li_2021.sweeps import (
     NEAR,
     OPTIMUM,
     PARAMETERS,
+    REPORTED_ITERATIONS,
     STOPPED,
     Draws,
     Solved,
     draw_channels,
     numbers_of,
     other_steps,
+    solve_draws,
     sweep_of,
 )
 from edge_gym.reproduce.ren_2021.drawing import plain_ticks
@@ -63,7 +65,7 @@ def joint_fig2(folder: Path, options: Options) -> Findings:
         # The panels meet in a point.
         key = (draws.config.path_loss_exponent, model_mbit)
         if key not in solved:
-            solved[key] = solved(draws, model_mbit, options)
+            solved[key] = solve_draws(draws, model_mbit, options)
         return solved[key]
 
     by_size = sweep_of(MODEL_MBIT, [solve(usual, mbit) for mbit in MODEL_MBIT])

@@ -138,7 +138,7 @@ def draw_channels(overrides: Mapping[str, Any], seeds: Sequence[int]) -> Draws:
     return Draws(env.config, columns, float(seen.system("model_mbit")[0, 0]))
 
 
-def solved(draws: Draws, model_mbit: float, options: Options) -> Solved:
+def solve_draws(draws: Draws, model_mbit: float, options: Options) -> Solved:
     """Let every method solve every draw of one point."""
     n = len(draws.columns["gain_db"])
     report = reporting(

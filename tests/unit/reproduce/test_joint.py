@@ -97,7 +97,7 @@ def plain_wsel(gain: list[float], model_bits: float, found: Offloading, draw: in
 
 def test_costs_are_those_of_the_document() -> None:
     draws = sweeps.draw_channels({}, SEEDS)
-    solved = sweeps.solved(draws, 4.0, Options())
+    solved = sweeps.solve_draws(draws, 4.0, Options())
     costs = draws.costs(4.0, slice(len(SEEDS)))
     gains = 10 ** (draws.columns["gain_db"] / 10)
     for name, solver in ((LCO, local_only), (ECO, edge_only), (NEAR, near_optimal)):
@@ -107,7 +107,7 @@ def test_costs_are_those_of_the_document() -> None:
     # How many are solved at a time changes nothing, and is told.
     told: list[tuple[str, int, int]] = []
     options = Options(lanes=3, progress=lambda *news: told.append(news))
-    again = sweeps.solved(draws, 4.0, options)
+    again = sweeps.solve_draws(draws, 4.0, options)
     for name, wsel in solved.wsel.items():
         np.testing.assert_array_equal(again.wsel[name], wsel)
     assert again.iterations.keys() == {ADMM, PUBLISHED, STOPPED}
@@ -120,7 +120,7 @@ def test_costs_are_those_of_the_document() -> None:
 def test_means_are_near_those_measured_elsewhere(point: tuple[float, float]) -> None:
     exponent, model_mbit = point
     draws = sweeps.draw_channels({"path_loss_exponent": exponent}, SEEDS)
-    solved = sweeps.solved(draws, model_mbit, Options())
+    solved = sweeps.solve_draws(draws, model_mbit, Options())
     means = {name: float(wsel.mean()) for name, wsel in solved.wsel.items()}
     names = (OPTIMUM, ADMM, PUBLISHED, LCO, ECO, GBE)
     for name, expected in zip(names, CALIBRATION[point], strict=True):
