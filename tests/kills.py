@@ -99,9 +99,9 @@ def _few_settings(folder: Path) -> None:
 
 
 def _other_tunings(folder: Path) -> None:
-    if not (folder / "tuned.yaml").exists():
-        shutil.copy(tuning.tuned_path(), folder / "tuned.yaml")
-    tuning.tuned_path = lambda: folder / "tuned.yaml"
+    if not (folder / "tuned").exists():
+        shutil.copytree(tuning.tuned_folder(), folder / "tuned")
+    tuning.tuned_folder = lambda: folder / "tuned"
     tuning.shipped_tunings()
 
 
@@ -148,7 +148,7 @@ COMMANDS = {
     ),
     "tune --write": Command(
         ["tune", ID, "--policy", "channel-aware", "--episodes", "8", "--write"],
-        ("tuned.yaml",),
+        ("tuned/*.yaml",),
         _other_tunings,
     ),
     "leaderboard": Command(

@@ -41,7 +41,7 @@ FEW_BATCHES = {
     "budget_s": 5e-2,
     "max_rounds": 40,
 }
-# FEEL's networks are tested elsewhere; where ids differ in nothing else, small ones do.
+# Ren et al. 2021's networks are tested elsewhere; where ids differ in nothing else, small ones do.
 FEW_DOCUMENT_BATCHES = {**FEW_BATCHES, "network": "mlp", "budget_s": 3.0}
 FEW_TASKS = {
     "n_devices": 4,

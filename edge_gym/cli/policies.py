@@ -164,7 +164,7 @@ def tune(
     episodes: Annotated[int, typer.Option(help="Episodes of the points left in the end.")] = 512,
     lanes: LanesOption = 64,
     settings: SetOption = None,
-    write: Annotated[bool, typer.Option("--write", help="Ship the result in tuned.yaml.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Ship the result with the rules.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Search the parameters of baselines, on tuning seeds."""
@@ -175,7 +175,7 @@ def tune(
         LEAST_EPISODES,
         grid_points,
         tunable_baselines,
-        tuned_path,
+        tuned_folder,
         write_tunings,
     )
     from edge_gym.evaluation.tuning import tune as search
@@ -194,7 +194,7 @@ def tune(
             raise ValueError(f"no baseline {shown(name)} here; there are {', '.join(applicable)}")
         grid_points(name, env)
     if write:
-        prepare_folder(tuned_path().parent)
+        prepare_folder(tuned_folder())
     with progress_bars() as progress:
         tunings = [search(env, name, episodes, progress) for name in names]
     if as_json:

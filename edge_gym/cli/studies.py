@@ -156,7 +156,7 @@ def reproduce(
         bool,
         typer.Option(
             "--full",
-            help="The document's own setting where the usual one is smaller: hours, best on a GPU.",
+            help="The paper's own setting where the usual one is smaller: hours, best on a GPU.",
         ),
     ] = False,
     episodes: Annotated[int | None, typer.Option(help="Episodes of every policy.")] = None,
@@ -179,7 +179,7 @@ def reproduce(
         print_json(findings.to_json())
     else:
         rows = [[f.claim, f.measured, f.verdict] for f in findings.claims]
-        print_table(findings.title, ["the document says", "measured here", "seen"], rows)
+        print_table(findings.title, ["the paper says", "measured here", "seen"], rows)
     errors().print(f"written: {', '.join(map(str, findings.files))}", highlight=False)
 
 

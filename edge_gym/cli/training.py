@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def train(
-    algorithm: Annotated[str, typer.Argument(metavar="ALGO", help="ppo or dqn.")],
+    algorithm: Annotated[
+        str, typer.Argument(metavar="ALGO", help="Algorithm: ppo, dqn, or a registered one.")
+    ],
     env_id: EnvironmentArgument,
     steps: Annotated[int | None, typer.Option(help="Steps; the recipe's if not given.")] = None,
     seed: Annotated[int | None, typer.Option(help="The recipe's if not given.")] = None,
@@ -93,7 +95,9 @@ def train(
 
 @app.command()
 def search(
-    algorithm: Annotated[str, typer.Argument(metavar="ALGO", help="ppo or dqn.")],
+    algorithm: Annotated[
+        str, typer.Argument(metavar="ALGO", help="Algorithm: ppo, dqn, or a registered one.")
+    ],
     env_id: EnvironmentArgument,
     trials: Annotated[
         int, typer.Option(help="Recipes tried, those of earlier searches in the folder included.")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines import applicable_baselines, find_baseline, make_baseline
+from edge_gym.core.registration import find_environment
 from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.evaluation.rollouts import (
     TaskProgress,
@@ -143,26 +144,31 @@ def tune(
     return Tuning(policy, trials[best], tuple(trials))
 
 
-def tuned_path() -> Path:
-    """Return the file of the shipped results."""
-    return Path(str(resources.files("edge_gym.baselines"))) / "tuned.yaml"
+def tuned_folder() -> Path:
+    """Return the folder of the shipped results, a file for each id."""
+    return Path(str(resources.files("edge_gym.baselines"))) / "tuned"
 
 
 def shipped_tunings() -> dict[str, Any]:
-    """Return what ``tuned.yaml`` holds: environment name → ``config`` and ``policies``.
+    """Return what ships: environment name → ``config`` and ``policies``.
 
     ``config`` has the fields of the id's configuration that differ from the problem's defaults.
     """
-    path = tuned_path()
+    return {
+        path.stem.replace("--", "/"): _read(path) for path in sorted(tuned_folder().glob("*.yaml"))
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return _parsed(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return _parsed(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged, {error}: install edge_gym again") from error
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=256)
 def _parsed(text: str) -> dict[str, Any]:
-    """Return what the YAML says: it takes half a second, and comparisons ask for every rule."""
+    """Return what the YAML says, which takes a while, and comparisons ask for every rule."""
     return load_yaml(text) or {}
 
 
@@ -198,14 +204,14 @@ def shipped_parameters(policy: str, env: Any) -> dict[str, Any] | None:
         if searched and type(own_config(name)) is type(config):
             return dict(entry["policies"][policy]["parameters"])
     spec = env.unwrapped.spec
-    if spec is None or (entry := entries.get(_name(spec.id))) is None:
+    if spec is None or (entry := entries.get(find_environment(spec.id).name)) is None:
         return None
     own = config_changes(own_config(spec.id))
     if policy in entry["policies"] and entry["config"] != own:
         raise ValueError(
-            f"the tuned parameters of {policy!r} in {tuned_path()} are stale, they were searched "
+            f"the tuned parameters of {policy!r} in {tuned_folder()} are stale, they were searched "
             f"under another configuration ({'; '.join(differences(entry['config'], own))}): "
-            f"run edge-gym tune {_name(spec.id)} --write"
+            f"run edge-gym tune {spec.id} --write"
         )
     return None
 
@@ -233,16 +239,14 @@ def tuned_parameters(
     if spec is None:
         raise ValueError(f"cannot search the parameters of {policy!r}: make the environment by id")
     overrides = plain_config(env.unwrapped.config)
-    search_env = make_lanes(
-        _name(spec.id), even_lanes(LIVE_EPISODES // _FIRST_SHARE, lanes), overrides
-    )
+    search_env = make_lanes(spec.id, even_lanes(LIVE_EPISODES // _FIRST_SHARE, lanes), overrides)
     return tune(search_env, policy, LIVE_EPISODES, progress).best.parameters
 
 
 def write_tunings(env_id: str, config: Any, tunings: Sequence[Tuning]) -> Path:
-    """Put the results of searches under an id's own configuration into ``tuned.yaml``.
+    """Put the results of searches under an id's own configuration into its file of ``tuned``.
 
-    Entries of the same id that were searched under another configuration are dropped.
+    Entries that were searched under another configuration are dropped.
 
     Raises:
         ValueError: If ``config`` is not the id's own.
@@ -253,19 +257,18 @@ def write_tunings(env_id: str, config: Any, tunings: Sequence[Tuning]) -> Path:
         raise ValueError(
             "only searches under the id's own configuration are shipped: leave out --set"
         )
-    path = tuned_path()
+    path = tuned_folder() / f"{find_environment(env_id).file_name}.yaml"
     with working_in(path.parent):
-        content = _with_tunings(shipped_tunings(), _name(env_id), own, tunings)
+        entry = _read(path) if path.exists() else None
+        content = _with_tunings(entry, own, tunings)
         write_text(path, _HEADER + dump_yaml(content, default_flow_style=None))
     return path
 
 
 def _with_tunings(
-    shipped: Mapping[str, Any], name: str, own: Mapping[str, Any], tunings: Sequence[Tuning]
+    entry: Mapping[str, Any] | None, own: Mapping[str, Any], tunings: Sequence[Tuning]
 ) -> dict[str, Any]:
-    """Return the content of ``tuned.yaml`` with the results of searches put in."""
-    content = dict(shipped)
-    entry = content.get(name)
+    """Return the content of an id's file with the results of searches put in."""
     policies = dict(entry["policies"]) if entry and entry["config"] == own else {}
     for tuning in tunings:
         policies[tuning.policy] = {
@@ -276,13 +279,8 @@ def _with_tunings(
             "ci95": [round(end, 6) for end in tuning.best.ci95],
             "edge_gym": __version__,
         }
-    content[name] = {"config": own, "policies": policies}
-    return content
+    return {"config": own, "policies": policies}
 
 
 def _grid(policy: str, env: Any) -> Mapping[str, Sequence[Any]]:
     return find_baseline(policy, env).grid_for(env.unwrapped.config)
-
-
-def _name(env_id: str) -> str:
-    return env_id.rpartition("/")[2]

@@ -21,7 +21,8 @@ def cpu_latency(cycles: ArrayLike, frequency_hz: ArrayLike) -> Float64Array:
     Raises:
         ValueError: If ``cycles`` is negative or ``frequency_hz`` is not positive.
 
-    Source: FEEL eqs. (9), (12); ASYNC-MEL t^C in eq. (5); JOINT eqs. (1), (2).
+    Source: Ren et al. 2021, eqs. (9), (12); Mohammad et al. 2020, t^C in eq. (5); Li et al. 2021,
+    eqs. (1), (2).
     """
     return _not_negative("cycles", cycles) / _positive("frequency_hz", frequency_hz)
 
@@ -32,15 +33,16 @@ def cpu_energy(
     """Return the energy in joules that a CPU spends on so many cycles, κ·cycles·f².
 
     Args:
-        cycles: CPU cycles: X_k = d_k·C_m for an epoch of ASYNC-MEL, C·L for L bits of JOINT.
+        cycles: CPU cycles: X_k = d_k·C_m for an epoch of Mohammad et al. 2020, C·L for L bits of
+            Li et al. 2021.
         frequency_hz: Clock frequency f in Hz.
-        capacitance: Effective capacitance κ in J·s²; 1e-28, or 0.5e-28 in JOINT.
+        capacitance: Effective capacitance κ in J·s²; 1e-28, or 0.5e-28 in Li et al. 2021.
 
     Raises:
         ValueError: If an argument is negative.
 
-    Source: ASYNC-MEL eq. (8), exponent and units corrected: read literally the energy limit never
-    binds; JOINT eq. (1).
+    Source: Mohammad et al. 2020, eq. (8), exponent and units corrected: read literally the energy
+    limit never binds; Li et al. 2021, eq. (1).
     """
     frequency = _not_negative("frequency_hz", frequency_hz)
     work = _not_negative("cycles", cycles)
@@ -76,7 +78,7 @@ def gpu_latency(
     Raises:
         ValueError: If an argument is negative.
 
-    Source: FEEL eq. (27).
+    Source: Ren et al. 2021 eq. (27).
     """
     batch = _not_negative("batch_size", batch_size)
     further = np.maximum(batch - _not_negative("threshold", threshold), 0.0)
@@ -93,7 +95,7 @@ def gpu_offset(base_latency_s: ArrayLike, slope_s: ArrayLike, threshold: ArrayLi
     Raises:
         ValueError: If an argument is negative.
 
-    Source: FEEL eq. (27).
+    Source: Ren et al. 2021 eq. (27).
     """
     product = _not_negative("slope_s", slope_s) * _not_negative("threshold", threshold)
     return _not_negative("base_latency_s", base_latency_s) - product
@@ -105,7 +107,7 @@ def gpu_update_latency(flops: ArrayLike, flops_per_second: ArrayLike) -> Float64
     Raises:
         ValueError: If ``flops`` is negative or ``flops_per_second`` is not positive.
 
-    Source: FEEL eq. (28).
+    Source: Ren et al. 2021 eq. (28).
     """
     speed = _positive("flops_per_second", flops_per_second)
     return _not_negative("flops", flops) / speed

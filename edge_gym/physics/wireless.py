@@ -198,7 +198,7 @@ def ergodic_rate(bandwidth_hz: ArrayLike, mean_snr: ArrayLike) -> Float64Array:
     Raises:
         ValueError: If ``bandwidth_hz`` or ``mean_snr`` is negative.
 
-    Source: FEEL eq. (5), closed form.
+    Source: Ren et al. 2021 eq. (5), closed form.
     """
     bandwidth = _not_negative("bandwidth_hz", bandwidth_hz)
     snr = _not_negative("mean_snr", mean_snr)
@@ -227,7 +227,7 @@ def common_finish(
     Returns:
         T in seconds, ``(...)``; 0 where nobody takes part.
 
-    Source: RRM §5.1, opportunity 1 (more bandwidth for slow devices).
+    Source: Wen et al. 2019 §5.1, opportunity 1 (more bandwidth for slow devices).
     """
     ready = np.where(taking_part, _not_negative("ready_s", ready_s), 0.0)
     needs = np.where(taking_part, _positive("upload_s", upload_s), 0.0)
@@ -269,7 +269,7 @@ def mrc_accumulate(
         ValueError: If an argument is not finite, ``snr`` negative, or shapes do not fit; then
             nothing was added.
 
-    Source: RRM eq. (15) and the noise convention of the documents' README.
+    Source: Wen et al. 2019 eq. (15) ; docs/conventions.md says what the noise is.
     """
     if weighted_sum.shape[:-1] != effective_snr.shape:
         raise ValueError(
@@ -297,7 +297,7 @@ def mrc_combine(weighted_sum: FloatArray, effective_snr: FloatArray) -> FloatArr
     Raises:
         ValueError: If an argument is not finite, or ``effective_snr`` negative.
 
-    Source: RRM eq. (15).
+    Source: Wen et al. 2019 eq. (15).
     """
     _not_negative("effective_snr", effective_snr)
     if not np.isfinite(weighted_sum).all():

@@ -76,7 +76,7 @@ def observe(env: Seen, **columns: Any) -> Any:
 
 
 def protocol(snr_db: float, uncertainty: float, p_c: float, max_snr_db: float) -> int:
-    """Retransmit until SNR > min(θ₀·U, θ_SNR): RRM (1)."""
+    """Retransmit until SNR > min(θ₀·U, θ_SNR): Wen et al. 2019 (1)."""
     theta_0 = norm.ppf(p_c) ** 2
     threshold = min(theta_0 * uncertainty, 10 ** (max_snr_db / 10))
     return ACCEPT if 10 ** (snr_db / 10) > threshold else RETRANSMIT
@@ -344,9 +344,8 @@ def test_tuning_on_the_environment() -> None:
 
 @pytest.fixture
 def tuned_file(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    path = tmp_path / "tuned.yaml"
-    monkeypatch.setattr(tuning, "tuned_path", lambda: path)
-    return path
+    monkeypatch.setattr(tuning, "tuned_folder", lambda: tmp_path)
+    return tmp_path / f"{ID}.yaml"
 
 
 def ship(parameters: dict[str, Any]) -> None:
@@ -359,7 +358,7 @@ def test_shipped_parameters_are_used_where_they_were_searched(
 ) -> None:
     assert tuning.shipped_tunings() == {}
     ship({"max_snr_db": 11.5})
-    entry = yaml.safe_load(tuned_file.read_text())[ID]
+    entry = yaml.safe_load(tuned_file.read_text())
     assert entry["config"] == {}
     assert entry["policies"]["channel-aware"]["seeds"] == [TUNING[0], TUNING[7]]
     own = make_lanes(ID, 1)
@@ -384,7 +383,7 @@ def test_shipped_parameters_are_used_where_they_were_searched(
 def test_stale_parameters_are_refused(tuned_file: Any) -> None:
     ship({"max_snr_db": 11.5})
     content = yaml.safe_load(tuned_file.read_text())
-    content[ID]["config"]["budget"] = 123
+    content["config"]["budget"] = 123
     tuned_file.write_text(yaml.safe_dump(content))
     with pytest.raises(
         ValueError, match=r"stale.*budget: 123 there, the default here.*edge-gym tune"

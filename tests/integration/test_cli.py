@@ -550,12 +550,12 @@ def test_tune(
     content = json.loads(succeed(capsys, *arguments, *SET, "--json"))
     assert content[0]["policy"] == "channel-aware"
     assert content[0]["best"] in content[0]["trials"]
-    trial = tuning.Trial({"max_snr_db": 9.0}, 8, 0.1, (0.0, 0.2))
-    monkeypatch.setattr(tuning, "tuned_path", lambda: tmp_path / "tuned.yaml")
+    trial = tuning.GridPoint({"max_snr_db": 9.0}, 8, 0.1, (0.0, 0.2))
+    monkeypatch.setattr(tuning, "tuned_folder", lambda: tmp_path)
     monkeypatch.setattr(tuning, "tune", lambda env, name, *_: tuning.Tuning(name, trial, (trial,)))
     assert "best" in succeed(capsys, *arguments, "--write")
-    written = yaml.safe_load((tmp_path / "tuned.yaml").read_text())
-    assert written[ID]["policies"]["channel-aware"]["parameters"] == {"max_snr_db": 9.0}
+    written = yaml.safe_load((tmp_path / f"{ID}.yaml").read_text())
+    assert written["policies"]["channel-aware"]["parameters"] == {"max_snr_db": 9.0}
 
 
 def test_reproduce(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

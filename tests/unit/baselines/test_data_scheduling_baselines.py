@@ -213,7 +213,9 @@ def test_rules_follow_their_formulas(
 
 
 def test_expected_uncertainty_by_monte_carlo() -> None:
-    """RRM (16): E[-s²(x̂)] = -s² - ‖w‖²/γ, so the index is that expectation over ‖w‖²."""
+    """Wen et al. 2019, (16):
+
+    E[-s²(x̂)] = -s² - ‖w‖²/γ, so the index is that expectation over ‖w‖²."""
     rng = np.random.default_rng(0)
     w, x, snr = rng.normal(0, 0.5, 20), rng.normal(0, 0.2, 20), 4.0
     noisy = x + rng.normal(0, 1 / math.sqrt(snr), (200_000, 20))
@@ -228,7 +230,7 @@ def test_expected_uncertainty_by_monte_carlo() -> None:
 @pytest.mark.parametrize("snr", [0.5, 4.0, 30.0])
 @pytest.mark.parametrize("label", [-1, 1])
 def test_support_vector_probability_by_monte_carlo(snr: float, label: int) -> None:
-    """RRM (18), (19): how often what is received has a hinge loss."""
+    """Wen et al. 2019 (18), (19): how often what is received has a hinge loss."""
     rng = np.random.default_rng(1)
     w, x = rng.normal(0, 0.5, 20), rng.normal(0, 0.2, 20)
     noisy = x + rng.normal(0, 1 / math.sqrt(snr), (200_000, 20))

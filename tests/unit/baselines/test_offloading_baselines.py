@@ -341,7 +341,7 @@ def test_wrong_parameters_are_named(name: str, parameters: dict[str, Any], messa
 
 # ----------------------------------------------------------------------------- in the environment
 
-# JOINT's setting, but for the network: nothing of it counts in the last iteration.
+# Li et al. 2021's setting, but for the network: nothing of it counts in the last iteration.
 ONCE: dict[str, Any] = {
     "period": None,
     "iterations": 1,
