@@ -99,21 +99,23 @@ def run(folder: Path, *arguments: str) -> str:
 @pytest.mark.slow
 def test_commands_take_a_problem_that_is_not_ours(tmp_path: Path) -> None:
     code = PROBLEM.partition("```python\n")[2].partition("```")[0]
-    (tmp_path / "collect.py").write_text(code)
-    found = json.loads(run(tmp_path, "describe", "collect:my_lab/Collect-v0", "--json"))
-    assert found["policies"] == ["random", "best-new-sample"]
-    short = ("--episodes", "4", "--json")
-    run(tmp_path, "compare", "collect:my_lab/Collect-v0", *short)
-    results = json.loads((tmp_path / "results" / "my_lab--Collect-v0" / "results.json").read_text())
-    assert results["policies"]["best-new-sample"]["normalised"] == 1
+    (tmp_path / "power.py").write_text(code)
+    found = json.loads(run(tmp_path, "describe", "power:my_lab/PowerControl-v0", "--json"))
+    assert found["policies"] == ["random", "spend-evenly"]
+    short = ("--episodes", "16", "--json")
+    run(tmp_path, "compare", "power:my_lab/PowerControl-v0", *short)
+    results = json.loads(
+        (tmp_path / "results" / "my_lab--PowerControl-v0" / "results.json").read_text()
+    )
+    assert results["policies"]["spend-evenly"]["normalised"] == 1
     board = json.loads(
-        run(tmp_path, "leaderboard", "collect:my_lab/Collect-v0", "--workers", "1", *short)
+        run(tmp_path, "leaderboard", "power:my_lab/PowerControl-v0", "--workers", "1", *short)
     )
-    assert board["best"] == {"my_lab/Collect-v0": "best-new-sample"}
+    assert board["best"] == {"my_lab/PowerControl-v0": "spend-evenly"}
     found = json.loads(
-        run(tmp_path, "generalise", "collect:my_lab/Collect-v0", "--workers", "1", *short)
+        run(tmp_path, "generalise", "power:my_lab/PowerControl-v0", "--workers", "1", *short)
     )
-    axes = {setting["axis"] for setting in found["settings"]["my_lab/Collect-v0"]}
-    assert axes == {"own", "devices", "SNR", "budget"}
-    plan = ("plan", "collect:my_lab/Collect-v0", "--base", "random", "--episodes", "2", "--json")
-    assert json.loads(run(tmp_path, *plan))["environment"] == "my_lab/Collect-v0"
+    axes = {setting["axis"] for setting in found["settings"]["my_lab/PowerControl-v0"]}
+    assert axes == {"own", "budget"}
+    plan = ("plan", "power:my_lab/PowerControl-v0", "--base", "random", "--episodes", "2", "--json")
+    assert json.loads(run(tmp_path, *plan))["environment"] == "my_lab/PowerControl-v0"
