@@ -167,7 +167,7 @@ def reproduce(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Redo a document's experiment, its claims beside what is measured."""
+    """Redo a paper's experiment, its claims beside what is measured."""
     from edge_gym.reproduce import Options, find_reproduction
 
     reproduction = find_reproduction(name)
