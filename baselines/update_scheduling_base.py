@@ -31,7 +31,7 @@ from edge_gym.envs.update_scheduling.actions import (
 )
 from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
 from edge_gym.envs.update_scheduling.observation import MEMORY_ROUNDS
-from edge_gym.physics import wireless
+from edge_gym.physics import sharing
 from edge_gym.runtime.checks import check_integer
 from edge_gym.typing import BoolArray, Float64Array
 
@@ -159,7 +159,7 @@ class SchedulingRule(Baseline):
         """Return the logits with which all finish at the same time, as far as they reach."""
         upload_s = observed.device("upload_s")
         ready_s = np.zeros_like(upload_s) if self.has_computed else observed.device("compute_s")
-        finish_s = wireless.common_finish(ready_s, upload_s, scheduled)[..., None]
+        finish_s = sharing.common_finish(ready_s, upload_s, scheduled)[..., None]
         share = np.where(scheduled, upload_s / np.maximum(finish_s - ready_s, LEAST), 1)
         logits = np.log(share) / SHARE_EXPONENT
         largest = np.where(scheduled, logits, -np.inf).max(axis=-1, keepdims=True)

@@ -202,15 +202,15 @@ class FederatedLearning(Problem):
     """Loss in dB at one kilometre, and the exponent."""
     state_parts: ClassVar[tuple[str, ...]] = ("tracker", "learner", "compressor")
 
-    _validation = LaneArray(np.int64, lambda problem: (problem.config.validation_size,), reset=None)
-    _test = LaneArray(np.int64, lambda problem: (problem.test_size,), reset=None)
+    validation = LaneArray(np.int64, lambda problem: (problem.config.validation_size,), reset=None)
+    test = LaneArray(np.int64, lambda problem: (problem.test_size,), reset=None)
     # Rows of each device's samples, padded to the largest number that occurred.
-    _rows = LaneArray(np.int64, lambda problem: (*per_device(problem), 1), reset=None, growing=True)
-    _sizes = LaneArray(np.int64, per_device, reset=None)
+    rows = LaneArray(np.int64, lambda problem: (*per_device(problem), 1), reset=None, growing=True)
+    sizes = LaneArray(np.int64, per_device, reset=None)
     # Of a symbol: received power over the noise in the whole band.
-    _mean_snr = LaneArray(np.float64, per_device, reset=None)
-    _cpu_hz = LaneArray(np.float64, per_device, reset=None)
-    _round = LaneArray(np.int64)
+    mean_snr = LaneArray(np.float64, per_device, reset=None)
+    cpu_hz = LaneArray(np.float64, per_device, reset=None)
+    rounds = LaneArray(np.int64)
 
     def __init__(self, config: FederatedConfig, n_lanes: int, max_rounds: int) -> None:
         super().__init__(config, n_lanes)
@@ -221,10 +221,10 @@ class FederatedLearning(Problem):
         k = config.n_devices
         pool = len(labels) - config.validation_size
         wanted = round(k * (config.samples_per_device or pool) * (1 + config.size_spread))
-        self._pool_size = min(pool, wanted)
+        self.pool_size = min(pool, wanted)
         # Every episode can be begun: what its draws may need is there.
         check_partition(
-            self._pool_size,
+            self.pool_size,
             # Where devices hold the same samples, the parts are fewer.
             k // getattr(config, "redundancy", 1),
             config.partition,
@@ -263,10 +263,10 @@ class FederatedLearning(Problem):
 
     def set_state(self, lanes: IntArray, state: Mapping[str, Any]) -> None:
         """Restore what ``get_state`` returned."""
-        self._reserve(state["_rows"].shape[2])
-        padding = self._rows.shape[2] - state["_rows"].shape[2]
-        rows = np.pad(state["_rows"], ((0, 0), (0, 0), (0, padding)))
-        super().set_state(lanes, {**state, "_rows": rows})
+        self._reserve(state["rows"].shape[2])
+        padding = self.rows.shape[2] - state["rows"].shape[2]
+        rows = np.pad(state["rows"], ((0, 0), (0, 0), (0, padding)))
+        super().set_state(lanes, {**state, "rows": rows})
 
     def _draw_system(self, lane: int, copies: int = 1) -> None:
         """Draw an episode's data, the devices' places and processors.
@@ -285,8 +285,8 @@ class FederatedLearning(Problem):
             wireless.noise_power_watt(config.bandwidth_hz, _NOISE_DBM_HZ)
         )
         snr_db = config.transmit_power_dbm - loss_db - noise_dbm
-        self._mean_snr[lane] = wireless.db_to_linear(snr_db)
-        self._cpu_hz[lane] = rng.uniform(*config.cpu_hz, config.n_devices)
+        self.mean_snr[lane] = wireless.db_to_linear(snr_db)
+        self.cpu_hz[lane] = rng.uniform(*config.cpu_hz, config.n_devices)
 
     def _draw_data(self, lane: int, copies: int = 1) -> None:
         """Draw an episode's data and where they lie.
@@ -300,8 +300,8 @@ class FederatedLearning(Problem):
         split = draw_split(
             rng, labels, self.features.test_labels, config.validation_size, config.test_size
         )
-        self._validation[lane], self._test[lane] = split.validation, split.test
-        pool = split.pool[: self._pool_size]
+        self.validation[lane], self.test[lane] = split.validation, split.test
+        pool = split.pool[: self.pool_size]
         parts = partition(
             rng,
             labels[pool],
@@ -317,17 +317,17 @@ class FederatedLearning(Problem):
             for part, share in zip(parts, kept, strict=True)
         ]
         self._reserve(max(map(len, parts)))
-        self._rows[lane] = 0
+        self.rows[lane] = 0
         for i, part in enumerate(parts):
             holders = slice(i * copies, (i + 1) * copies)
-            self._rows[lane, holders, : len(part)] = pool[part]
-            self._sizes[lane, holders] = len(part)
+            self.rows[lane, holders, : len(part)] = pool[part]
+            self.sizes[lane, holders] = len(part)
 
     def _begin_learning(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw new models and return the infos."""
         self._draw_models(lanes)
         self.compressor.reset(lanes)
-        self._round[lanes] = 0
+        self.rounds[lanes] = 0
         return self.tracker.begin(lanes, self._score)
 
     def _draw_models(self, lanes: IntArray) -> None:
@@ -338,9 +338,9 @@ class FederatedLearning(Problem):
     ) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         """Measure the models after a round; return reward and infos."""
         reward, info = self.tracker.update(lanes, np.ones_like(over), over, self._score)
-        self._round[lanes] += 1
-        self.tracker.record(lanes, self._round[lanes])
-        info["rounds"] = self._round[lanes].astype(np.float64)
+        self.rounds[lanes] += 1
+        self.tracker.record(lanes, self.rounds[lanes])
+        info["rounds"] = self.rounds[lanes].astype(np.float64)
         final_info = self.tracker.final_info(lanes)
         del final_info["area_under_curve"]
         return reward, info, final_info
@@ -368,7 +368,7 @@ class FederatedLearning(Problem):
             Seconds, ``(m,)``; 0 where nobody receives.
         """
         up_db = power_dbm - self.config.transmit_power_dbm
-        snr = self._mean_snr[lanes] * wireless.db_to_linear(up_db) * gain
+        snr = self.mean_snr[lanes] * wireless.db_to_linear(up_db) * gain
         efficiency = np.where(receiving, np.maximum(np.log2(1 + snr), 1e-6), np.inf)
         rate = self.config.bandwidth_hz * efficiency.min(axis=1)
         return np.asarray(FULL_BITS * self.network.n_values / rate)
@@ -381,12 +381,12 @@ class FederatedLearning(Problem):
 
     def _score(self, lanes: IntArray, test: bool) -> Score:
         """Score the global models on their test or validation samples."""
-        rows = self._test[lanes] if test else self._validation[lanes]
+        rows = self.test[lanes] if test else self.validation[lanes]
         score = self.learner.score(lanes, rows, test=test)
         return score._replace(loss=clip_finite(score.loss, MAX_LOSS))
 
     def _reserve(self, size: int) -> None:
         """Make room for ``size`` samples a device."""
-        short = size - self._rows.shape[2]
+        short = size - self.rows.shape[2]
         if short > 0:
-            self.__dict__["_rows"] = np.pad(self._rows, ((0, 0), (0, 0), (0, short)))
+            self.__dict__["rows"] = np.pad(self.rows, ((0, 0), (0, 0), (0, short)))

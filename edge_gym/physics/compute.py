@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from edge_gym.physics.wireless import Float64Array, _not_negative, _positive
+from edge_gym.physics.checks import not_negative, positive
+from edge_gym.typing import Float64Array
 
 
 def cpu_latency(cycles: ArrayLike, frequency_hz: ArrayLike) -> Float64Array:
@@ -24,7 +25,7 @@ def cpu_latency(cycles: ArrayLike, frequency_hz: ArrayLike) -> Float64Array:
     Source: Ren et al. 2021, eqs. (9), (12); Mohammad et al. 2020, t^C in eq. (5); Li et al. 2021,
     eqs. (1), (2).
     """
-    return _not_negative("cycles", cycles) / _positive("frequency_hz", frequency_hz)
+    return not_negative("cycles", cycles) / positive("frequency_hz", frequency_hz)
 
 
 def cpu_energy(
@@ -44,9 +45,9 @@ def cpu_energy(
     Source: Mohammad et al. 2020, eq. (8), exponent and units corrected: read literally the energy
     limit never binds; Li et al. 2021, eq. (1).
     """
-    frequency = _not_negative("frequency_hz", frequency_hz)
-    work = _not_negative("cycles", cycles)
-    return _not_negative("capacitance", capacitance) * work * frequency**2
+    frequency = not_negative("frequency_hz", frequency_hz)
+    work = not_negative("cycles", cycles)
+    return not_negative("capacitance", capacitance) * work * frequency**2
 
 
 def cycles_of(flops: ArrayLike, flops_per_cycle: ArrayLike = 1.0) -> Float64Array:
@@ -55,8 +56,8 @@ def cycles_of(flops: ArrayLike, flops_per_cycle: ArrayLike = 1.0) -> Float64Arra
     Raises:
         ValueError: If ``flops`` is negative or ``flops_per_cycle`` is not positive.
     """
-    per_cycle = _positive("flops_per_cycle", flops_per_cycle)
-    return _not_negative("flops", flops) / per_cycle
+    per_cycle = positive("flops_per_cycle", flops_per_cycle)
+    return not_negative("flops", flops) / per_cycle
 
 
 def gpu_latency(
@@ -80,10 +81,10 @@ def gpu_latency(
 
     Source: Ren et al. 2021 eq. (27).
     """
-    batch = _not_negative("batch_size", batch_size)
-    further = np.maximum(batch - _not_negative("threshold", threshold), 0.0)
-    latency = _not_negative("base_latency_s", base_latency_s)
-    latency = latency + _not_negative("slope_s", slope_s) * further
+    batch = not_negative("batch_size", batch_size)
+    further = np.maximum(batch - not_negative("threshold", threshold), 0.0)
+    latency = not_negative("base_latency_s", base_latency_s)
+    latency = latency + not_negative("slope_s", slope_s) * further
     return np.where(batch > 0, latency, 0.0)
 
 
@@ -97,8 +98,8 @@ def gpu_offset(base_latency_s: ArrayLike, slope_s: ArrayLike, threshold: ArrayLi
 
     Source: Ren et al. 2021 eq. (27).
     """
-    product = _not_negative("slope_s", slope_s) * _not_negative("threshold", threshold)
-    return _not_negative("base_latency_s", base_latency_s) - product
+    product = not_negative("slope_s", slope_s) * not_negative("threshold", threshold)
+    return not_negative("base_latency_s", base_latency_s) - product
 
 
 def gpu_update_latency(flops: ArrayLike, flops_per_second: ArrayLike) -> Float64Array:
@@ -109,5 +110,5 @@ def gpu_update_latency(flops: ArrayLike, flops_per_second: ArrayLike) -> Float64
 
     Source: Ren et al. 2021 eq. (28).
     """
-    speed = _positive("flops_per_second", flops_per_second)
-    return _not_negative("flops", flops) / speed
+    speed = positive("flops_per_second", flops_per_second)
+    return not_negative("flops", flops) / speed

@@ -19,46 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.constants import speed_of_light
 from scipy.special import exp1
 
-Float64Array = NDArray[np.float64]
+from edge_gym.physics.checks import finite, not_negative, positive
+from edge_gym.typing import Float64Array
+
 FloatArray = NDArray[np.floating[Any]]
 
 FLOOR_DB = -300.0
 """What ``linear_to_db`` returns for a ratio of zero, or of less than this."""
-
-
-def _finite(name: str, value: ArrayLike) -> Float64Array:
-    """Return ``value`` in float64.
-
-    Raises:
-        ValueError: If any of it is NaN or infinite; the message has the name and the value.
-    """
-    array = np.asarray(value, dtype=np.float64)
-    valid = np.isfinite(array)
-    if not valid.all():
-        raise ValueError(f"{name} must be finite, got {array[~valid].flat[0]}")
-    return array
-
-
-def _checked(name: str, value: ArrayLike, *, positive: bool = False) -> Float64Array:
-    """Return ``value`` in float64; it may be infinite, as limits are that do not bind.
-
-    Raises:
-        ValueError: If any of it is NaN, negative, or 0 where it must be ``positive``.
-    """
-    array = np.asarray(value, dtype=np.float64)
-    valid = array > 0 if positive else array >= 0
-    if not valid.all():
-        wanted = "positive" if positive else "at least 0"
-        raise ValueError(f"{name} must be {wanted}, got {array[~valid].flat[0]}")
-    return array
-
-
-def _positive(name: str, value: ArrayLike) -> Float64Array:
-    return _finite(name, _checked(name, value, positive=True))
-
-
-def _not_negative(name: str, value: ArrayLike) -> Float64Array:
-    return _finite(name, _checked(name, value))
 
 
 def db_to_linear(db: ArrayLike) -> Float64Array:
@@ -67,7 +34,7 @@ def db_to_linear(db: ArrayLike) -> Float64Array:
     Raises:
         ValueError: If ``db`` is not finite.
     """
-    return np.power(10.0, _finite("db", db) / 10)
+    return np.power(10.0, finite("db", db) / 10)
 
 
 def linear_to_db(ratio: ArrayLike, floor_db: float = FLOOR_DB) -> Float64Array:
@@ -76,8 +43,8 @@ def linear_to_db(ratio: ArrayLike, floor_db: float = FLOOR_DB) -> Float64Array:
     Raises:
         ValueError: If an argument is not finite, or ``ratio`` negative.
     """
-    floor = db_to_linear(_finite("floor_db", floor_db))
-    return 10 * np.log10(np.maximum(_not_negative("ratio", ratio), floor))
+    floor = db_to_linear(finite("floor_db", floor_db))
+    return 10 * np.log10(np.maximum(not_negative("ratio", ratio), floor))
 
 
 def symbol_snr_db(snr_db: ArrayLike, n_features: int) -> Float64Array:
@@ -95,7 +62,7 @@ def symbol_snr_db(snr_db: ArrayLike, n_features: int) -> Float64Array:
     Raises:
         ValueError: If ``snr_db`` is not finite or ``n_features`` not positive.
     """
-    return _finite("snr_db", snr_db) - linear_to_db(_positive("n_features", n_features))
+    return finite("snr_db", snr_db) - linear_to_db(positive("n_features", n_features))
 
 
 def dbm_to_watt(dbm: ArrayLike) -> Float64Array:
@@ -104,7 +71,7 @@ def dbm_to_watt(dbm: ArrayLike) -> Float64Array:
     Raises:
         ValueError: If ``dbm`` is not finite.
     """
-    return db_to_linear(_finite("dbm", dbm) - 30)
+    return db_to_linear(finite("dbm", dbm) - 30)
 
 
 def watt_to_dbm(watt: ArrayLike, floor_dbm: float = FLOOR_DB) -> Float64Array:
@@ -113,8 +80,8 @@ def watt_to_dbm(watt: ArrayLike, floor_dbm: float = FLOOR_DB) -> Float64Array:
     Raises:
         ValueError: If an argument is not finite, or ``watt`` negative.
     """
-    floor_dbw = float(_finite("floor_dbm", floor_dbm)) - 30
-    return linear_to_db(_not_negative("watt", watt), floor_dbw) + 30
+    floor_dbw = float(finite("floor_dbm", floor_dbm)) - 30
+    return linear_to_db(not_negative("watt", watt), floor_dbw) + 30
 
 
 def rayleigh_gain(rng: np.random.Generator, shape: int | tuple[int, ...]) -> Float64Array:
@@ -139,10 +106,10 @@ def log_distance_path_loss_db(
     Raises:
         ValueError: If a distance is not positive or the exponent is negative.
     """
-    distance = _positive("distance_m", distance_m)
-    reference = _positive("reference_distance_m", reference_distance_m)
-    slope = 10 * _not_negative("exponent", exponent)
-    return _finite("reference_loss_db", reference_loss_db) + slope * np.log10(distance / reference)
+    distance = positive("distance_m", distance_m)
+    reference = positive("reference_distance_m", reference_distance_m)
+    slope = 10 * not_negative("exponent", exponent)
+    return finite("reference_loss_db", reference_loss_db) + slope * np.log10(distance / reference)
 
 
 def free_space_path_loss_db(distance_m: ArrayLike, carrier_frequency_hz: ArrayLike) -> Float64Array:
@@ -151,8 +118,8 @@ def free_space_path_loss_db(distance_m: ArrayLike, carrier_frequency_hz: ArrayLi
     Raises:
         ValueError: If ``distance_m`` or ``carrier_frequency_hz`` is not positive.
     """
-    distance = _positive("distance_m", distance_m)
-    frequency = _positive("carrier_frequency_hz", carrier_frequency_hz)
+    distance = positive("distance_m", distance_m)
+    frequency = positive("carrier_frequency_hz", carrier_frequency_hz)
     return 20 * np.log10(4 * np.pi * distance * frequency / speed_of_light)
 
 
@@ -171,9 +138,9 @@ def noise_power_watt(
     Raises:
         ValueError: If an argument is not finite, or ``bandwidth_hz`` negative.
     """
-    density = _finite("density_dbm_per_hz", density_dbm_per_hz)
-    density = density + _finite("noise_figure_db", noise_figure_db)
-    return _not_negative("bandwidth_hz", bandwidth_hz) * dbm_to_watt(density)
+    density = finite("density_dbm_per_hz", density_dbm_per_hz)
+    density = density + finite("noise_figure_db", noise_figure_db)
+    return not_negative("bandwidth_hz", bandwidth_hz) * dbm_to_watt(density)
 
 
 def shannon_rate(bandwidth_hz: ArrayLike, snr: ArrayLike) -> Float64Array:
@@ -182,8 +149,8 @@ def shannon_rate(bandwidth_hz: ArrayLike, snr: ArrayLike) -> Float64Array:
     Raises:
         ValueError: If ``bandwidth_hz`` or ``snr`` is negative.
     """
-    bandwidth = _not_negative("bandwidth_hz", bandwidth_hz)
-    return bandwidth / math.log(2) * np.log1p(_not_negative("snr", snr))
+    bandwidth = not_negative("bandwidth_hz", bandwidth_hz)
+    return bandwidth / math.log(2) * np.log1p(not_negative("snr", snr))
 
 
 def ergodic_rate(bandwidth_hz: ArrayLike, mean_snr: ArrayLike) -> Float64Array:
@@ -200,49 +167,14 @@ def ergodic_rate(bandwidth_hz: ArrayLike, mean_snr: ArrayLike) -> Float64Array:
 
     Source: Ren et al. 2021 eq. (5), closed form.
     """
-    bandwidth = _not_negative("bandwidth_hz", bandwidth_hz)
-    snr = _not_negative("mean_snr", mean_snr)
+    bandwidth = not_negative("bandwidth_hz", bandwidth_hz)
+    snr = not_negative("mean_snr", mean_snr)
     # e^{1/γ̄} overflows at a small γ̄, where the asymptotic series is exact to rounding.
     small = snr < 1 / 600
     inverse = 1 / np.where(small, 1.0, snr)
     series = snr * np.polyval([720.0, -120.0, 24.0, -6.0, 2.0, -1.0, 1.0], np.where(small, snr, 0))
     nats = np.where(small, series, np.exp(inverse) * exp1(inverse))
     return bandwidth / math.log(2) * nats
-
-
-def common_finish(
-    ready_s: ArrayLike, upload_s: ArrayLike, taking_part: NDArray[np.bool_]
-) -> Float64Array:
-    """Return when all finish if the band is shared so that they finish at the same time.
-
-    With the share u/(T - r) of the band, a device that is ready at r and needs u seconds of the
-    whole band finishes at T; the shares sum to one. Newton's method from below, where the sum of
-    the shares, convex and falling in T, is at least one: it never overshoots.
-
-    Args:
-        ready_s: When each device can begin, r, ``(..., K)``.
-        upload_s: Seconds that each needs of the whole band, u > 0, ``(..., K)``.
-        taking_part: Who shares the band, ``(..., K)``.
-
-    Returns:
-        T in seconds, ``(...)``; 0 where nobody takes part.
-
-    Source: Wen et al. 2019 §5.1, opportunity 1 (more bandwidth for slow devices).
-    """
-    ready = np.where(taking_part, _not_negative("ready_s", ready_s), 0.0)
-    needs = np.where(taking_part, _positive("upload_s", upload_s), 0.0)
-    finish = (ready + needs).max(axis=-1, keepdims=True)
-    for _ in range(50):
-        left = np.where(taking_part, finish - ready, 1.0)
-        share = needs / np.maximum(left, 1e-300)
-        slope = (share / np.maximum(left, 1e-300)).sum(axis=-1, keepdims=True)
-        excess = share.sum(axis=-1, keepdims=True) - 1
-        # Each stops by itself, so that results do not depend on what stands beside them.
-        going = excess > 1e-12
-        if not going.any():
-            break
-        finish = finish + np.divide(excess, slope, out=np.zeros_like(excess), where=going)
-    return np.asarray(finish[..., 0])
 
 
 def mrc_accumulate(
@@ -276,7 +208,7 @@ def mrc_accumulate(
             f"weighted_sum must have the shape of effective_snr, {effective_snr.shape}, and one "
             f"more axis, got {weighted_sum.shape}"
         )
-    weight = _not_negative("snr", snr).astype(weighted_sum.dtype, copy=False)[..., None]
+    weight = not_negative("snr", snr).astype(weighted_sum.dtype, copy=False)[..., None]
     reception = weight * sample
     reception += np.sqrt(weight) * noise
     if not np.isfinite(reception).all():
@@ -299,7 +231,7 @@ def mrc_combine(weighted_sum: FloatArray, effective_snr: FloatArray) -> FloatArr
 
     Source: Wen et al. 2019 eq. (15).
     """
-    _not_negative("effective_snr", effective_snr)
+    not_negative("effective_snr", effective_snr)
     if not np.isfinite(weighted_sum).all():
         raise ValueError("weighted_sum must be finite")
     weight = effective_snr[..., None]

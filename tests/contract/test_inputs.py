@@ -75,7 +75,7 @@ def test_small_integers_make_the_same_environment() -> None:
     ours = make(UPDATES, n_devices=np.uint8(10), samples_per_device=np.int16(60))
     theirs = make(UPDATES, n_devices=10, samples_per_device=60)
     assert_same(ours.reset(seed=0), theirs.reset(seed=0))
-    assert ours.problem._pool_size == theirs.problem._pool_size
+    assert ours.problem.pool_size == theirs.problem.pool_size
     assert make(UPDATES, bits=np.int16(32)).config.bits == 32
 
 

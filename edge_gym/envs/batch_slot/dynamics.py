@@ -37,7 +37,7 @@ from edge_gym.envs.federated import (
 from edge_gym.envs.targets import TargetTimes
 from edge_gym.learning.averaging import average
 from edge_gym.learning.compression import FULL_BITS, Compressor, payload_bits
-from edge_gym.physics import wireless
+from edge_gym.physics import sharing, wireless
 from edge_gym.physics.compute import cpu_latency, gpu_latency, gpu_offset, gpu_update_latency
 from edge_gym.solvers.batch_slot import Allocation, RoundCosts, latency, optimal_allocation
 from edge_gym.typing import Float64Array, IntArray
@@ -116,7 +116,7 @@ class BatchSlot(FederatedLearning):
         self.action_space = self.codec.space
         self.actions_per = "device" if config.actions == "direct" else "system"
         # A lane that was never reset is observed too, with speeds and times that divide.
-        self._cpu_hz[:] = 1.0
+        self.cpu_hz[:] = 1.0
         self.transfer_s[:] = 1.0
         self.download_bits[:] = size
 
@@ -127,7 +127,7 @@ class BatchSlot(FederatedLearning):
         for lane in lanes:
             self._draw_system(lane)
             if config.cpu_groups_hz is not None:
-                self._cpu_hz[lane] = speeds_by_group(config.cpu_groups_hz, k)
+                self.cpu_hz[lane] = speeds_by_group(config.cpu_groups_hz, k)
             # At once, so that a round's fading does not depend on the batches before it.
             fades, *links = self.gain.shape[1:]
             self.gain[lane] = self.channel.gains(self.generators[lane], fades, tuple(links))
@@ -175,10 +175,10 @@ class BatchSlot(FederatedLearning):
         self.slots[lanes] = np.stack([allocation.uplink_slot, allocation.downlink_slot], axis=1)
         self.part_s[lanes] = np.stack([took.gradient_s, took.update_s], axis=1)
         terminated = ~in_time | (self.seconds[lanes] >= config.budget_s)
-        truncated = ~terminated & (self._round[lanes] + 1 >= config.max_rounds)
+        truncated = ~terminated & (self.rounds[lanes] + 1 >= config.max_rounds)
         over = terminated | truncated
         reward, info, final_info = self._end_round(lanes, over)
-        self.times[lanes, self._round[lanes]] = self.seconds[lanes]
+        self.times[lanes, self.rounds[lanes]] = self.seconds[lanes]
         self._note_targets(lanes)
         going = lanes[~over]
         if len(going):
@@ -203,7 +203,7 @@ class BatchSlot(FederatedLearning):
             "in_time": in_time.astype(np.float64),
         }
         final_info |= {
-            "mean_batch": self.batch_sum[lanes] / self._round[lanes],
+            "mean_batch": self.batch_sum[lanes] / self.rounds[lanes],
             "mean_efficiency": final_info["total_loss_decrease"] / self.seconds[lanes],
         }
         final_info |= self.targets.final_info(lanes, seconds=1.0)
@@ -225,7 +225,7 @@ class BatchSlot(FederatedLearning):
             "log_speed": _log_ratio(speed),
             "update_s": self.update_s(lanes),
             "max_batch": self.max_batch(lanes),
-            "samples": self._sizes,
+            "samples": self.sizes,
             "batch": self.batch,
             "gradient_s": self.part_s[:, 0],
             "finish_s": self.part_s[:, 1],
@@ -234,7 +234,7 @@ class BatchSlot(FederatedLearning):
         }
         system = {
             "time_left": self.config.budget_s - self.seconds,
-            "rounds": self._round,
+            "rounds": self.rounds,
             "last_round_s": self.last_round_s,
             "last_batch": self.batch.sum(axis=1),
             "balanced_batch": self.balanced_batch,
@@ -265,10 +265,10 @@ class BatchSlot(FederatedLearning):
         # The base's SNR is that of the uplink.
         up_db = config.downlink_power_dbm - config.transmit_power_dbm
         both = np.array([1.0, float(wireless.db_to_linear(up_db))])[:, None]
-        snr = self._mean_snr[lanes, None] * both
+        snr = self.mean_snr[lanes, None] * both
         if config.fading == "round":
             rate = wireless.shannon_rate(
-                config.bandwidth_hz, snr * self.gain[lanes, self._round[lanes]]
+                config.bandwidth_hz, snr * self.gain[lanes, self.rounds[lanes]]
             )
         else:
             rate = self.channel.ergodic_rate(config.bandwidth_hz, snr)
@@ -277,7 +277,7 @@ class BatchSlot(FederatedLearning):
         speed = 1 / costs.slope_s
         everyone = np.ones_like(speed, np.bool_)
         offset = gpu_offset(costs.base_latency_s, costs.slope_s, costs.threshold)
-        second_s = wireless.common_finish(costs.update_s, costs.download_s, everyone)
+        second_s = sharing.common_finish(costs.update_s, costs.download_s, everyone)
         root = np.sqrt(costs.upload_s * speed).sum(axis=1)
         waiting = speed * (second_s[:, None] + offset)
         most = costs.max_batch.sum(axis=1)
@@ -349,8 +349,8 @@ class BatchSlot(FederatedLearning):
         for i, lane in enumerate(lanes):
             rng = self.generators[lane]
             for k, size in enumerate(batch[i].tolist()):
-                drawn = rng.choice(self._sizes[lane, k], size, replace=False, shuffle=False)
-                rows[i, k, :size] = self._rows[lane, k, drawn]
+                drawn = rng.choice(self.sizes[lane, k], size, replace=False, shuffle=False)
+                rows[i, k, :size] = self.rows[lane, k, drawn]
         return rows
 
     def _stepped_on(self, batch: IntArray) -> NDArray[Any]:
@@ -375,7 +375,7 @@ class BatchSlot(FederatedLearning):
 
     def max_batch(self, lanes: IntArray) -> IntArray:
         """Return each device's largest batch, ``(m, K)``."""
-        sizes = self._sizes[lanes]
+        sizes = self.sizes[lanes]
         limit = self.config.max_batch
         return sizes if limit is None else np.minimum(sizes, limit)
 
@@ -389,7 +389,7 @@ class BatchSlot(FederatedLearning):
     def speed(self, lanes: IntArray) -> Float64Array:
         """Return the training speeds V_k in samples a second, ``(m, K)``."""
         if self.config.device == "cpu":
-            return self._speed_of(self._cpu_hz[lanes])
+            return self._speed_of(self.cpu_hz[lanes])
         return self._speed_of(self._gpu_flops(lanes))
 
     def _speed_of(self, processor: Float64Array) -> Float64Array:
@@ -412,7 +412,7 @@ class BatchSlot(FederatedLearning):
         """Return t_k^M, ``(m, K)``: a multiplication and an addition for every parameter."""
         flops = 2 * self.network.n_parameters
         if self.config.device == "cpu":
-            return cpu_latency(self.config.cycles_per_flop * flops, self._cpu_hz[lanes])
+            return cpu_latency(self.config.cycles_per_flop * flops, self.cpu_hz[lanes])
         return gpu_update_latency(flops, self._gpu_flops(lanes))
 
     def _gpu_flops(self, lanes: IntArray) -> Float64Array:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def round_scene(problem: BatchSlot, lane: int) -> Scene:
     """Show batches, slots, when devices finished and the accuracy over time."""
-    config, rounds = problem.config, int(problem._round[lane])
+    config, rounds = problem.config, int(problem.rounds[lane])
     labels = problem.device_labels()
     shown = len(labels)
     part_ms = 1e3 * problem.part_s[lane, :, :shown]

@@ -124,7 +124,7 @@ class OffloadingProblem(FederatedLearning):
         offloading = self._decide(costs, has_tasks, actions)
         found = evaluate(costs, offloading)
         self.train(lanes)
-        over = self._round[lanes] + 1 >= config.iterations
+        over = self.rounds[lanes] + 1 >= config.iterations
         gain, info, final_info = self._end_round(lanes, over)
         inferred = np.asarray(has_tasks.any(axis=1))
         self.infer(lanes[inferred], has_tasks[inferred])
@@ -150,7 +150,7 @@ class OffloadingProblem(FederatedLearning):
         self.offloaded_sum[lanes] += offloaded
         self.staleness_sum[lanes] += self.staleness[lanes].mean(axis=1)
         self._begin_iteration(lanes)
-        iterations = self._round[lanes].astype(np.float64)
+        iterations = self.rounds[lanes].astype(np.float64)
         info["iterations"] = info.pop("rounds")
         info |= self._told(found, has_tasks, offloaded)
         info["inference_accuracy"] = self.inference_accuracy[lanes].copy()
@@ -178,7 +178,7 @@ class OffloadingProblem(FederatedLearning):
         rate = fair * np.log2(1 + costs.uplink_snr_hz / (fair * config.bandwidth_hz))
         log_upload = -np.log(np.maximum(rate, 1e-300))
         task = np.where(self.task_bits > 0, self.task_bits, self._mean_task_bits)
-        iteration = self._round + 1
+        iteration = self.rounds + 1
         devices = {
             "gain_db": wireless.linear_to_db(self.gain),
             "task_mbit": self.task_bits / 1e6,
@@ -190,11 +190,11 @@ class OffloadingProblem(FederatedLearning):
             "staleness": self.staleness,
             "offloaded": self.offloaded,
             "cpu_share": self.cpu_share,
-            "samples": self._sizes,
+            "samples": self.sizes,
         }
         system = {
             "users": np.full(self.n_lanes, config.n_devices),
-            "iterations_left": config.iterations - self._round,
+            "iterations_left": config.iterations - self.rounds,
             "until_tasks": np.array([self._until_tasks(int(n)) for n in iteration]),
             "model_mbit": np.full(self.n_lanes, self._model_bits / 1e6),
             "last_wsel": self.wsel,
@@ -243,7 +243,7 @@ class OffloadingProblem(FederatedLearning):
         config, m = self.config, self.config.n_devices
         for lane in lanes:
             rng = self.generators[lane]
-            begun = self._round[lane] > 0
+            begun = self.rounds[lane] > 0
             if begun and config.move_m:
                 self.place_m[lane] = _moved(
                     self.place_m[lane], config.move_m, config.cell_radius_m, rng
@@ -251,7 +251,7 @@ class OffloadingProblem(FederatedLearning):
             if not begun or config.fading == "iteration":
                 state = self.fading_state[lane] if begun else None
                 self.fading[lane], self.fading_state[lane] = self.channel.step(rng, (m,), state)
-            if config.has_tasks(int(self._round[lane]) + 1):
+            if config.has_tasks(int(self.rounds[lane]) + 1):
                 spread = config.task_spread * rng.uniform(-1, 1, m)
                 self.task_bits[lane] = self._mean_task_bits * (1 + spread)
             else:
@@ -276,8 +276,8 @@ class OffloadingProblem(FederatedLearning):
         held = torch.from_numpy(self.held[lanes]).to(weights)
         updates, _ = self.learner.local_updates(
             lanes,
-            self._rows[lanes],
-            self._sizes[lanes],
+            self.rows[lanes],
+            self.sizes[lanes],
             [self.generators[lane] for lane in lanes],
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
@@ -285,7 +285,7 @@ class OffloadingProblem(FederatedLearning):
             start=held,
         )
         models = held + updates
-        change = average(models - weights[:, None], self._sizes[lanes])
+        change = average(models - weights[:, None], self.sizes[lanes])
         self.learner.add(lanes, change)
 
     def infer(self, lanes: IntArray, has_tasks: BoolArray) -> None:
@@ -295,9 +295,9 @@ class OffloadingProblem(FederatedLearning):
         config = self.config
         rows = np.stack(
             [
-                self._test[lane][
+                self.test[lane][
                     self.generators[lane].integers(
-                        len(self._test[lane]), size=config.n_devices * config.task_images
+                        len(self.test[lane]), size=config.n_devices * config.task_images
                     )
                 ]
                 for lane in lanes
@@ -351,7 +351,7 @@ class OffloadingProblem(FederatedLearning):
         """Return what the iteration that begins costs, ``(m, M)``."""
         config = self.config
         cycles = (
-            config.cycles_per_flop * self.training_flops * config.local_epochs * self._sizes[lanes]
+            config.cycles_per_flop * self.training_flops * config.local_epochs * self.sizes[lanes]
         )
         training_s, training_j = config.training_s, config.training_j
         begin_s = self.begin_s[lanes]

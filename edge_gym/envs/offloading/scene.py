@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def scene_of(problem: OffloadingProblem, lane: int) -> Scene:
     """Show what was offloaded in one lane, the band, latencies and the accuracy."""
-    config, iterations = problem.config, int(problem._round[lane])
+    config, iterations = problem.config, int(problem.rounds[lane])
     labels = problem.device_labels()
     shown = len(labels)
 

@@ -115,8 +115,8 @@ class TaskAllocation(FederatedLearning):
         self.action_space = self.codec.space
         self.actions_per = "system" if config.actions == "staleness" else "device"
         # A lane that was never reset is observed too, with speeds and rates that divide.
-        self._cpu_hz[:] = 1.0
-        self._mean_snr[:] = 1.0
+        self.cpu_hz[:] = 1.0
+        self.mean_snr[:] = 1.0
         self.limit_j[:] = config.energy_limit_j
 
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
@@ -126,7 +126,7 @@ class TaskAllocation(FederatedLearning):
         for lane in lanes:
             self._draw_system(lane, config.redundancy)
             if config.cpu_groups_hz is not None:
-                self._cpu_hz[lane] = speeds_by_group(config.cpu_groups_hz, k)
+                self.cpu_hz[lane] = speeds_by_group(config.cpu_groups_hz, k)
             rng = self.generators[lane]
             spread = config.energy_spread_j * rng.uniform(-1, 1, k)
             self.limit_j[lane] = config.energy_limit_j + spread
@@ -134,7 +134,7 @@ class TaskAllocation(FederatedLearning):
             # At once, so that a cycle's fading does not depend on the tasks before it.
             if config.fading == "cycle":
                 self.gain[lane] = self.channel.gains(rng, config.cycles + 1, (k,))
-        held = self._sizes[lanes].sum(axis=1) // config.redundancy
+        held = self.sizes[lanes].sum(axis=1) // config.redundancy
         self.total[lanes] = np.maximum(np.rint(config.task_share * held), 1)
         self.target_cycle[lanes] = config.cycles
         info = self._begin_learning(lanes)
@@ -172,11 +172,11 @@ class TaskAllocation(FederatedLearning):
         self.mean_updates[lanes], self.staleness[lanes] = updates.mean(axis=1), staleness
         self.updates_sum[lanes] += updates.mean(axis=1)
         self.staleness_sum[lanes] += staleness
-        over = self._round[lanes] + 1 >= config.cycles
+        over = self.rounds[lanes] + 1 >= config.cycles
         reward, info, final_info = self._end_round(lanes, over)
         self._note_targets(lanes)
         self._begin_cycle(lanes)
-        cycles = self._round[lanes].astype(np.float64)
+        cycles = self.rounds[lanes].astype(np.float64)
         info["cycles"] = info.pop("rounds")
         learned = np.where(arrived, held, 0)
         info |= {
@@ -215,9 +215,9 @@ class TaskAllocation(FederatedLearning):
             room = costs.capacity(np.maximum(updates, 1e-6))
             return np.asarray(np.log(np.maximum(room / fair, np.exp(-MAX_LOG))))
 
-        passed = np.maximum(self._round, 1)[:, None]
+        passed = np.maximum(self.rounds, 1)[:, None]
         devices = {
-            "cpu_ghz": self._cpu_hz / 1e9,
+            "cpu_ghz": self.cpu_hz / 1e9,
             "rate": self._rate(lanes) / 1e6,
             "base_s": costs.base_s,
             "sample_s": costs.sample_s,
@@ -232,7 +232,7 @@ class TaskAllocation(FederatedLearning):
             "stronger_share": stronger_rooms(costs.capacity(1.0)) / total[:, None],
             "equal_updates": real_updates(costs, fair),
             "drop_out": self.drop_out,
-            "arrivals": np.where(self._round[:, None] > 0, self.arrivals / passed, 1.0),
+            "arrivals": np.where(self.rounds[:, None] > 0, self.arrivals / passed, 1.0),
             "samples": self.samples,
             "updates": self.updates,
             "finish_s": self.finish_s,
@@ -241,7 +241,7 @@ class TaskAllocation(FederatedLearning):
             if name in self.tables["devices"]:
                 devices[name] = self.resource_shares[:, i]
         system = {
-            "cycles_left": config.cycles - self._round,
+            "cycles_left": config.cycles - self.rounds,
             "learners": np.full(self.n_lanes, config.n_devices),
             "samples": total,
             "common_updates": common,
@@ -270,7 +270,7 @@ class TaskAllocation(FederatedLearning):
         """Find out what each cap would mean, where one of them is chosen."""
         config = self.config
         # Without fading the allocations are those of the first cycle.
-        if not self.allocations.shape[1] or (config.fading == "none" and self._round[lanes].any()):
+        if not self.allocations.shape[1] or (config.fading == "none" and self.rounds[lanes].any()):
             return
         costs = self.costs(lanes)
         for i, cap in enumerate(config.caps):
@@ -305,7 +305,7 @@ class TaskAllocation(FederatedLearning):
         config = self.config
         groups = given.reshape(len(lanes), -1, config.redundancy).sum(axis=2)
         held = np.repeat(groups, config.redundancy, axis=1)
-        return np.minimum(held, self._sizes[lanes]) if config.learning == "federated" else held
+        return np.minimum(held, self.sizes[lanes]) if config.learning == "federated" else held
 
     def train(
         self,
@@ -338,15 +338,15 @@ class TaskAllocation(FederatedLearning):
     def draw_tasks(self, lane: int, given: IntArray, held: IntArray) -> list[IntArray]:
         """Draw the rows of each learner's samples for a cycle."""
         config, rng = self.config, self.generators[lane]
-        sizes, r = self._sizes[lane], config.redundancy
+        sizes, r = self.sizes[lane], config.redundancy
         tasks: list[IntArray] = []
         if config.learning == "federated":
             for first in range(0, config.n_devices, r):
-                own = self._rows[lane, first, : sizes[first]]
+                own = self.rows[lane, first, : sizes[first]]
                 tasks += [rng.permutation(own)[: held[first]]] * r
             return tasks
         every = np.concatenate(
-            [self._rows[lane, k, : sizes[k]] for k in range(0, config.n_devices, r)]
+            [self.rows[lane, k, : sizes[k]] for k in range(0, config.n_devices, r)]
         )
         ends = np.cumsum(given)[r - 1 :: r]
         for part in np.split(rng.permutation(every), ends)[: len(ends)]:
@@ -356,20 +356,20 @@ class TaskAllocation(FederatedLearning):
     def _note_targets(self, lanes: IntArray) -> None:
         reached = self.tracker.accuracy[lanes, None] >= np.array(self.config.targets)
         new = reached & ~self.reached[lanes]
-        now = self._round[lanes, None]
+        now = self.rounds[lanes, None]
         self.target_cycle[lanes] = np.where(new, now, self.target_cycle[lanes])
         self.reached[lanes] |= reached
 
     def _rate(self, lanes: IntArray) -> Float64Array:
         """Return rates in a learner's fair band, in both directions, bit/s, ``(m, K)``."""
-        now = self._round[lanes] % self.gain.shape[1]
-        snr = self._mean_snr[lanes] * self.gain[lanes, now]
+        now = self.rounds[lanes] % self.gain.shape[1]
+        snr = self.mean_snr[lanes] * self.gain[lanes, now]
         return np.maximum(wireless.shannon_rate(self.config.bandwidth_hz, snr), _LEAST_RATE)
 
     def _own_samples(self, lanes: IntArray) -> Float64Array:
         """Return how many samples each learner can train on at most, ``(m, K)``."""
         if self.config.learning == "federated":
-            return self._sizes[lanes].astype(np.float64)
+            return self.sizes[lanes].astype(np.float64)
         return np.broadcast_to(self.total[lanes, None], (len(lanes), self.config.n_devices))
 
     def costs(self, lanes: IntArray) -> TaskCosts:
@@ -377,7 +377,7 @@ class TaskAllocation(FederatedLearning):
         config, rate = self.config, self._rate(lanes)
         power_w = float(wireless.dbm_to_watt(config.transmit_power_dbm))
         sample_bits = self._sample_bits if config.learning == "parallelized" else 0.0
-        cpu_hz = self._cpu_hz[lanes]
+        cpu_hz = self.cpu_hz[lanes]
         return task_costs(
             config,
             base_s=2 * self._model_bits / rate,
@@ -396,7 +396,7 @@ class TaskAllocation(FederatedLearning):
         return resource_limits(
             self.config,
             rate=self._rate(lanes) / 1e6,
-            cpu_ghz=self._cpu_hz[lanes] / 1e9,
+            cpu_ghz=self.cpu_hz[lanes] / 1e9,
             base_s=costs.base_s,
             sample_s=costs.sample_s,
             update_s=costs.update_s,

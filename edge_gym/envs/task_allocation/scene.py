@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def scene_of(problem: TaskAllocation, lane: int) -> Scene:
     """Show one lane's samples, updates, times, energies and the accuracy over cycles."""
-    config, cycles = problem.config, int(problem._round[lane])
+    config, cycles = problem.config, int(problem.rounds[lane])
     labels = problem.device_labels()
     shown = len(labels)
 

@@ -132,7 +132,7 @@ class UpdateScheduling(FederatedLearning):
         lost = draws[:, 1] < self.packet_error[lanes]
         clock = self._clock(lanes, scheduled)
         shares, finish_s = share_band(
-            config.bandwidth, self._upload_s(lanes), answering, clock, decision.band
+            config.bandwidth, self.upload_s(lanes), answering, clock, decision.band
         )
         upload_s = np.where(answering, finish_s - clock.ready_s, 0)
         before = config.knowledge in ("reported", "free")
@@ -169,10 +169,10 @@ class UpdateScheduling(FederatedLearning):
         self.arrivals[lanes] += arrived
         self.scheduled[lanes], self.band_share[lanes] = scheduled, shares
         self.last_arrival[lanes] = np.where(
-            arrived, self._round[lanes][:, None] + 1, self.last_arrival[lanes]
+            arrived, self.rounds[lanes][:, None] + 1, self.last_arrival[lanes]
         )
         terminated = ~in_time | (self.spent[lanes] >= config.budget)
-        truncated = ~terminated & (self._round[lanes] + 1 >= config.max_rounds)
+        truncated = ~terminated & (self.rounds[lanes] + 1 >= config.max_rounds)
         over = terminated | truncated
         reward, info, final_info = self._end_round(lanes, over)
         # The next round begins where the episode is over too, so that what is observed there is
@@ -198,7 +198,7 @@ class UpdateScheduling(FederatedLearning):
         indicator = self._known_indicator(lanes)
         mean = np.maximum(indicator.mean(axis=1, keepdims=True), 1e-12)
         indicator_share = indicator / mean
-        upload_s, compute_s = self._upload_s(lanes), self._known_compute_s(lanes)
+        upload_s, compute_s = self.upload_s(lanes), self._known_compute_s(lanes)
         compute_j, upload_j = self._compute_j(lanes), self._transmit_w() * upload_s
         if self.config.mode == "importance":
             log_cost = np.log(compute_s + upload_s)
@@ -208,7 +208,7 @@ class UpdateScheduling(FederatedLearning):
             "indicator": indicator,
             "indicator_share": indicator_share,
             "efficiency": self._efficiency(lanes),
-            "mean_efficiency": self.efficiency_sum / (self._round[:, None] + 1),
+            "mean_efficiency": self.efficiency_sum / (self.rounds[:, None] + 1),
             "throughput": self.throughput,
             "upload_s": upload_s,
             "compute_s": compute_s,
@@ -216,19 +216,19 @@ class UpdateScheduling(FederatedLearning):
             "upload_j": upload_j,
             "log_cost": log_cost - log_cost.mean(axis=1, keepdims=True),
             "log_indicator": np.log(np.maximum(indicator_share, np.exp(LEAST_LOG_INDICATOR))),
-            "staleness": self._round[:, None] - self.last_arrival,
+            "staleness": self.rounds[:, None] - self.last_arrival,
             "uploads": self.uploads,
             "arrivals": np.where(self.uploads, self.arrivals / np.maximum(self.uploads, 1), 1.0),
-            "samples": self._sizes,
+            "samples": self.sizes,
             "energy_j": self.energy_j,
-            "nominal_s": self._nominal_s(lanes),
-            "indicator_age": self._round[:, None] - self.indicator_round,
+            "nominal_s": self.nominal_s(lanes),
+            "indicator_age": self.rounds[:, None] - self.indicator_round,
             "participates": self.participates,
         }
         system = {
             "devices": np.full(self.n_lanes, self.config.n_devices),
             "budget_left": self.config.budget - self.spent,
-            "rounds": self._round,
+            "rounds": self.rounds,
             "last_round": self.last_round,
             "accuracy": self.tracker.accuracy,
             "loss": self.tracker.loss,
@@ -249,21 +249,21 @@ class UpdateScheduling(FederatedLearning):
         config = self.config
         for lane in lanes:
             rng = self.generators[lane]
-            past = self.fading_state[lane] if self._round[lane] else None
+            past = self.fading_state[lane] if self.rounds[lane] else None
             self.gain[lane], self.fading_state[lane] = self.channel.step(
                 rng, (config.n_devices,), past
             )
             slow = rng.random(config.n_devices) < config.slowdown_probability
             self.compute_s[lane] = np.where(slow, config.slowdown, 1)
-        self.compute_s[lanes] *= self._nominal_s(lanes)
+        self.compute_s[lanes] *= self.nominal_s(lanes)
         self.efficiency_sum[lanes] += self._efficiency(lanes)
         if config.knowledge == "lazy":
             everyone = np.ones_like(self.participates[lanes])
             self._learn_indicators(lanes, everyone, self._distances(lanes))
         elif config.knowledge != "remembered":
             participates = self.participates[lanes]
-            sizes = np.where(participates, self._sizes[lanes], 0)
-            vectors = self._compute(lanes, self._rows[lanes], sizes)
+            sizes = np.where(participates, self.sizes[lanes], 0)
+            vectors = self._compute(lanes, self.rows[lanes], sizes)
             self.memory.keep(lanes, vectors)
             self._learn_indicators(lanes, participates, self._norms(vectors))
 
@@ -282,7 +282,7 @@ class UpdateScheduling(FederatedLearning):
         indicators = clip_finite(indicators, MAX_INDICATOR)
         self.indicator[lanes] = np.where(told, indicators, self.indicator[lanes])
         self.indicator_round[lanes] = np.where(
-            told, self._round[lanes][:, None], self.indicator_round[lanes]
+            told, self.rounds[lanes][:, None], self.indicator_round[lanes]
         )
 
     def _known_indicator(self, lanes: IntArray) -> Float64Array:
@@ -298,7 +298,7 @@ class UpdateScheduling(FederatedLearning):
         if knowledge == "free":
             return compute_s
         reported = self.participates[lanes] & (knowledge == "reported")
-        return np.where(reported, compute_s, self._nominal_s(lanes))
+        return np.where(reported, compute_s, self.nominal_s(lanes))
 
     def _picture(self, lanes: IntArray) -> Float64Array:
         """Return what pictures show of a round that is about to be decided, ``(m, K, 3)``."""
@@ -335,7 +335,7 @@ class UpdateScheduling(FederatedLearning):
         """Average the updates that arrived, weighted by sample counts, each sample once."""
         config = self.config
         told = arrived
-        weights = self._sizes[lanes] / copies_arrived(arrived, config.redundancy)
+        weights = self.sizes[lanes] / copies_arrived(arrived, config.redundancy)
         devices = None
         if config.knowledge in ("reported", "free"):
             updates = self.memory.recall(lanes)
@@ -344,7 +344,7 @@ class UpdateScheduling(FederatedLearning):
             devices = np.argsort(~sent, axis=1, kind="stable")[:, : max(1, sent.sum(axis=1).max())]
             sent, arrived = (np.take_along_axis(who, devices, axis=1) for who in (sent, arrived))
             weights = np.take_along_axis(weights, devices, axis=1)
-            rows, sizes = (array[lanes[:, None], devices] for array in (self._rows, self._sizes))
+            rows, sizes = (array[lanes[:, None], devices] for array in (self.rows, self.sizes))
             updates = self._compute(lanes, rows, np.where(sent, sizes, 0))
             if config.knowledge == "lazy":
                 lane, place = np.nonzero(sent)
@@ -404,9 +404,9 @@ class UpdateScheduling(FederatedLearning):
 
     def _efficiency(self, lanes: IntArray) -> Float64Array:
         """Return the spectral efficiency log₂(1 + γ) in bit/s/Hz, ``(m, K)``."""
-        return np.asarray(np.log2(1 + self._mean_snr[lanes] * self.gain[lanes]))
+        return np.asarray(np.log2(1 + self.mean_snr[lanes] * self.gain[lanes]))
 
-    def _upload_s(self, lanes: IntArray) -> Float64Array:
+    def upload_s(self, lanes: IntArray) -> Float64Array:
         """Return the seconds of an upload in the whole band, ``(m, K)``."""
         told = self.config.report_bits if self.config.knowledge == "remembered" else 0
         return np.asarray((self.compressor.payload_bits + told) / self._rate(lanes))
@@ -415,14 +415,14 @@ class UpdateScheduling(FederatedLearning):
         """Return the uplink's rates in the whole band in bit/s, ``(m, K)``."""
         return self.config.bandwidth_hz * np.maximum(self._efficiency(lanes), 1e-6)
 
-    def _nominal_s(self, lanes: IntArray) -> Float64Array:
+    def nominal_s(self, lanes: IntArray) -> Float64Array:
         """Return the seconds of computing without a slow-down, ``(m, K)``."""
-        return np.asarray(compute.cpu_latency(self._cycles(lanes), self._cpu_hz[lanes]))
+        return np.asarray(compute.cpu_latency(self._cycles(lanes), self.cpu_hz[lanes]))
 
     def _cycles(self, lanes: IntArray) -> Float64Array:
         """Return the CPU cycles of computing in a round, ``(m, K)``."""
         epochs = self.config.local_epochs if self.config.update == "model" else 1
-        flops = self.training_flops * epochs * self._sizes[lanes]
+        flops = self.training_flops * epochs * self.sizes[lanes]
         return np.asarray(self.config.cycles_per_flop * flops, np.float64)
 
     def _compute_j(self, lanes: IntArray) -> Float64Array:
@@ -430,7 +430,7 @@ class UpdateScheduling(FederatedLearning):
 
         A straggler is slow because it does other things: its energy here is what it always is.
         """
-        cycles, speed = self._cycles(lanes), self._cpu_hz[lanes]
+        cycles, speed = self._cycles(lanes), self.cpu_hz[lanes]
         return np.asarray(compute.cpu_energy(cycles, speed, self.config.capacitance))
 
     def _transmit_w(self) -> float:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def round_scene(problem: UpdateScheduling, lane: int) -> Scene:
     """Show the last round, before the first one what is to be decided on, and the accuracy."""
-    config, rounds = problem.config, int(problem._round[lane])
+    config, rounds = problem.config, int(problem.rounds[lane])
     labels = problem.device_labels()
     shown = len(labels)
     scheduled = problem.scheduled[lane, :shown]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge_gym.envs.shares import shares_from_scores
 from edge_gym.envs.update_scheduling.actions import SHARE_EXPONENT
-from edge_gym.physics.wireless import common_finish
+from edge_gym.physics.sharing import common_finish
 from edge_gym.typing import BoolArray, Float64Array
 
 

@@ -69,12 +69,12 @@ class _Pretrained(BatchSlot):
     def _pretrain(self, lane: int) -> None:
         """Train a lane's model, or load what was trained on the same samples before."""
         config, learner, one = self.config, self.learner, np.array([lane])
-        own = zip(self._rows[lane], self._sizes[lane], strict=True)
+        own = zip(self.rows[lane], self.sizes[lane], strict=True)
         samples = np.sort(np.concatenate([rows[:size] for rows, size in own]))
         training = (config.learning_rate, config.local_batch_size, _START_ACCURACY, __version__)
         network = (config.dataset, config.classes, config.image_size, config.network)
         digest = hashlib.sha256(repr((network, config.hidden_sizes, training)).encode())
-        digest.update(samples.tobytes() + self._validation[lane].tobytes())
+        digest.update(samples.tobytes() + self.validation[lane].tobytes())
         key = digest.hexdigest()
         path = self.folder / f"start-{key[:16]}{SUFFIX}"
         if (stored := load_stored(path, key, "pretrained model")) is not None:
@@ -99,7 +99,7 @@ class _Pretrained(BatchSlot):
                 epochs=1,
             )
             learner.add(one, updates[:, 0])
-            if learner.score(one, self._validation[one]).accuracy[0] >= _START_ACCURACY:
+            if learner.score(one, self.validation[one]).accuracy[0] >= _START_ACCURACY:
                 break
         write_tensors(path, {"weights": learner.get_state(one)["weights"]}, {"key": key})
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_gym.physics.wireless import Float64Array
 from edge_gym.solvers.batch_slot.terms import ROUNDING, SMALL_STEP, Terms, sum_of_devices
+from edge_gym.typing import Float64Array
 
 
 class Largest(NamedTuple):

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from edge_gym.physics.checks import check_array
 from edge_gym.physics.compute import cpu_latency, gpu_latency, gpu_update_latency
-from edge_gym.physics.wireless import Float64Array, _checked
+from edge_gym.typing import Float64Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class RoundCosts:
         arrays = {}
         for field in fields(self):
             name = field.name
-            array = _checked(name, getattr(self, name), positive=name in positive)
+            array = check_array(name, getattr(self, name), positive=name in positive)
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
             arrays[name] = array
@@ -120,13 +121,13 @@ def cpu_costs(
 
     Source: Ren et al. 2021, eqs. (9)-(12).
     """
-    bits = _checked("gradient_bits", gradient_bits, positive=True)
+    bits = check_array("gradient_bits", gradient_bits, positive=True)
     return RoundCosts(
         slope_s=cpu_latency(
-            _checked("cycles_per_sample", cycles_per_sample, positive=True), frequency_hz
+            check_array("cycles_per_sample", cycles_per_sample, positive=True), frequency_hz
         ),
-        upload_s=bits / _checked("uplink_rate", uplink_rate, positive=True),
-        download_s=bits / _checked("downlink_rate", downlink_rate, positive=True),
+        upload_s=bits / check_array("uplink_rate", uplink_rate, positive=True),
+        download_s=bits / check_array("downlink_rate", downlink_rate, positive=True),
         update_s=cpu_latency(update_cycles, frequency_hz),
         max_batch=np.asarray(max_batch),
         base_latency_s=np.zeros(()),
@@ -163,11 +164,11 @@ def gpu_costs(
 
     Source: Ren et al. 2021, eqs. (10), (11), (27), (28).
     """
-    bits = _checked("gradient_bits", gradient_bits, positive=True)
+    bits = check_array("gradient_bits", gradient_bits, positive=True)
     return RoundCosts(
         slope_s=np.asarray(slope_s),
-        upload_s=bits / _checked("uplink_rate", uplink_rate, positive=True),
-        download_s=bits / _checked("downlink_rate", downlink_rate, positive=True),
+        upload_s=bits / check_array("uplink_rate", uplink_rate, positive=True),
+        download_s=bits / check_array("downlink_rate", downlink_rate, positive=True),
         update_s=gpu_update_latency(update_flops, flops_per_second),
         max_batch=np.asarray(max_batch),
         base_latency_s=np.asarray(base_latency_s),
@@ -186,9 +187,9 @@ def latency(costs: RoundCosts, allocation: Allocation) -> Latency:
 
     Source: Ren et al. 2021, eqs. (13)-(15) and (29).
     """
-    batch = _checked("batch", allocation.batch)
-    uplink = _checked("uplink_slot", allocation.uplink_slot)
-    downlink = _checked("downlink_slot", allocation.downlink_slot)
+    batch = check_array("batch", allocation.batch)
+    uplink = check_array("uplink_slot", allocation.uplink_slot)
+    downlink = check_array("downlink_slot", allocation.downlink_slot)
     compute = gpu_latency(batch, costs.base_latency_s, costs.slope_s, costs.threshold)
     with np.errstate(divide="ignore"):
         gradient = compute + costs.upload_s / uplink
@@ -211,8 +212,10 @@ def learning_efficiency(
 
     Source: Ren et al. 2021, eqs. (8), (16).
     """
-    decay = _checked("loss_scale", loss_scale) * np.sqrt(_checked("global_batch", global_batch))
-    return np.asarray(decay / _checked("latency_s", latency_s, positive=True))
+    decay = check_array("loss_scale", loss_scale) * np.sqrt(
+        check_array("global_batch", global_batch)
+    )
+    return np.asarray(decay / check_array("latency_s", latency_s, positive=True))
 
 
 def round_batches(batch: ArrayLike, max_batch: ArrayLike) -> Float64Array:
@@ -228,8 +231,8 @@ def round_batches(batch: ArrayLike, max_batch: ArrayLike) -> Float64Array:
     Raises:
         ValueError: If ``max_batch`` is not whole or a batch lies outside of its range.
     """
-    batch = _checked("batch", batch)
-    high = np.broadcast_to(_checked("max_batch", max_batch), batch.shape)
+    batch = check_array("batch", batch)
+    high = np.broadcast_to(check_array("max_batch", max_batch), batch.shape)
     if (high != np.floor(high)).any():
         raise ValueError(f"max_batch must be whole, got {high[high != np.floor(high)].flat[0]}")
     outside = (batch < 1) | (batch > high)
@@ -244,7 +247,7 @@ def round_batches(batch: ArrayLike, max_batch: ArrayLike) -> Float64Array:
 
 def broadcast_to(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Float64Array:
     """Return non-negative numbers of a shape; the error names the argument."""
-    array = _checked(name, value)
+    array = check_array(name, value)
     try:
         return np.asarray(np.broadcast_to(array, shape))
     except ValueError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from edge_gym.physics.wireless import Float64Array
 from edge_gym.solvers.batch_slot.best_batch import Largest, best_batch
 from edge_gym.solvers.batch_slot.costs import Allocation, RoundCosts
 from edge_gym.solvers.batch_slot.terms import (
@@ -18,6 +17,7 @@ from edge_gym.solvers.batch_slot.terms import (
     summing_to,
     terms_of,
 )
+from edge_gym.typing import Float64Array
 
 
 def equal_slots(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_gym.physics.wireless import Float64Array
 from edge_gym.solvers.batch_slot.terms import ROUNDING, SMALL_STEP, sum_of_devices
+from edge_gym.typing import Float64Array
 
 
 def common_finish(ready: Float64Array, needs: Float64Array) -> Float64Array:
     """Return the x of Σ needs/(x - ready) = 1, ``(m,)``.
 
-    ``wireless.common_finish`` solves the same to 1e-12. Newton's method on the reciprocal of the
+    ``sharing.common_finish`` solves the same to 1e-12. Newton's method on the reciprocal of the
     sum, concave in x and nearly linear, takes fewer passes and reaches rounding.
     """
     total = sum_of_devices(needs)

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from edge_gym.physics.compute import gpu_latency
-from edge_gym.physics.wireless import Float64Array
 from edge_gym.solvers.batch_slot.best_batch import Largest, best_batch
 from edge_gym.solvers.batch_slot.costs import Allocation, RoundCosts, broadcast_to
 from edge_gym.solvers.batch_slot.frames import (
@@ -27,6 +26,7 @@ from edge_gym.solvers.batch_slot.terms import (
     summing_to,
     terms_of,
 )
+from edge_gym.typing import Float64Array
 
 
 def optimal_allocation(

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_gym.physics.compute import gpu_latency, gpu_offset
-from edge_gym.physics.wireless import Float64Array
 from edge_gym.solvers.batch_slot.costs import RoundCosts, broadcast_to, round_batches
+from edge_gym.typing import Float64Array
 
 ROUNDING = 8 * float(np.finfo(np.float64).eps)
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edge_gym.physics.wireless import Float64Array, _checked
+from edge_gym.physics.checks import check_array
+from edge_gym.typing import Float64Array
 
 _POSITIVE = (
     *("band_hz", "uplink_snr_hz", "downlink_snr_hz", "model_bits", "cycles_per_bit"),
@@ -71,7 +72,7 @@ class OffloadingCosts:
         arrays = {}
         for field in fields(self):
             name = field.name
-            array = _checked(name, getattr(self, name), positive=name in _POSITIVE)
+            array = check_array(name, getattr(self, name), positive=name in _POSITIVE)
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
             arrays[name] = array
@@ -170,7 +171,7 @@ def evaluate(costs: OffloadingCosts, offloading: Offloading) -> Evaluation:
         )
     uplink = checked_share("uplink_share", offloading.uplink_share)
     downlink = checked_share("downlink_share", offloading.downlink_share)
-    cpu = _checked("cpu_hz", offloading.cpu_hz)
+    cpu = check_array("cpu_hz", offloading.cpu_hz)
     if (cpu > costs.max_hz).any():
         raise ValueError(f"cpu_hz must be at most max_hz, got {cpu[cpu > costs.max_hz].flat[0]}")
     times = times_of(costs, offloaded, uplink, downlink)
@@ -220,7 +221,7 @@ def best_frequency(
 
 def checked_share(name: str, value: ArrayLike) -> Float64Array:
     """Return shares of the band, in [0, 1]."""
-    share = _checked(name, value)
+    share = check_array(name, value)
     if (share > 1 + 1e-9).any():
         raise ValueError(f"{name} must be at most 1, got {share.max()}")
     return share
@@ -228,7 +229,7 @@ def checked_share(name: str, value: ArrayLike) -> Float64Array:
 
 def checked_split(costs: OffloadingCosts, offloaded: ArrayLike) -> Float64Array:
     """Return shares ι of the tasks, ``(..., M)`` in [0, 1]; 0 for users without a task."""
-    split = _checked("offloaded", offloaded)
+    split = check_array("offloaded", offloaded)
     if (split > 1).any():
         raise ValueError(f"offloaded must be at most 1, got {split.max()}")
     shape = costs.band_hz.shape

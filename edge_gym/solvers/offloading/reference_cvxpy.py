@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_gym.physics.wireless import Float64Array
+from edge_gym.typing import Float64Array
 
 
 class ConeProgram:

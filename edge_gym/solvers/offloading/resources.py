@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from edge_gym.physics.wireless import Float64Array
 from edge_gym.runtime.threads import for_ranges
 from edge_gym.solvers.offloading.costs import (
     Offloading,
@@ -18,6 +17,7 @@ from edge_gym.solvers.offloading.costs import (
 from edge_gym.solvers.offloading.interior_point import best_of_many
 from edge_gym.solvers.offloading.reference_cvxpy import ConeProgram
 from edge_gym.solvers.offloading.users import as_users
+from edge_gym.typing import Float64Array
 
 
 def optimal_resources(

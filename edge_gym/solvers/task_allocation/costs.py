@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from edge_gym.physics.wireless import Float64Array, _checked
+from edge_gym.physics.checks import check_array
 from edge_gym.runtime.threads import for_ranges
 from edge_gym.solvers.task_allocation.instances import (
     GRAIN,
@@ -19,7 +19,7 @@ from edge_gym.solvers.task_allocation.instances import (
     goals_of,
 )
 from edge_gym.solvers.task_allocation.kernels import fill_rooms, fill_table, fill_updates, relax
-from edge_gym.typing import IntArray
+from edge_gym.typing import Float64Array, IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class TaskCosts:
         arrays = {}
         for field in fields(self):
             name = field.name
-            array = _checked(name, getattr(self, name))
+            array = check_array(name, getattr(self, name))
             if name not in ("limit_j", "max_samples") and not np.isfinite(array).all():
                 raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
             arrays[name] = array
@@ -134,7 +134,7 @@ class TaskCosts:
 
         Source: Mohammad et al. 2020, eqs. (10), (11).
         """
-        held, times = _checked("samples", samples), _checked("updates", updates)
+        held, times = check_array("samples", samples), check_array("updates", updates)
         seconds = self.update_s * times * held + self.sample_s * held + self.base_s
         joules = self.update_j * times * held + self.sample_j * held + self.base_j
         return seconds, joules
@@ -158,7 +158,7 @@ class TaskCosts:
         self, name: str, value: ArrayLike
     ) -> tuple[Float64Array, Float64Array, tuple[int, ...]]:
         """Return rows of the terms and of a checked argument, and the shape of both."""
-        array, shape = _checked(name, value), self.update_s.shape
+        array, shape = check_array(name, value), self.update_s.shape
         try:
             shape = np.broadcast_shapes(array.shape, shape)
         except ValueError:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edge_gym.physics.wireless import Float64Array
 from edge_gym.runtime.threads import for_ranges
 from edge_gym.solvers.task_allocation import Tasks, exact_updates, split_samples
 from edge_gym.solvers.task_allocation.instances import check_cap, check_goals, check_least, goals_of
@@ -26,7 +25,7 @@ from edge_gym.solvers.task_resources.limits import (
     best_resources,
     packed,
 )
-from edge_gym.typing import IntArray
+from edge_gym.typing import Float64Array, IntArray
 
 _IDLE_SHARE = 1e-6
 """Part of an equal share of the band that is left to a learner that takes no part."""

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edge_gym.physics.wireless import Float64Array, _checked, shannon_rate
+from edge_gym.physics.checks import check_array
+from edge_gym.physics.wireless import shannon_rate
 from edge_gym.solvers.task_allocation import LARGEST
 from edge_gym.solvers.task_resources.fill_kernels import fill_capacities, fill_least_energy
 from edge_gym.solvers.task_resources.kernels import ROUNDING
-from edge_gym.typing import IntArray
+from edge_gym.typing import Float64Array, IntArray
 
 _SLACK = 1 + 1e-12
 """Factor of limits that rounding may use up where an update takes next to nothing of them."""
@@ -81,7 +82,7 @@ class ResourceLimits:
         for field in fields(self):
             name = field.name
             positive = name not in ("sample_bits", "limit_j", "max_samples")
-            array = _checked(name, getattr(self, name), positive=positive)
+            array = check_array(name, getattr(self, name), positive=positive)
             if name not in ("limit_j", "max_samples") and not np.isfinite(array).all():
                 raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)].flat[0]}")
             arrays[name] = array
@@ -130,8 +131,8 @@ def capacity(limits: ResourceLimits, updates: ArrayLike, band_hz: ArrayLike) -> 
     """
     learners, updates, bands = _broadcast(
         limits,
-        updates=_checked("updates", updates, positive=True),
-        band_hz=_checked("band_hz", band_hz, positive=True),
+        updates=check_array("updates", updates, positive=True),
+        band_hz=check_array("band_hz", band_hz, positive=True),
     )
     samples = np.empty(learners.shape)
     fill_capacities(*_flat(learners, updates, bands, samples))
@@ -159,7 +160,7 @@ def needs(
     Source: Mohammad et al. 2020, eqs. (5)-(8), exponent and units of (8) corrected;
     Sorour et al. 2020, steps 1-3.
     """
-    samples, updates = _checked("samples", samples), _checked("updates", updates)
+    samples, updates = check_array("samples", samples), check_array("updates", updates)
     seconds, joules, clock = _ways(limits, samples, resources)
     cycles = updates * samples * limits.cycles_per_sample
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -182,7 +183,7 @@ def max_updates(limits: ResourceLimits, samples: ArrayLike, resources: Resources
     Raises:
         ValueError: If an argument is negative.
     """
-    samples = _checked("samples", samples)
+    samples = check_array("samples", samples)
     seconds, joules, clock = _ways(limits, samples, resources)
     cycles = samples * limits.cycles_per_sample
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -214,9 +215,9 @@ def best_resources(
     """
     learners, samples, updates, bands = _broadcast(
         limits,
-        samples=_checked("samples", samples),
-        updates=_checked("updates", updates),
-        band_hz=_checked("band_hz", band_hz, positive=True),
+        samples=check_array("samples", samples),
+        updates=check_array("updates", updates),
+        band_hz=check_array("band_hz", band_hz, positive=True),
     )
     power, clock = np.empty(learners.shape), np.empty(learners.shape)
     fill_least_energy(*_flat(learners, samples, updates, bands, power, clock))
@@ -261,11 +262,11 @@ def _ways(
     limits: ResourceLimits, samples: Float64Array, resources: Resources
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Return the seconds and joules of the ways there and back, and the checked clocks."""
-    band = _checked("band_hz", resources.band_hz)
-    power = _checked("power_w", resources.power_w)
+    band = check_array("band_hz", resources.band_hz)
+    power = check_array("power_w", resources.power_w)
     with np.errstate(divide="ignore", invalid="ignore"):
         snr = np.where(band > 0, power * limits.gain_per_noise / band, 0.0)
         upload = limits.model_bits / shannon_rate(band, snr)
         down = (limits.sample_bits * samples + limits.model_bits) / (limits.efficiency * band)
         joules = np.where(power > 0, power * upload, 0.0)
-    return down + upload, joules, _checked("cpu_hz", resources.cpu_hz)
+    return down + upload, joules, check_array("cpu_hz", resources.cpu_hz)

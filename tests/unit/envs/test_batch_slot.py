@@ -86,8 +86,8 @@ class Plain:
     def __init__(self, env: Any) -> None:
         self.env, self.problem, self.config = env, env.problem, env.config
         self.k = env.config.n_devices
-        sizes = self.problem._sizes[0]
-        self.own = [set(self.problem._rows[0, k, : sizes[k]].tolist()) for k in range(self.k)]
+        sizes = self.problem.sizes[0]
+        self.own = [set(self.problem.rows[0, k, : sizes[k]].tolist()) for k in range(self.k)]
         # The last row is the server's.
         self.kept_back = np.zeros((self.k + 1, len(global_model(env))))
         self.union: int | None = None
@@ -167,7 +167,7 @@ class Plain:
         self.rate = np.zeros((2, self.k))
         for direction, factor in enumerate((1.0, more)):
             for k in range(self.k):
-                snr = factor * problem._mean_snr[0, k]
+                snr = factor * problem.mean_snr[0, k]
                 if config.fading == "round":
                     snr *= problem.gain[0, self.rounds, direction, k]
                     efficiency = math.log2(1 + snr)
@@ -181,7 +181,7 @@ class Plain:
         for k in range(self.k):
             if config.device == "cpu":
                 if config.cpu_groups_hz is None:
-                    hz = problem._cpu_hz[0, k]
+                    hz = problem.cpu_hz[0, k]
                 else:
                     hz = config.cpu_groups_hz[k * len(config.cpu_groups_hz) // self.k]
                 self.sample_s.append(epochs * config.cycles_per_flop * flops / hz)
@@ -345,7 +345,7 @@ def test_an_episode_equals_the_plain_reference(fields: dict[str, Any]) -> None:
         assert not truncated
         plain.look()
         compare_seen(plain, observation, info, wanted["round_s"])
-    exact, _ = plain.loss_and_gradient(global_model(env), env.problem._validation[0])
+    exact, _ = plain.loss_and_gradient(global_model(env), env.problem.validation[0])
     assert info["validation_loss"] == pytest.approx(exact, rel=1e-5)
 
 
@@ -438,7 +438,7 @@ def test_quantised_gradients_are_sent_with_fewer_bits() -> None:
 def test_batches_reach_from_one_to_the_largest_possible() -> None:
     env = make(samples_per_device=10, size_spread=0.8, max_batch=12, **ENDLESS)
     env.reset(seed=0)
-    sizes = env.problem._sizes[0]
+    sizes = env.problem.sizes[0]
     assert sizes.min() < 12 < sizes.max()
     *_, info = env.step(np.full((4, 3), -1.0))
     assert info["batch"] == 4
@@ -665,7 +665,7 @@ def test_mean_rates_are_those_of_many_gains(channel: str) -> None:
         ("uplink_rate", 0.0),
         ("downlink_rate", env.config.downlink_power_dbm - env.config.transmit_power_dbm),
     ):
-        snr = env.problem._mean_snr[0][:, None] * 10 ** (more / 10)
+        snr = env.problem.mean_snr[0][:, None] * 10 ** (more / 10)
         wanted = env.config.bandwidth_hz / 1e6 * np.log2(1 + snr * drawn).mean(axis=1)
         np.testing.assert_allclose(column(env, observation, "devices", name), wanted, rtol=0.005)
 
@@ -687,7 +687,7 @@ def test_gains_of_all_rounds_are_those_of_the_channel() -> None:
 def test_rates_follow_from_the_gains_of_the_round() -> None:
     env = make(channel="awgn", **ENDLESS)
     observation, _ = env.reset(seed=0)
-    wanted = env.config.bandwidth_hz / 1e6 * np.log2(1 + env.problem._mean_snr[0])
+    wanted = env.config.bandwidth_hz / 1e6 * np.log2(1 + env.problem.mean_snr[0])
     np.testing.assert_allclose(
         column(env, observation, "devices", "uplink_rate"), wanted, rtol=1e-6
     )
@@ -695,7 +695,7 @@ def test_rates_follow_from_the_gains_of_the_round() -> None:
 
 def test_places_processors_and_fading_are_drawn_as_documented() -> None:
     problem = many(40, n_devices=10, samples_per_device=2, max_rounds=4, cell_radius_m=200.0)
-    loss_db = 28 - 10 * np.log10(problem._mean_snr.ravel()) - (-174 + 10 * math.log10(1e8))
+    loss_db = 28 - 10 * np.log10(problem.mean_snr.ravel()) - (-174 + 10 * math.log10(1e8))
     distance_km = 10 ** ((loss_db - 128.1) / 37.6)
     least = 1e-2
     inside = distance_km[distance_km > least * 1.001]
@@ -704,13 +704,13 @@ def test_places_processors_and_fading_are_drawn_as_documented() -> None:
     assert kstest(problem.gain.ravel(), "expon").pvalue > 0.01
     # Ten devices make groups of four, three and three.
     groups = [0.7e9] * 4 + [1.4e9] * 3 + [2.1e9] * 3
-    np.testing.assert_array_equal(problem._cpu_hz, np.broadcast_to(groups, (40, 10)))
+    np.testing.assert_array_equal(problem.cpu_hz, np.broadcast_to(groups, (40, 10)))
 
 
 def test_batches_are_drawn_evenly_from_all_samples() -> None:
     problem = many(200, samples_per_device=8, density=1.0, **ENDLESS)
     lanes = np.arange(200)
-    problem._rows[:] = np.arange(problem._rows.shape[2])
+    problem.rows[:] = np.arange(problem.rows.shape[2])
     counts = np.zeros(8)
     for _ in range(5):
         drawn = problem.draw_batches(lanes, np.full((200, 4), 3))
@@ -732,7 +732,7 @@ def test_the_default_has_its_best_batches_between_the_bounds() -> None:
         assert ((best.global_batch > 100) & (best.global_batch < 700)).all()
         balanced = problem.balanced_batch[inside[-1]]
         np.testing.assert_allclose(balanced, best.global_batch[inside[-1]], rtol=1e-5)
-        problem._round += 1
+        problem.rounds += 1
         problem.begin_round(np.arange(24))
     assert np.mean(inside) > 0.9
 
@@ -858,7 +858,7 @@ def test_devices_may_be_named_in_any_order() -> None:
     permuted = {
         name: problem[name][..., order] for name in ("transfer_s", "gain", "slots", "part_s")
     }
-    for name in ("_rows", "_sizes", "_mean_snr", "_cpu_hz", "batch", "batch_loss", "norm"):
+    for name in ("rows", "sizes", "mean_snr", "cpu_hz", "batch", "batch_loss", "norm"):
         permuted[name] = problem[name][:, order]
     permuted["compressor"] = {"memory": problem["compressor"]["memory"][:, order]}
     twin.set_state({**state, "problem": {**problem, **permuted}})

@@ -90,8 +90,8 @@ class Plain:
         problem = env.problem
         self.env, self.problem, self.config = env, problem, env.config
         self.k = env.config.n_devices
-        sizes = problem._sizes[0]
-        self.rows = [problem._rows[0, k, : sizes[k]] for k in range(self.k)]
+        sizes = problem.sizes[0]
+        self.rows = [problem.rows[0, k, : sizes[k]] for k in range(self.k)]
         self.initial = global_model(env)
         self.uploaded = [self.initial] * self.k
         self.participating = list(range(self.k))
@@ -136,7 +136,7 @@ class Plain:
     def begin(self) -> None:
         """Look at what was drawn for a round."""
         config, problem = self.config, self.problem
-        self.efficiency = np.log2(1 + problem._mean_snr[0] * problem.gain[0])
+        self.efficiency = np.log2(1 + problem.mean_snr[0] * problem.gain[0])
         self.efficiencies.append(self.efficiency)
         n = len(self.initial)
         kept = max(1, round(config.density * n))
@@ -148,11 +148,11 @@ class Plain:
         d, (h,) = problem.features.train.shape[1], config.hidden_sizes
         epochs = config.local_epochs if config.update == "model" else 1
         cycles = config.cycles_per_flop * 6 * (d * h + h * 10) * samples * epochs
-        self.nominal_s = cycles / problem._cpu_hz[0]
+        self.nominal_s = cycles / problem.cpu_hz[0]
         slow = problem.compute_s[0] / self.nominal_s
         assert all(min(abs(s - 1), abs(s - config.slowdown)) < 1e-9 for s in slow)
         self.compute_s = self.nominal_s * np.where(slow > 1 + 1e-9, config.slowdown, 1)
-        self.compute_j = config.capacitance * cycles * problem._cpu_hz[0] ** 2
+        self.compute_j = config.capacitance * cycles * problem.cpu_hz[0] ** 2
         self.watt = 10 ** (config.transmit_power_dbm / 10) / 1e3
         w = global_model(self.env)
         for k in self.participating if self.knowledge != "remembered" else []:
@@ -169,7 +169,7 @@ class Plain:
         if self.config.broadcast == "free":
             return 0.0
         up = 10 ** ((46 - self.config.transmit_power_dbm) / 10)
-        snr = up * self.problem._mean_snr[0] * self.problem.gain[0]
+        snr = up * self.problem.mean_snr[0] * self.problem.gain[0]
         slowest = min(self.config.bandwidth_hz * math.log2(1 + snr[k]) for k in receivers)
         return 32 * len(self.initial) / slowest
 
@@ -479,7 +479,7 @@ def test_an_episode_equals_the_plain_reference(name: str, fields: dict[str, Any]
         assert info["arrived"] == 0
         spent = info["joules" if env.config.mode == "lazy" else "seconds"]
         assert spent == pytest.approx(env.config.budget, rel=1e-12)
-    loss, _ = plain.loss_and_gradient(global_model(env), env.problem._validation[0])
+    loss, _ = plain.loss_and_gradient(global_model(env), env.problem.validation[0])
     assert info["validation_loss"] == pytest.approx(loss, rel=1e-5)
     fairness = plain.uploads.sum() ** 2 / (plain.k * np.square(plain.uploads).sum())
     assert info["fairness"] == pytest.approx(fairness)
@@ -493,7 +493,7 @@ def test_devices_train_in_mini_batches(batch_size: int, local_epochs: int) -> No
     """A device whose samples are all alike takes the same steps in any order of them."""
     env = make(LAZY, batch_size=batch_size, local_epochs=local_epochs, size_spread=0, **ENDLESS)
     env.reset(seed=0)
-    env.problem._rows[0] = env.problem._rows[0, :, :1]
+    env.problem.rows[0] = env.problem.rows[0, :, :1]
     plain = Plain(env)
     models = []
     for k in range(4):
@@ -508,7 +508,7 @@ def test_devices_train_in_mini_batches(batch_size: int, local_epochs: int) -> No
 def test_gradients_of_everyone_are_a_step_on_the_union() -> None:
     env = make(GRADIENT, partition="iid", size_spread=0.6, learning_rate=0.7, **ENDLESS)
     env.reset(seed=1)
-    assert len(set(env.problem._sizes[0])) > 1
+    assert len(set(env.problem.sizes[0])) > 1
     plain = Plain(env)
     for _ in range(5):
         w = global_model(env)
@@ -585,7 +585,7 @@ def test_batch_normalisation_is_averaged_and_no_step_size_scales_it() -> None:
     env = make(GRADIENT, **fields, size_spread=0, test_size=10, **ENDLESS)
     env.reset(seed=0)
     problem = env.problem
-    gradients, _ = problem.learner.gradients(LANE, problem._rows, problem._sizes)
+    gradients, _ = problem.learner.gradients(LANE, problem.rows, problem.sizes)
     scale = torch.ones(problem.network.n_values)
     scale[: problem.network.n_parameters] = 0.1
     wanted = problem.learner.weights[0] - scale * gradients[0].mean(dim=0)
@@ -647,8 +647,8 @@ def test_shares_of_the_band(
         # At this efficiency an upload takes as long as it should.
         efficiency = problem.compressor.payload_bits / problem.config.bandwidth_hz / np.array(needs)
         efficiency = np.maximum(efficiency, 1e-6)
-        problem._mean_snr[0], problem.gain[0] = 1, np.expm1(efficiency * math.log(2))
-        upload_s = problem._upload_s(LANE)[0]
+        problem.mean_snr[0], problem.gain[0] = 1, np.expm1(efficiency * math.log(2))
+        upload_s = problem.upload_s(LANE)[0]
         given_logits = np.array([logits]) if bandwidth == "agent" else None
         ready_s = np.array([ready])
         clock = Clock(np.zeros(1), np.zeros(1), ready_s, ready_s)
@@ -735,7 +735,7 @@ def test_one_who_does_not_answer_is_waited_for() -> None:
         env.reset(seed=0)
         slow = int(np.argmax(env.problem.compute_s[0]))
         # So that the others have finished long before.
-        env.problem._cpu_hz[0, slow] /= 1e3
+        env.problem.cpu_hz[0, slow] /= 1e3
         env.problem.compute_s[0, slow] *= 1e3
         env.problem.drop_out[0, slow] = 1
         wanted = Plain(env).ready([0, 1, 2, 3])[1][slow]
@@ -855,8 +855,8 @@ def test_leaving_the_slowest_out_makes_the_next_round_shorter() -> None:
     env, twin = (make(participation="agent", slowdown_probability=0.0, **ENDLESS) for _ in "ab")
     for each in (env, twin):
         each.reset(seed=0)
-    slowest = int(np.argmax(env.problem._nominal_s(LANE)))
-    scores = scores_of(*np.argsort(env.problem._nominal_s(LANE)[0])[:1])
+    slowest = int(np.argmax(env.problem.nominal_s(LANE)))
+    scores = scores_of(*np.argsort(env.problem.nominal_s(LANE)[0])[:1])
     wanted = np.where(np.arange(4) == slowest, -1, 1)
     observations = [e.step(agent(scores, p))[0] for e, p in ((env, wanted), (twin, np.ones(4)))]
     nominal_s = column(env, observations[0], "devices", "nominal_s")
@@ -904,7 +904,7 @@ def test_what_is_observed_has_happened(name: str, fields: dict[str, Any]) -> Non
             if slow:
                 problem.compute_s[0, 2:] *= problem.config.slowdown
             if swapped:
-                problem._rows[0, 2:] = problem._rows[0, :2]
+                problem.rows[0, 2:] = problem.rows[0, :2]
             observations.append(problem.observe())
             env.step(action)
         return observations
@@ -950,7 +950,7 @@ def test_the_broadcast_takes_its_time(name: str, fields: dict[str, Any]) -> None
     for setting in ({}, {"broadcast": "free"}, {"downlink_power_dbm": 0.0}, {"bits": 8}):
         env = make(name, **fields, **setting, slowdown_probability=0.0, **ENDLESS)
         env.reset(seed=0)
-        efficiency = np.log2(1 + 10**2.3 * env.problem._mean_snr[0] * env.problem.gain[0])
+        efficiency = np.log2(1 + 10**2.3 * env.problem.mean_snr[0] * env.problem.gain[0])
         rounds[next(iter(setting), "")] = env.step(scores_of(1, 2))[4]
     bits = 32 * (49 * 8 + 8 + 8 * 10 + 10)
     wanted = rounds[""]["broadcast_s"]
@@ -1030,7 +1030,7 @@ def test_the_same_seed_has_the_same_system_under_every_channel() -> None:
     envs = [make(channel=channel) for channel in ("rayleigh", "awgn", DRIFTING)]
     for env in envs:
         env.reset(seed=9)
-    for name in ("_mean_snr", "_cpu_hz", "_sizes", "_validation"):
+    for name in ("mean_snr", "cpu_hz", "sizes", "validation"):
         for env in envs[1:]:
             np.testing.assert_array_equal(
                 getattr(env.problem, name), getattr(envs[0].problem, name)
@@ -1071,7 +1071,7 @@ def test_devices_may_be_named_in_any_order(name: str) -> None:
     state = env.get_state()
     problem = state["problem"]
     by_device = [key for key, value in problem.items() if np.shape(value)[1:2] == (4,)]
-    assert {"_rows", "energy_j"} < set(by_device)
+    assert {"rows", "energy_j"} < set(by_device)
     permuted = {key: problem[key][:, order] for key in by_device}
     permuted["memory"] = {"vectors": problem["memory"]["vectors"][:, order]}
     twin.set_state({**state, "problem": {**problem, **permuted}})
@@ -1092,18 +1092,18 @@ def test_places_processors_and_luck_are_drawn_as_documented() -> None:
     fields = {"cell_radius_m": 400.0, "packet_error": 0.4, "drop_out": 0.2, "n_devices": 10}
     problem = many(40, samples_per_device=2, partition="iid", size_spread=0, **fields)
     noise_dbm = -174 + 10 * math.log10(5e6)
-    loss_db = 23 - 10 * np.log10(problem._mean_snr.ravel()) - noise_dbm
+    loss_db = 23 - 10 * np.log10(problem.mean_snr.ravel()) - noise_dbm
     distance_km = 10 ** ((loss_db - 128.1) / 37.6)
     assert distance_km.min() >= 0.01 - 1e-9
     assert kstest((distance_km / 0.4) ** 2, "uniform").pvalue > 0.01
     low, high = problem.config.cpu_hz
-    assert kstest((problem._cpu_hz.ravel() - low) / (high - low), "uniform").pvalue > 0.01
+    assert kstest((problem.cpu_hz.ravel() - low) / (high - low), "uniform").pvalue > 0.01
     assert kstest(problem.packet_error.ravel() / 0.4, "uniform").pvalue > 0.01
     assert kstest(problem.drop_out.ravel() / 0.2, "uniform").pvalue > 0.01
     assert abs(np.corrcoef(problem.packet_error.ravel(), problem.drop_out.ravel())[0, 1]) < 0.2
     assert kstest(problem.gain.ravel(), "expon").pvalue > 0.01
-    cycles = 4.0 * 6 * problem.network.macs * problem._sizes
-    slow = problem.compute_s / (cycles / problem._cpu_hz)
+    cycles = 4.0 * 6 * problem.network.macs * problem.sizes
+    slow = problem.compute_s / (cycles / problem.cpu_hz)
     assert set(slow.round(6).ravel()) == {1.0, problem.config.slowdown}
     assert np.mean(slow > 1.5) == pytest.approx(problem.config.slowdown_probability, abs=0.05)
 
@@ -1131,12 +1131,12 @@ def test_who_holds_which_samples(partition: str, redundancy: int) -> None:
     groups = []
     for first in range(0, 6, redundancy):
         members = range(first, first + redundancy)
-        held = [problem._rows[0, k, : problem._sizes[0, k]].tolist() for k in members]
+        held = [problem.rows[0, k, : problem.sizes[0, k]].tolist() for k in members]
         assert all(rows == held[0] for rows in held)
         groups.append(held[0])
     every = list(itertools.chain(*groups))
     assert len(set(every)) == len(every)
-    assert not set(every) & set(problem._validation[0])
+    assert not set(every) & set(problem.validation[0])
     labels = problem.features.train_labels
     classes = [len(set(labels[rows])) for rows in groups]
     if partition == "shards":
@@ -1156,7 +1156,7 @@ def test_sizes_spread_evenly_about_their_mean(redundancy: int, spread: float) ->
         size_spread=spread,
         redundancy=redundancy,
     )
-    relative = problem._sizes[:, ::redundancy].ravel() / (100 * redundancy)
+    relative = problem.sizes[:, ::redundancy].ravel() / (100 * redundancy)
     assert relative.min() >= 1 - spread - 0.01
     assert relative.max() <= 1 + spread + 0.01
     if not spread:
@@ -1169,7 +1169,7 @@ def test_all_samples_are_shared_out_where_no_number_is_given() -> None:
     env = make(samples_per_device=None, size_spread=0)
     env.reset(seed=0)
     n_train = len(env.problem.features.train_labels)
-    assert env.problem._sizes.sum() == n_train - SMALL["validation_size"]
+    assert env.problem.sizes.sum() == n_train - SMALL["validation_size"]
 
 
 @pytest.mark.parametrize(

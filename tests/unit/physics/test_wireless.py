@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.integrate import quad
 
-from edge_gym.physics import wireless
+from edge_gym.physics import sharing, wireless
 
 SNRS_DB = st.floats(-10, 30)
 
@@ -205,7 +205,7 @@ def test_common_finish_shares_the_whole_band_and_nobody_waits() -> None:
     ready = rng.exponential(0.1, (200, 6)) * 10.0 ** rng.integers(-3, 3, (200, 1))
     upload = rng.exponential(0.05, (200, 6)) + 1e-6
     taking_part = rng.random((200, 6)) < 0.6
-    finish = wireless.common_finish(ready, upload, taking_part)
+    finish = sharing.common_finish(ready, upload, taking_part)
     for lane in range(200):
         there = taking_part[lane]
         if not there.any():
@@ -217,7 +217,7 @@ def test_common_finish_shares_the_whole_band_and_nobody_waits() -> None:
 
 
 def test_common_finish_of_one_device_is_its_own() -> None:
-    finish = wireless.common_finish([0.3, 9.0], [0.2, 1.0], np.array([True, False]))
+    finish = sharing.common_finish([0.3, 9.0], [0.2, 1.0], np.array([True, False]))
     assert finish == pytest.approx(0.5)
 
 

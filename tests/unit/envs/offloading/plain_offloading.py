@@ -84,8 +84,8 @@ class Plain:
     def __init__(self, env: Any) -> None:
         self.env, self.problem, self.config = env, env.problem, env.config
         self.m = env.config.n_devices
-        sizes = self.problem._sizes[0]
-        self.rows = [self.problem._rows[0, j, : sizes[j]] for j in range(self.m)]
+        sizes = self.problem.sizes[0]
+        self.rows = [self.problem.rows[0, j, : sizes[j]] for j in range(self.m)]
         self.held = [global_model(env)] * self.m
         # On one clock for all of the episode: when a user has its model, and until when its CPU and
         # its uplink are taken. Jobs take them in turns.

@@ -133,7 +133,7 @@ def test_an_episode_equals_the_plain_reference(fields: dict[str, Any]) -> None:
         if any(plain.task_bits):
             rows, used = inferred[-1]
             np.testing.assert_array_equal(used, global_model(env))
-            assert set(rows) <= set(env.problem._test[0])
+            assert set(rows) <= set(env.problem.test[0])
             accuracy = plain.accuracy(used, rows)
         assert info["inference_accuracy"] == pytest.approx(accuracy)
         gain = info["validation_accuracy"] - before["validation_accuracy"]
@@ -222,7 +222,7 @@ def test_images_of_tasks_are_drawn_evenly_from_the_test_set() -> None:
         env.step(direct(0))
     rows = np.concatenate([rows for rows, _ in inferred])
     assert rows.shape == (40 * 60,)
-    counts = [np.sum(rows == row) for row in env.problem._test[0]]
+    counts = [np.sum(rows == row) for row in env.problem.test[0]]
     # 2,400 draws; five standard deviations.
     np.testing.assert_allclose(np.array(counts) / 2400, 0.1, atol=0.031)
 

@@ -66,8 +66,8 @@ class Plain:
     def __init__(self, env: Any) -> None:
         self.env, self.problem, self.config = env, env.problem, env.config
         self.k, self.r = env.config.n_devices, env.config.redundancy
-        sizes = self.problem._sizes[0]
-        self.rows = [self.problem._rows[0, k, : sizes[k]] for k in range(self.k)]
+        sizes = self.problem.sizes[0]
+        self.rows = [self.problem.rows[0, k, : sizes[k]] for k in range(self.k)]
         pool = sum(len(self.rows[k]) for k in range(0, self.k, self.r))
         self.total = max(1, round(env.config.task_share * pool))
         config, d = self.config, self.problem.features.train.shape[1]
@@ -87,10 +87,10 @@ class Plain:
     def look(self) -> None:
         """See what was drawn for a cycle."""
         problem, config = self.problem, self.config
-        self.snr = problem._mean_snr[0].copy()
+        self.snr = problem.mean_snr[0].copy()
         if config.fading == "cycle":
             self.snr *= problem.gain[0, self.cycle]
-        self.hz = problem._cpu_hz[0]
+        self.hz = problem.cpu_hz[0]
         if config.cpu_groups_hz is not None:
             groups = config.cpu_groups_hz
             self.hz = np.array([groups[k * len(groups) // self.k] for k in range(self.k)])

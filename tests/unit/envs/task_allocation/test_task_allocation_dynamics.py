@@ -151,7 +151,7 @@ def test_an_episode_equals_the_plain_reference(fields: dict[str, Any]) -> None:
     assert plain.unfinished > 0 or env.config.slowdown < 30
     assert (lowered > 0) == (env.config.actions != "staleness")
     assert left_out > 0 or env.config.actions == "staleness"
-    exact = plain.loss(torch.from_numpy(global_model(env)), env.problem._validation[0])
+    exact = plain.loss(torch.from_numpy(global_model(env)), env.problem.validation[0])
     assert info["validation_loss"] == pytest.approx(exact.item(), rel=1e-5)
     assert info["mean_staleness"] == pytest.approx(np.mean([s for _, s in plain.told]))
 
@@ -172,7 +172,7 @@ def test_the_costs_of_the_paper() -> None:
         config=replace(config, dataset="mnist-subset", validation_size=10, test_size=10)
     )
     observation, _ = env.reset(seed=0)
-    rate = 5e6 * np.log2(1 + env.problem._mean_snr[0])
+    rate = 5e6 * np.log2(1 + env.problem.mean_snr[0])
     f = np.repeat([6.0e9, 2.4e9, 1.4e9, 0.7e9], 5)
     watt, flops = 10**2.3 / 1e3, 4 * (weights + sum(network[1:]))
     wanted = {
@@ -301,7 +301,7 @@ def test_a_model_that_diverges_is_told_in_finite_numbers() -> None:
 def test_places_energies_speeds_and_luck_are_drawn_as_documented() -> None:
     fields = {"cell_radius_m": 200.0, "n_devices": 10, "samples_per_device": 2, **FADING}
     problem = many(60, **fields, cycles=4, drop_out=0.2, energy_limit_j=8.0, energy_spread_j=3.0)
-    loss_db = 23 - 10 * np.log10(problem._mean_snr.ravel()) - (-174 + 10 * math.log10(5e6))
+    loss_db = 23 - 10 * np.log10(problem.mean_snr.ravel()) - (-174 + 10 * math.log10(5e6))
     distance_km = 10 ** ((loss_db - 128) / 37.1)
     inside = distance_km[distance_km > 1.001e-2]
     assert inside.size > 0.99 * distance_km.size
@@ -311,7 +311,7 @@ def test_places_energies_speeds_and_luck_are_drawn_as_documented() -> None:
     assert kstest(problem.gain.ravel(), "expon").pvalue > 0.01
     # Ten learners make groups of three, two, three and two.
     groups = [6e9] * 3 + [2.4e9] * 2 + [1.4e9] * 3 + [0.7e9] * 2
-    np.testing.assert_array_equal(problem._cpu_hz, np.broadcast_to(groups, (60, 10)))
+    np.testing.assert_array_equal(problem.cpu_hz, np.broadcast_to(groups, (60, 10)))
     free = many(60, **fields, cpu_groups_hz=None, cpu_hz=(1e9, 3e9), drop_out=0.8)
     assert kstest((free._cpu_hz.ravel() - 1e9) / 2e9, "uniform").pvalue > 0.01
     # Two times 0.8 is more than always.

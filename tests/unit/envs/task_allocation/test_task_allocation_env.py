@@ -92,7 +92,7 @@ def test_learners_may_be_named_in_any_order() -> None:
     fields = {**FEDERATED, **JOINT, "size_spread": 0.5, "batch_size": 1000, "cpu_groups_hz": None}
     env, twin = (make(**fields, cycle_s=10.0, energy_limit_j=9.0) for _ in range(2))
     env.reset(seed=1)
-    sizes = env.problem._sizes[0]
+    sizes = env.problem.sizes[0]
     assert len(set(sizes)) == 4
     action = np.random.default_rng(0).uniform(0.3, 1, (4, 5))
     action[:, 0], action[:, 1] = 1 + np.log(sizes / sizes.max()) / 3, [-0.7, -0.5, -0.7, -0.4]
@@ -101,7 +101,7 @@ def test_learners_may_be_named_in_any_order() -> None:
     state = env.get_state()
     problem = state["problem"]
     by_learner = [key for key, value in problem.items() if np.shape(value)[1:2] == (4,)]
-    assert {"_rows", "limit_j", "joules", "_cpu_hz"} < set(by_learner)
+    assert {"rows", "limit_j", "joules", "cpu_hz"} < set(by_learner)
     permuted = {key: problem[key][:, order] for key in by_learner}
     permuted |= {key: problem[key][..., order] for key in ("gain", "resource_shares")}
     twin.set_state({**state, "problem": {**problem, **permuted}})

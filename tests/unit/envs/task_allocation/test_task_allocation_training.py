@@ -60,7 +60,7 @@ def test_who_trains_on_how_many_samples(
     every = [set(part.tolist()) for part in rows[0][:: env.config.redundancy]]
     assert sum(map(len, every)) == len(set().union(*every)) == sum(wanted) // env.config.redundancy
     for k, part in enumerate(every):
-        own = env.problem._rows[0, k * env.config.redundancy, : env.problem._sizes[0, 0]]
+        own = env.problem.rows[0, k * env.config.redundancy, : env.problem.sizes[0, 0]]
         assert env.config.learning == "parallelized" or part <= set(own.tolist())
 
 
@@ -74,7 +74,7 @@ def test_orchestrators_draw_samples_anew() -> None:
     samples = np.array([18, 9, 6, 3])
     for _ in range(300):
         problem.draw_tasks(0, samples, samples)
-    every = np.sort(np.concatenate(problem._rows[0]))
+    every = np.sort(np.concatenate(problem.rows[0]))
     for k in range(4):
         counts = np.bincount(
             np.searchsorted(every, np.concatenate([part[k] for part in rows])), minlength=48
@@ -122,7 +122,7 @@ def test_an_epoch_goes_once_through_all_samples() -> None:
     """Samples that are all alike make the same steps in any order."""
     env = make(**PLENTY, batch_size=5)
     env.reset(seed=0)
-    env.problem._rows[0] = env.problem._rows[0, :1, :1]
+    env.problem.rows[0] = env.problem.rows[0, :1, :1]
     w, plain = global_model(env), Plain(env)
     env.step(everyone(2))
     # Two epochs of twelve samples are six steps.
@@ -230,10 +230,10 @@ def test_who_holds_which_samples(partition: str) -> None:
         )
         env.reset(seed=5)
         problem = env.problem
-        held = [problem._rows[0, k, : problem._sizes[0, k]].tolist() for k in range(6)]
+        held = [problem.rows[0, k, : problem.sizes[0, k]].tolist() for k in range(6)]
         groups = held[::redundancy]
         assert all(held[k] == groups[k // redundancy] for k in range(6))
         every = list(itertools.chain(*groups))
         assert len(set(every)) == len(every) == 72
-        assert not set(every) & set(problem._validation[0])
+        assert not set(every) & set(problem.validation[0])
         assert problem.total[0] == 36
