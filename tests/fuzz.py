@@ -71,6 +71,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "image_size": (1, 2, 4, 7, 14),
     "network": ("mlp",),
     "learner": ("svm", "svm-ovo", "mlp"),
+    "channel": ("rayleigh", "rician:k=5", "nakagami:m=2,correlation=0.5", "awgn:shadowing_db=4"),
     "classes": (None, (3, 5), (0, 1, 2), (9, 4)),
 }
 BASE = {

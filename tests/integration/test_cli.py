@@ -134,7 +134,7 @@ def test_describe_says_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
 def test_describe_does_without_docstrings() -> None:
     code = (
         "from edge_gym.reports.describe import describe; found = describe('DataScheduling-v0'); "
-        "print(found.action_meaning, found.reward, found.end, found.source, found.rules, sep='|')"
+        "print(found.action_meaning, found.reward, found.end, found.rules, sep='|')"
     )
     done = subprocess.run(
         [sys.executable, "-OO", "-c", code], capture_output=True, text=True, check=False
@@ -353,7 +353,7 @@ def test_ctrl_c_in_a_callback_is_not_lost() -> None:
         (["compare", ID, "--set", "budget=" + "9" * 5000], "cannot read the value '999"),
         (["compare", "x" * 5000], "unknown environment 'xxx"),
         (["compare", "Retransmision"], "did you mean Retransmission-v0"),
-        (["compare", "Nothing-v0"], "(edge-gym list shows all)"),
+        (["compare", "Nothing-v0"], "edge-gym list shows all"),
         (["evaluate", "ppo", ID, "--stated", "--lanes", "0"], "lanes must be"),
         (["watch", ID, "--fps", "0"], "fps must be a finite number in [0.01, 50], got 0.0"),
         (["watch", ID, "--fps", "1e-9"], "fps must be"),
@@ -497,7 +497,8 @@ def test_evaluate(
 ) -> None:
     model = tmp_path / "agent"
     model.touch()
-    monkeypatch.setattr(edge_gym.agents, "load_agent", lambda spec, env: Accepting(), raising=False)
+    place = "edge_gym.agents.policy_source.load_agent"
+    monkeypatch.setattr(place, lambda spec, env: Accepting())
     out = succeed(capsys, "evaluate", str(model), ID, "--episodes", "3", *SET, "--json")
     content = json.loads(out)
     assert content["policies"][str(model)]["kind"] == "learned"

@@ -72,7 +72,7 @@ def test_without_rllib_the_message_says_what_to_install(monkeypatch: pytest.Monk
 
 
 def test_what_is_wrong_is_said_before_rllib_begins() -> None:
-    with pytest.raises(ValueError, match=r"unknown environment 'Nowhere-v0'; nearest are"):
+    with pytest.raises(ValueError, match=r"unknown environment 'Nowhere-v0'; edge-gym list"):
         ppo_config("Nowhere-v0")
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'bugdet'"):
         ppo_config("Retransmission-v0", bugdet=3)

@@ -34,6 +34,10 @@ class TorchvisionNetwork(ModuleNetwork):
             )
         super().__init__(name, self._build, image_shape, n_classes)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be made anew: modules are not pickled."""
+        return type(self), (self.name, self.image_shape, self.n_classes)
+
     def _prototyped(self) -> torch.nn.Module:
         """Return the module without weights, for calls put theirs into it."""
         with torch.device("meta"):

@@ -747,7 +747,7 @@ def test_many_classes_are_judged_as_the_learner_does(name: str, fields: dict[str
             uncertainty = assessment.uncertainty
         else:
             inputs = learner._to_inputs(samples)
-            logits = learner._network.logits(learner.parameters[:1], inputs)
+            logits = learner.network.logits(learner.parameters[:1], inputs)
             log_p = log_softmax(logits.numpy().astype(np.float64), axis=-1)
             loss = -np.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
             uncertainty = -(np.exp(log_p) * log_p).sum(axis=-1)

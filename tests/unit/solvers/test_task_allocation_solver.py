@@ -667,7 +667,8 @@ def test_equal_allocation_by_hand() -> None:
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_many_instances_are_one_by_one(monkeypatch: pytest.MonkeyPatch, threads: str) -> None:
     monkeypatch.setenv("EDGE_GYM_THREADS", threads)
-    monkeypatch.setattr(allocation, "_GRAIN", 1)
+    for module in ("costs", "splitting"):
+        monkeypatch.setattr(f"edge_gym.solvers.task_allocation.{module}.GRAIN", 1)
     costs = draw_costs(np.random.default_rng(16), (4, 50, 6))
     total = np.random.default_rng(17).integers(20, 90, (4, 50))
     rules: list[Callable[..., Any]] = [
