@@ -40,7 +40,7 @@ def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class PolicyNetwork:
     """The policy's network; an actor-critic's value network is another of the same shape.
 
     Attributes:
@@ -184,7 +184,7 @@ class Recipe:
     variations: tuple[Mapping[str, Any], ...] = ()
     reward_scale: float = 1.0
     action_bias: tuple[float, ...] | None = None
-    network: Network = Network()
+    network: PolicyNetwork = PolicyNetwork()
     imitation: Imitation | None = None
     hyperparameters: Mapping[str, Any]
     evaluation: Evaluation
@@ -251,7 +251,7 @@ def parse_recipe(values: Any, where: str) -> Recipe:
     try:
         _check_fields("the recipe", values, Recipe)
         values = dict(values)
-        parts = (("network", Network), ("evaluation", Evaluation), ("imitation", Imitation))
+        parts = (("network", PolicyNetwork), ("evaluation", Evaluation), ("imitation", Imitation))
         for name, part in parts:
             if values.get(name) is not None:
                 _check_fields(name, values[name], part)

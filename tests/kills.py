@@ -32,9 +32,9 @@ import torch
 import yaml
 
 import edge_gym.agents.record
+import edge_gym.agents.training.replicates
 import edge_gym.agents.training.run
 import edge_gym.agents.training.search
-import edge_gym.agents.training.seeds
 import edge_gym.evaluation.leaderboard
 import edge_gym.evaluation.planner
 import edge_gym.reports.charts

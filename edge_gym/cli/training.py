@@ -79,7 +79,7 @@ def train(
         if seeds is None:
             print(train_agent(algorithm, row.id, **given))
             return
-        from edge_gym.agents.training.seeds import train_one, train_seeds
+        from edge_gym.agents.training.replicates import train_one, train_seeds
 
         runner = make_runner(train_one, workers, ray)
         with progress_bars() as bar:

@@ -12,8 +12,8 @@ import yaml
 from training_runs import ID, TINY, run_files, tiny_recipe
 
 from edge_gym.agents import read_agent_metadata, train
-from edge_gym.agents.training import seeds as repeated_module
-from edge_gym.agents.training.seeds import Training, train_one, train_seeds
+from edge_gym.agents.training import replicates
+from edge_gym.agents.training.replicates import Training, train_one, train_seeds
 from edge_gym.cli.main import main
 from edge_gym.runtime.workers import here, in_processes
 
@@ -86,13 +86,13 @@ def test_what_is_there_is_resumed_when_asked(
     with pytest.raises(ValueError, match="other settings"):
         train_three(tmp_path, resume=True, overrides={**TINY, "C": 2.0})
     trained: list[int] = []
-    learn = repeated_module.train
+    learn = replicates.train
 
     def watched(*args: Any, **kwargs: Any) -> Path:
         trained.append(kwargs["recipe"].seed)
         return learn(*args, **kwargs)
 
-    monkeypatch.setattr(repeated_module, "train", watched)
+    monkeypatch.setattr(replicates, "train", watched)
     before = (tmp_path / "seed-3" / "checkpoint.safetensors").stat().st_mtime_ns
     found = train_three(tmp_path, resume=True)
     assert trained == [3, 4, 5]
