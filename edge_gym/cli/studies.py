@@ -102,6 +102,54 @@ def plan(
 
 
 @app.command()
+def signal(
+    env_id: EnvironmentArgument,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|MODEL", help="Told apart; all rules if not given."),
+    ] = None,
+    episodes: EpisodesOption = 100,
+    seed: SeedOption = TUNING.start,
+    lanes: LanesOption = 64,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell which policies 100 episodes tell apart, for each metric."""
+    from edge_gym.evaluation.signal import signal as run
+
+    with progress_bars() as progress:
+        found = run(
+            env_id,
+            policy,
+            episodes=episodes,
+            seed=seed,
+            lanes=lanes,
+            overrides=read_settings(settings),
+            progress=progress,
+        )
+    if as_json:
+        print_json(found.to_json())
+        return
+    rows = [
+        [
+            one.metric,
+            f"{one.resolved:.2f} of {one.pairs}",
+            f"{one.median_z:.1f}",
+            f"{one.best[0]}, {one.best[1]}",
+            f"{one.best_z:.1f}",
+            "" if one.spread is None else f"{one.spread:.2f}",
+        ]
+        for one in found.metrics
+    ]
+    columns = ["metric", "pairs resolved", "median z", "the two best", "their z"]
+    print_table(
+        f"{found.environment}, {episodes} episodes from seed {seed}; z at 100 episodes",
+        [*columns, "random to best, sd"],
+        rows,
+    )
+
+
+@app.command()
 def generalise(
     env_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
     episodes: EpisodesOption = 64,

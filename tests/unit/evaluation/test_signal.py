@@ -1,0 +1,62 @@
+"""evaluation.signal: what so many episodes tell apart."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import rollouts
+
+from edge_gym.cli.main import main
+from edge_gym.evaluation.signal import metric_signal, paired_z, signal
+
+ID = "Retransmission-v0"
+SMALL = rollouts.SMALL[ID]
+
+
+def test_z_is_that_of_100_paired_episodes() -> None:
+    rng = np.random.default_rng(0)
+    shared, noise = rng.standard_normal(10_000), rng.standard_normal(10_000)
+    # What both episodes share cancels: differences have the mean .2 and the deviation .5.
+    assert paired_z(shared + 0.2 + 0.5 * noise, shared) == pytest.approx(4, rel=0.05)
+    assert paired_z(shared, shared) == 0
+    assert paired_z(np.full(8, 3.0), np.full(8, 2.0)) == np.inf
+
+
+def test_pairs_of_sensible_policies_are_counted() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.standard_normal(400)
+
+    def near(mean: float) -> np.ndarray:
+        return base + mean + rng.standard_normal(400)
+
+    values = {"random": near(0.0), "a": near(1.0), "b": near(1.0), "c": near(2.0)}
+    found = metric_signal("return", values, {"random"})
+    assert found.pairs == 3
+    assert found.resolved == pytest.approx(2 / 3)
+    assert found.best[0] == "c"
+    assert found.best_z == pytest.approx(paired_z(values["c"], values[found.best[1]]))
+    assert found.spread == pytest.approx(np.sqrt(2), rel=0.15)
+    assert metric_signal("return", {k: values[k] for k in "abc"}, set()).spread is None
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    rules = ("random", "no-retransmission", "channel-aware:max_snr_db=12")
+    names = [part for name in rules for part in ("--policy", name)]
+    fields = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+    command = ["signal", ID, *names, "--episodes", "8", *fields]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["environment"] == f"edge_gym/{ID}"
+    assert [one["metric"] for one in found["metrics"]][:2] == ["return", "test_accuracy"]
+    assert found["metrics"][0]["pairs"] == 1
+    assert main(command) == 0
+    assert "median z" in capsys.readouterr().out
+    again = signal(ID, rules, episodes=8, overrides=SMALL, lanes=3).to_json()
+    assert json.loads(json.dumps(again)) == found
+
+
+def test_too_few_policies_are_refused() -> None:
+    with pytest.raises(ValueError, match="two policies or more are told apart"):
+        signal(ID, ["random", "no-retransmission"], episodes=8, overrides=SMALL)
