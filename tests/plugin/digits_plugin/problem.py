@@ -1,7 +1,5 @@
 """A decision problem of one's own: at what power is each training sample uploaded?"""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +12,6 @@ from edge_gym.core.state import LaneArray
 from edge_gym.data import draw_split, load_features
 from edge_gym.learning import make_learner
 from edge_gym.physics.channel import make_channel
-from edge_gym.runtime.checks import check_integer, check_number
 
 LEVELS = np.array([0.0, 0.25, 1.0, 4.0])
 TABLE = ObservationTable(
@@ -36,20 +33,11 @@ class PowerControlConfig(Config):
     snr_db: float = 6.0
     energy: float = 40.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_integer("uploads", self.uploads, 1, 500)
-        check_number("snr_db", self.snr_db, -30, 60)
-        check_number("energy", self.energy, 0, 1e6, open_low=True)
-        make_channel(self.channel)
-
 
 class PowerControl(Problem):
     """Each step uploads one sample at one of four powers; the server trains on what arrives."""
 
-    config_type = PowerControlConfig
-    state_parts = ("learner",)
-
+    config_type, state_parts = PowerControlConfig, ("learner",)
     _rows = LaneArray(np.int64, lambda problem: (problem.config.uploads,))
     _validation = LaneArray(np.int64, (300,))
     _gain = LaneArray(np.float64, lambda problem: (problem.config.uploads + 1,))
@@ -63,52 +51,49 @@ class PowerControl(Problem):
         self.learner = make_learner(
             config.learner, n_lanes, self.features.image_shape, len(self.features.classes)
         )
-        self.tables = {"": TABLE}
-        self.observation_space = TABLE.space()
+        self.tables, self.observation_space = {"": TABLE}, TABLE.space()
         self.action_space = spaces.Discrete(len(LEVELS))
 
     def reset_lanes(self, lanes):
-        config, features = self.config, self.features
         self.clear(lanes)
-        self._energy[lanes] = config.energy
+        self._energy[lanes] = self.config.energy
+        labels, uploads = self.features.train_labels, self.config.uploads
         for lane in lanes:
             rng = self.generators[lane]
-            split = draw_split(rng, features.train_labels, features.test_labels, 300, None)
-            self._validation[lane], self._rows[lane] = (
-                split.validation,
-                split.pool[: config.uploads],
-            )
-            self._gain[lane] = make_channel(config.channel).gains(rng, config.uploads + 1, ())
+            split = draw_split(rng, labels, self.features.test_labels, 300, None)
+            self._validation[lane] = split.validation
+            self._rows[lane] = split.pool[:uploads]
+            self._gain[lane] = make_channel(self.config.channel).gains(rng, uploads + 1, ())
         self.learner.reset(lanes, [self.generators[lane] for lane in lanes])
         return {"accuracy": self._score(lanes)}
 
     def step_lanes(self, lanes, actions):
-        step = self._step[lanes]
+        step, before = self._step[lanes], self._accuracy[lanes].copy()
         power = np.minimum(LEVELS[actions], self._energy[lanes])
-        self._energy[lanes] -= power
         snr = power * 10 ** (self.config.snr_db / 10) * self._gain[lanes, step]
-        rows, sent = self._rows[lanes, step], np.flatnonzero(power > 0)
-        for i in sent:
-            noise = self.generators[lanes[i]].standard_normal(self.features.train.shape[1])
-            sample = self.features.train[rows[i]] + noise / np.sqrt(snr[i])
-            label = self.features.train_labels[rows[i : i + 1]]
-            self.learner.append(lanes[i : i + 1], sample[None].astype(np.float32), label)
-        if len(sent):
-            self.learner.fit(lanes[sent], [self.generators[lane] for lane in lanes[sent]])
+        for i in np.flatnonzero(power > 0):
+            lane, row, rng = (
+                lanes[i : i + 1],
+                self._rows[lanes[i], step[i]],
+                self.generators[lanes[i]],
+            )
+            noise = rng.standard_normal(self.features.train.shape[1]) / np.sqrt(snr[i])
+            received = (self.features.train[row] + noise)[None].astype(np.float32)
+            self.learner.append(lane, received, self.features.train_labels[[row]])
+            self.learner.fit(lane, [rng])
+        self._energy[lanes] -= power
         self._step[lanes] += 1
-        before, over = self._accuracy[lanes].copy(), step + 1 == self.config.uploads
-        reward = self._score(lanes) - before
+        over, reward = step + 1 == self.config.uploads, self._score(lanes) - before
         info = {"accuracy": self._accuracy[lanes].copy(), "power": power}
         return Step(reward, over, np.zeros_like(over), info, {"energy": self._energy[lanes].copy()})
 
     def observe(self):
-        gain = self._gain[np.arange(self.n_lanes), self._step]
-        energy, left = self._energy / self.config.energy, self.config.uploads - self._step
-        values = {"gain": gain, "energy_left": energy, "uploads_left": left}
+        values = {"gain": self._gain[np.arange(self.n_lanes), self._step]}
+        values["energy_left"] = self._energy / self.config.energy
+        values["uploads_left"] = self.config.uploads - self._step
         return TABLE.fill({**values, "accuracy": self._accuracy})
 
     def _score(self, lanes):
-        train, labels = self.features.train, self.features.train_labels
-        score = self.learner.score(lanes, train, labels, self._validation[lanes])
-        self._accuracy[lanes] = score.accuracy
-        return score.accuracy
+        train, labels, rows = self.features.train, self.features.train_labels, self._validation
+        self._accuracy[lanes] = self.learner.score(lanes, train, labels, rows[lanes]).accuracy
+        return self._accuracy[lanes]
