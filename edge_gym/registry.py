@@ -239,12 +239,15 @@ def _half_imported(name: str) -> bool:
 
 
 def _same(mine: Any, other: Any) -> bool:
-    """Return whether two items are one thing, as where a module is imported anew."""
+    """Return whether two items are one thing, as where a module or a notebook's cell runs anew."""
     places = [
         item if isinstance(item, str) else place_of(item) if hasattr(item, "__qualname__") else item
         for item in (mine, other)
     ]
-    return bool(places[0] is places[1] or (isinstance(places[0], str) and places[0] == places[1]))
+    try:
+        return places[0] is places[1] or bool(places[0] == places[1])
+    except ValueError:
+        return False  # arrays, which do not compare as a whole
 
 
 _ALLOWED = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./")

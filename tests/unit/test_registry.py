@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge_gym.registry import Registry, load, place_of
@@ -35,6 +36,11 @@ def test_a_name_stands_for_one_thing() -> None:
     registry.register("one", Path)
     registry.register("one", Path)
     registry.register("one", place_of(Path))
+    registry.register("numbers", (1, 2))
+    registry.register("numbers", (1, 2))
+    registry.register("arrays", (np.arange(3), np.arange(3)))
+    with pytest.raises(ValueError, match="there is a thing 'arrays' already"):
+        registry.register("arrays", (np.arange(3), np.arange(3)))
     with pytest.raises(ValueError, match="there is a thing 'one' already"):
         registry.register("one", int)
 
