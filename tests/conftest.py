@@ -19,8 +19,14 @@ import rollouts
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Modules whose tests with a ``name`` run on every id.
-EVERY_ID = ("test_environments", "test_inputs", "test_fuzz")
+# Modules whose tests with a ``name`` run on an id of every problem and kind of action.
+CONTRACTS = ("test_environments", "test_inputs", "test_fuzz")
+# Tests of these that run on every id.
+EVERY_ID = (
+    "test_golden_rollout",
+    "test_ids_are_found_with_and_without_namespace",
+    "test_configurations_come_as_dataclass_mapping_and_fields",
+)
 
 
 @pytest.fixture
@@ -41,6 +47,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run tests with a ``name`` argument on every environment id."""
-    if "name" in metafunc.fixturenames and metafunc.module.__name__ in EVERY_ID:
-        metafunc.parametrize("name", rollouts.parameters(rollouts.NAMES))
+    """Run contract tests with a ``name`` argument on an id of every kind, a few on every id."""
+    if "name" in metafunc.fixturenames and metafunc.module.__name__ in CONTRACTS:
+        names = [*rollouts.KINDS, *(name for name in rollouts.NAMES if name in rollouts.NEEDS_DATA)]
+        every_id = metafunc.function.__name__ in EVERY_ID
+        metafunc.parametrize("name", rollouts.parameters(rollouts.NAMES if every_id else names))

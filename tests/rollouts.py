@@ -121,6 +121,17 @@ MASKED = {
     *("OffloadingDiscrete-v0", "OffloadingGrid-v0", "OffloadingDiscrete-Paper-v0"),
 }
 NAMES = [row.name for row in list_environments()]
+# One id of every problem, kind of action and set of columns, which a test holds; and of what else
+# has code of its own: many support vector machines, lazy devices, own samples, GPUs.
+KINDS = [
+    *("Retransmission-v0", "RetransmissionMulticlass-v0", "RetransmissionCNN-v0"),
+    *("DataScheduling-v0", "DataSchedulingUnlabelled-v0", "DataSchedulingDevice-v0"),
+    *("DataSchedulingBatch-v0", "DataSchedulingBatchDiscrete-v0", "DataSchedulingCNN-v0"),
+    *("UpdateScheduling-v0", "UpdateSchedulingDiscrete-v0", "UpdateSchedulingLazyIID-v0"),
+    *("BatchSlot-v0", "BatchSlotGlobal-v0", "BatchSlotGPU-v0"),
+    *("TaskAllocation-v0", "TaskAllocationStaleness-v0", "TaskAllocationFederated-v0"),
+    *("JointTaskResource-v0", "Offloading-v0", "OffloadingDiscrete-v0", "OffloadingGrid-v0"),
+]
 HAS_DATA = bool(os.environ.get("EDGE_GYM_DATA"))
 
 

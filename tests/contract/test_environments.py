@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -123,6 +124,19 @@ def test_golden_rollout(name: str) -> None:
             compare("gain" if kind == "rewards" else path[-1], ours, theirs)
 
 
+def test_there_is_an_id_of_every_kind() -> None:
+    def kinds(names: Iterable[str]) -> set[Any]:
+        found = set()
+        for name in names:
+            env = make(name)
+            columns = tuple((p, tuple(c.name for c in t)) for p, t in env.tables.items())
+            found.add((type(env.problem), type(env.action_space), env.actions_per, columns))
+        return found
+
+    ours = [name for name in rollouts.NAMES if name not in rollouts.NEEDS_DATA]
+    assert kinds(ours) == kinds(rollouts.KINDS)
+
+
 def test_docstring_holds_the_observation_tables(name: str) -> None:
     env = make(name)
     doc = type(env).__doc__ or ""
@@ -190,8 +204,7 @@ def run_python(code: str, **environment: str) -> str:
 
 
 def test_two_processes_give_identical_rollouts() -> None:
-    # The documents' settings run the same code, and have golden rollouts too.
-    names = [name for name in rollouts.NAMES if name not in rollouts.NEEDS_DATA]
+    names = rollouts.KINDS
     code = f"import rollouts\nfor name in {names}: print(rollouts.digest(name))"
     first = run_python(code, PYTHONHASHSEED="1", EDGE_GYM_THREADS="1")
     assert first == run_python(code, PYTHONHASHSEED="2", EDGE_GYM_THREADS="2")
