@@ -626,6 +626,7 @@ def test_wrappers_that_change_infos_are_refused_in_one_line() -> None:
         LaneVecEnv(listed).reset()
 
 
+@pytest.mark.slow
 def test_python_without_docstrings(tmp_path: Path) -> None:
     """Compiled code is in the cache by then, from this very process or an earlier one."""
     make(UPDATES).reset(seed=0)

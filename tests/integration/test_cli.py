@@ -621,6 +621,7 @@ def test_reproduce_fig9_and_go_on_where_it_stopped(
 FEDERATED = {"samples_per_device": 12, "validation_size": 50, "test_size": 50, "max_rounds": 3}
 
 
+@pytest.mark.slow
 def test_reproduce_section5(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     arguments = ["reproduce", "rrm-section5", "--quick", "--episodes", "2", "--out", str(tmp_path)]
     for name, value in {**FEDERATED, "batch_size": 6, "hidden_sizes": "[4]"}.items():
