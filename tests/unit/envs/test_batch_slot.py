@@ -681,7 +681,7 @@ def test_gains_of_all_rounds_are_those_of_the_channel() -> None:
     found = np.corrcoef(drifting[:, :-1].ravel(), drifting[:, 1:].ravel())[0, 1]
     assert found == pytest.approx(0.81, abs=0.04)
     plain = many(10, **fields)
-    np.testing.assert_array_equal(plain._mean_snr, many(10, **fields, channel="awgn")._mean_snr)
+    np.testing.assert_array_equal(plain.mean_snr, many(10, **fields, channel="awgn").mean_snr)
 
 
 def test_rates_follow_from_the_gains_of_the_round() -> None:

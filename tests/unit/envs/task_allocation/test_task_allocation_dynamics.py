@@ -313,7 +313,7 @@ def test_places_energies_speeds_and_luck_are_drawn_as_documented() -> None:
     groups = [6e9] * 3 + [2.4e9] * 2 + [1.4e9] * 3 + [0.7e9] * 2
     np.testing.assert_array_equal(problem.cpu_hz, np.broadcast_to(groups, (60, 10)))
     free = many(60, **fields, cpu_groups_hz=None, cpu_hz=(1e9, 3e9), drop_out=0.8)
-    assert kstest((free._cpu_hz.ravel() - 1e9) / 2e9, "uniform").pvalue > 0.01
+    assert kstest((free.cpu_hz.ravel() - 1e9) / 2e9, "uniform").pvalue > 0.01
     # Two times 0.8 is more than always.
     assert np.mean(free.drop_out == 1) == pytest.approx(1 - 1 / 1.6, abs=0.1)
     assert free.drop_out.max() == 1
