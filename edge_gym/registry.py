@@ -69,7 +69,7 @@ class Registry(Generic[T]):
         check_name(self.kind, name)
         if isinstance(item, str) and item.count(":") != 1:
             raise ValueError(f"{self.kind} {name!r}: expected 'module:attribute', got {item!r}")
-        if name in self._items and not _same(self._items[name], item):
+        if name in self._items and not same_item(self._items[name], item):
             raise ValueError(f"there is a {self.kind} {name!r} already: choose another name")
         self._items[name] = item
 
@@ -238,7 +238,7 @@ def _half_imported(name: str) -> bool:
     return False
 
 
-def _same(mine: Any, other: Any) -> bool:
+def same_item(mine: Any, other: Any) -> bool:
     """Return whether two items are one thing, as where a module or a notebook's cell runs anew."""
     places = [
         item if isinstance(item, str) else place_of(item) if hasattr(item, "__qualname__") else item

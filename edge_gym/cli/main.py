@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -28,9 +28,6 @@ from edge_gym.cli.output import (
     complain,
     remark,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _LEAVING_S = 0.05  # within which a callback from compiled code is left
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from edge_gym.runtime.messages import shown
 
@@ -31,50 +31,6 @@ class ActionCodec(ABC, Generic[Decision]):
     @abstractmethod
     def encode(self, decision: Decision) -> NDArray[Any]:
         """Return actions that decide this, so that ``decode`` gives it back, up to rounding."""
-
-
-class Identity(ActionCodec[NDArray[Any]]):
-    """Actions that are decisions themselves.
-
-    Args:
-        space: Of one lane's actions.
-    """
-
-    def __init__(self, space: spaces.Space[Any]) -> None:
-        self.space = space
-
-    def decode(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Return the actions."""
-        return actions
-
-    def encode(self, decision: NDArray[Any]) -> NDArray[Any]:
-        """Return the decision."""
-        return decision
-
-
-class Linear(ActionCodec[NDArray[np.float64]]):
-    """A number in [-1, 1] for one in an interval, each component its own.
-
-    Args:
-        low: Lower ends, that broadcast to ``shape``.
-        high: Upper ends.
-        shape: Of one lane's actions.
-    """
-
-    def __init__(self, low: ArrayLike, high: ArrayLike, shape: tuple[int, ...]) -> None:
-        self.low = np.asarray(low, np.float64)
-        self.high = np.asarray(high, np.float64)
-        self.space = spaces.Box(-1, 1, shape, np.float32)
-
-    def decode(self, actions: NDArray[Any]) -> NDArray[np.float64]:
-        """Return values in the interval."""
-        share = (np.asarray(actions, np.float64) + 1) / 2
-        return np.asarray(self.low + share * (self.high - self.low))
-
-    def encode(self, decision: NDArray[np.float64]) -> NDArray[Any]:
-        """Return the actions of values, clipped to the interval."""
-        share = (decision - self.low) / (self.high - self.low)
-        return np.clip(2 * share - 1, -1, 1).astype(np.float32)
 
 
 def validate_actions(

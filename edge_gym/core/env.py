@@ -14,14 +14,13 @@ from edge_gym.core.actions import validate_action
 from edge_gym.core.config import make_config
 from edge_gym.core.environment import (
     Copied,
-    Documented,
+    OfProblem,
     check_render_mode,
     lane_of,
     masks_of,
     problem_of,
     set_problem_state,
 )
-from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Problem
 from edge_gym.core.scene import Window, draw, open_window
 from edge_gym.core.state import check_parts
@@ -30,7 +29,7 @@ from edge_gym.runtime.isolation import in_isolation
 from edge_gym.typing import BoolArray, Info
 
 
-class EdgeEnv(Documented, Copied, gym.Env[Any, Any]):
+class EdgeEnv(OfProblem, Copied, gym.Env[Any, Any]):
     """One lane of a problem as a Gymnasium environment.
 
     Args:
@@ -71,21 +70,6 @@ class EdgeEnv(Documented, Copied, gym.Env[Any, Any]):
         self._begun = False
         self._running = False
         self._window: Window | None = None
-
-    @property
-    def tables(self) -> dict[str, ObservationTable]:
-        """The observation's tables by part: ``""`` for a flat observation."""
-        return self.problem.tables
-
-    @property
-    def actions_per(self) -> str | None:
-        """What actions are of, ``"device"``, ``"sample"`` or others; see ``Problem``."""
-        return self.problem.actions_per
-
-    @property
-    def action_fill(self) -> float | None:
-        """Value of action columns that are not given; see ``Problem``."""
-        return self.problem.action_fill
 
     @in_isolation
     def reset(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 
+from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Problem
 from edge_gym.core.state import check_form, declared_arrays
 from edge_gym.registry import load
@@ -17,10 +18,15 @@ from edge_gym.runtime.messages import shown
 from edge_gym.typing import BoolArray
 
 
-class Documented:
-    """Puts the observation tables, stated once in code, into the docstring."""
+class OfProblem:
+    """What an environment tells of its problem, whose tables stand in the docstring.
+
+    Attributes:
+        problem: The problem.
+    """
 
     problem_type: ClassVar[type[Problem]]
+    problem: Problem
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -28,6 +34,21 @@ class Documented:
             for part, table in cls.problem_type.documented_tables.items():
                 mark = f"{{{part or 'observation'}_table}}"
                 cls.__doc__ = cls.__doc__.replace(mark, table.markdown("    "))
+
+    @property
+    def tables(self) -> dict[str, ObservationTable]:
+        """The observation's tables by part: ``""`` for a flat observation."""
+        return self.problem.tables
+
+    @property
+    def actions_per(self) -> str | None:
+        """What actions are of, ``"device"``, ``"sample"`` or others; see ``Problem``."""
+        return self.problem.actions_per
+
+    @property
+    def action_fill(self) -> float | None:
+        """Value of action columns that are not given; see ``Problem``."""
+        return self.problem.action_fill
 
 
 class Copied:
@@ -85,7 +106,7 @@ def growing_arrays(problem: Problem) -> frozenset[str]:
     declared = declared_arrays(type(problem)).items()
     own = {name for name, array in declared if array.growing}
     parts = (getattr(getattr(problem, part), "growing", ()) for part in problem.state_parts)
-    return problem.growing.union(own, *parts)
+    return frozenset(own).union(*parts)
 
 
 def masks_of(problem: Problem) -> BoolArray:

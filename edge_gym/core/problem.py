@@ -81,10 +81,10 @@ class Problem(ABC):
 
     Attributes:
         documented_tables: The default configuration's tables, for docstrings.
-        growing: Names of the arrays of a state, the learner's included, that hold as many samples
-            as there were so far, and so differ between states in axes other than the first.
         state_parts: Names of attributes that hold state of their own, as learners do: with
-            ``get_state(lanes)`` and ``set_state(lanes, state)``, and, if need be, ``growing``.
+            ``get_state(lanes)`` and ``set_state(lanes, state)``, and, if need be,
+            ``growing``, the names of those of its arrays whose later axes are as long as what was
+            acquired so far.
         actions_per: ``"device"`` or ``"sample"`` where the action space has one action or one
             component (or row of components) for each, in the observation's order, so that a policy
             that scores each of them acts for any number; ``"combination"`` where each device has
@@ -99,8 +99,6 @@ class Problem(ABC):
 
     config_type: ClassVar[type[Any]]
     documented_tables: ClassVar[Mapping[str, ObservationTable]] = {}
-    lane_arrays: ClassVar[tuple[str, ...]] = ()
-    growing: frozenset[str] = frozenset()
     state_parts: ClassVar[tuple[str, ...]] = ()
 
     observation_space: spaces.Space[Any]
@@ -191,4 +189,4 @@ class Problem(ABC):
 
     def _saved(self) -> list[str]:
         declared = declared_arrays(type(self))
-        return [*self.lane_arrays, *(name for name, array in declared.items() if array.saved)]
+        return [name for name, array in declared.items() if array.saved]

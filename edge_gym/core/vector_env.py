@@ -17,14 +17,13 @@ from edge_gym.core.actions import validate_actions
 from edge_gym.core.config import make_config
 from edge_gym.core.environment import (
     Copied,
-    Documented,
+    OfProblem,
     check_render_mode,
     lane_of,
     masks_of,
     problem_of,
     set_problem_state,
 )
-from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Problem, Step
 from edge_gym.core.scene import draw
 from edge_gym.core.state import check_parts
@@ -34,7 +33,7 @@ from edge_gym.runtime.messages import shown
 from edge_gym.typing import BoolArray, Info, IntArray
 
 
-class EdgeVectorEnv(Documented, Copied, gym.vector.VectorEnv[Any, Any, Any]):
+class EdgeVectorEnv(OfProblem, Copied, gym.vector.VectorEnv[Any, Any, Any]):
     """N lanes of a problem as a Gymnasium vector environment.
 
     Args:
@@ -93,21 +92,6 @@ class EdgeVectorEnv(Documented, Copied, gym.vector.VectorEnv[Any, Any, Any]):
         self._done = np.zeros(num_envs, np.bool_)
         self._max_steps = max_episode_steps
         self._elapsed = np.zeros(num_envs, np.int64)
-
-    @property
-    def tables(self) -> dict[str, ObservationTable]:
-        """The observation's tables by part: ``""`` for a flat observation."""
-        return self.problem.tables
-
-    @property
-    def actions_per(self) -> str | None:
-        """What actions are of, ``"device"``, ``"sample"`` or others; see ``Problem``."""
-        return self.problem.actions_per
-
-    @property
-    def action_fill(self) -> float | None:
-        """Value of action columns that are not given; see ``Problem``."""
-        return self.problem.action_fill
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]

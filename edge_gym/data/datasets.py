@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.data.errors import DataError
-from edge_gym.registry import Registry, load, place_of
+from edge_gym.registry import Registry, load, same_item
 from edge_gym.runtime.messages import shown
 
 _DIGITS = tuple("0123456789")
@@ -136,7 +136,7 @@ def register_dataset(
             raise ValueError(f"data set {name!r}: expected 'module:attribute', got {source!r}")
     elif not callable(source):
         _checked(name, source, names, copy=False)
-    if name in DATASETS and _same_place(DATASETS.find(name).source, source):
+    if name in DATASETS and same_item(DATASETS.find(name).source, source):
         # The module that registers it was imported anew.
         DATASETS.unregister(name)
     DATASETS.register(name, DatasetSource(source, names))
@@ -159,12 +159,6 @@ def load_dataset(name: str) -> Dataset:
 @lru_cache
 def _load_dataset(name: str, source: DatasetSource) -> Dataset:
     return source.read(name)
-
-
-def _same_place(one: Any, other: Any) -> bool:
-    """Return whether two sources are one function, or stand at one place."""
-    places = [place_of(each) if hasattr(each, "__qualname__") else each for each in (one, other)]
-    return isinstance(places[0], str) and places[0] == places[1]
 
 
 def freeze(holder: Any) -> None:

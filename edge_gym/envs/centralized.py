@@ -191,7 +191,6 @@ class CentralizedLearning(Problem):
             batch_size=config.batch_size,
             train_steps=config.train_steps,
         )
-        self.growing = self.learner.growing
         self.test_size = config.test_size or len(self.features.test_labels)
         self.tracker = GainTracker(
             n_lanes,

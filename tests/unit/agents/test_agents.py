@@ -78,6 +78,7 @@ from edge_gym.baselines import make_baseline
 from edge_gym.cli import main as cli
 from edge_gym.core.observation import Column, ObservationTable
 from edge_gym.core.problem import Problem, Step
+from edge_gym.core.state import LaneArray
 from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.evaluation import policies
 from edge_gym.evaluation.rollouts import Policy, make_lanes, run_episodes
@@ -1092,7 +1093,15 @@ class Market(Problem):
     """Qualities and samples' values are drawn anew at every step; some samples are absent."""
 
     config_type = MarketConfig
-    lane_arrays = ("_quality", "_value", "_present", "_time", "_end")
+    _quality = LaneArray(np.float32, lambda problem: (problem.config.n_devices, 2))
+    _value = LaneArray(
+        np.float32, lambda problem: (problem.config.n_devices, problem.config.n_samples)
+    )
+    _present = LaneArray(
+        np.bool_, lambda problem: (problem.config.n_devices, problem.config.n_samples), reset=1
+    )
+    _time = LaneArray(np.int64)
+    _end = LaneArray(np.int64)
 
     def __init__(self, config: MarketConfig, n_lanes: int) -> None:
         super().__init__(config, n_lanes)
@@ -1121,11 +1130,6 @@ class Market(Problem):
             "levels": spaces.MultiDiscrete([3] * k),
         }[config.actions]
         self.actions_per = {"sample": "sample", "level": "system"}.get(config.actions, "device")
-        self._quality = np.zeros((n_lanes, k, 2), np.float32)
-        self._value = np.zeros((n_lanes, k, n), np.float32)
-        self._present = np.ones((n_lanes, k, n), np.bool_)
-        self._time = np.zeros(n_lanes, np.int64)
-        self._end = np.zeros(n_lanes, np.int64)
 
     def _draw(self, lanes: NDArray[np.int64]) -> None:
         for lane in lanes:

@@ -17,12 +17,16 @@ from edge_gym.baselines import (
     make_baseline,
     register_baseline,
 )
-from edge_gym.core.actions import Linear
+from edge_gym.core.actions import ActionCodec
 from edge_gym.evaluation.policies import best_rules, default_specs, resolve
 from edge_gym.evaluation.rollouts import make_lanes
 
 ID = "Retransmission-v0"
 SMALL = {"budget": 20, "validation_size": 60, "image_size": 7}
+
+
+class Linear(ActionCodec[Any]):
+    """Some meaning of actions."""
 
 
 class Waiting(Baseline):
