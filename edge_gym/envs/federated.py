@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.core.config import Config
+from edge_gym.core.observation import Column
 from edge_gym.core.problem import Problem
 from edge_gym.core.state import LaneArray
 from edge_gym.data import (
@@ -55,6 +56,28 @@ _ALL_LABELLED = 12
 _SLOPE_WEIGHT = 0.3
 _LEAST_DISTANCE_M = 10.0
 _NOISE_DBM_HZ = -174.0
+
+
+def score_columns(
+    step: str,
+    accuracy: tuple[float, float],
+    loss: tuple[float, float],
+    loss_slope: tuple[float, float],
+) -> list[Column]:
+    """Return the columns of ``FederatedLearning.observed_score``.
+
+    Args:
+        step: What the slope is over, such as ``"round"``.
+        accuracy: Centre and spread of the validation accuracy.
+        loss: Those of the validation loss, nats.
+        loss_slope: Those of its smoothed decrease a step.
+    """
+    slope = ("loss_slope", f"nat/{step}", -MAX_LOSS, MAX_LOSS, "smoothed decrease of the loss")
+    return [
+        Column("accuracy", "1", 0, 1, "validation accuracy", *accuracy),
+        Column("loss", "nat", 0, MAX_LOSS, "validation loss", *loss),
+        Column(*slope, *loss_slope),
+    ]
 
 
 def clip_finite(values: NDArray[np.float64], most: float) -> NDArray[np.float64]:
@@ -267,6 +290,15 @@ class FederatedLearning(Problem):
         padding = self.rows.shape[2] - state["rows"].shape[2]
         rows = np.pad(state["rows"], ((0, 0), (0, 0), (0, padding)))
         super().set_state(lanes, {**state, "rows": rows})
+
+    def observed_score(self) -> dict[str, NDArray[Any]]:
+        """Return how good the global models are, ``(n_lanes,)`` each; see ``score_columns``."""
+        tracker = self.tracker
+        return {
+            "accuracy": tracker.accuracy,
+            "loss": tracker.loss,
+            "loss_slope": tracker.loss_slope,
+        }
 
     def _draw_system(self, lane: int, copies: int = 1) -> None:
         """Draw an episode's data, the devices' places and processors.

@@ -239,9 +239,7 @@ class BatchSlot(FederatedLearning):
             "last_batch": self.batch.sum(axis=1),
             "balanced_batch": self.balanced_batch,
             "norm": self.mean_norm,
-            "accuracy": self.tracker.accuracy,
-            "loss": self.tracker.loss,
-            "loss_slope": self.tracker.loss_slope,
+            **self.observed_score(),
         }
         return {
             "devices": self.tables["devices"].fill(devices),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edge_gym.core.observation import Column, ObservationTable
 from edge_gym.envs.batch_slot.config import BatchSlotConfig
-from edge_gym.envs.federated import MAX_LOSS
+from edge_gym.envs.federated import MAX_LOSS, score_columns
 
 TYPICAL_EFFICIENCY = 12.0
 """Typical bit/s/Hz in the cell of Ren et al. 2021, Table I, for the columns' scaling."""
@@ -137,16 +137,6 @@ def observation_tables(
                 k * size / 4,
             ),
             Column("norm", "1", 0, MAX_NORM, f"norm of the last averaged {what}", 1, 0.7),
-            Column("accuracy", "1", 0, 1, "validation accuracy", 0.8, 0.15),
-            Column("loss", "nat", 0, MAX_LOSS, "validation loss", 0.7, 0.5),
-            Column(
-                "loss_slope",
-                "nat/round",
-                -MAX_LOSS,
-                MAX_LOSS,
-                "smoothed decrease of the loss",
-                0.02,
-                0.04,
-            ),
+            *score_columns("round", (0.8, 0.15), (0.7, 0.5), (0.02, 0.04)),
         ),
     }

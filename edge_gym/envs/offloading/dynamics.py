@@ -198,9 +198,7 @@ class OffloadingProblem(FederatedLearning):
             "until_tasks": np.array([self._until_tasks(int(n)) for n in iteration]),
             "model_mbit": np.full(self.n_lanes, self._model_bits / 1e6),
             "last_wsel": self.wsel,
-            "accuracy": self.tracker.accuracy,
-            "loss": self.tracker.loss,
-            "loss_slope": self.tracker.loss_slope,
+            **self.observed_score(),
         }
         return {
             "devices": self.tables["devices"].fill(devices),

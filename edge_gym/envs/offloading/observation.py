@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edge_gym.core.observation import Column, ObservationTable
-from edge_gym.envs.federated import MAX_LOSS
+from edge_gym.envs.federated import score_columns
 from edge_gym.envs.offloading.config import OffloadingConfig
 from edge_gym.envs.offloading.costs import MAX_COST, mean_gain
 from edge_gym.physics import wireless
@@ -102,16 +102,6 @@ def observation_tables(config: OffloadingConfig) -> dict[str, ObservationTable]:
             ),
             Column("model_mbit", "Mbit", 0, 1e9, "size D_m of the model", model_mbit, model_mbit),
             Column("last_wsel", "1", 0, MAX_COST, "WSEL of the last iteration", 2, 1),
-            Column("accuracy", "1", 0, 1, "validation accuracy", 0.7, 0.2),
-            Column("loss", "nat", 0, MAX_LOSS, "validation loss", 1, 0.6),
-            Column(
-                "loss_slope",
-                "nat/iteration",
-                -MAX_LOSS,
-                MAX_LOSS,
-                "smoothed decrease of the loss",
-                0.1,
-                0.1,
-            ),
+            *score_columns("iteration", (0.7, 0.2), (1, 0.6), (0.1, 0.1)),
         ),
     }

@@ -247,9 +247,7 @@ class TaskAllocation(FederatedLearning):
             "common_updates": common,
             "mean_updates": self.mean_updates,
             "staleness": self.staleness,
-            "accuracy": self.tracker.accuracy,
-            "loss": self.tracker.loss,
-            "loss_slope": self.tracker.loss_slope,
+            **self.observed_score(),
         }
         for i in range(self.allocations.shape[1]):
             samples, updates = self.allocations[:, i, 0], self.allocations[:, i, 1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_gym.core.observation import Column, ObservationTable
-from edge_gym.envs.federated import MAX_LOSS
+from edge_gym.envs.federated import score_columns
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.physics import wireless
 
@@ -109,17 +109,7 @@ def observation_tables(
             *("staleness", "update", 0, 1e6),
             *("largest difference of the τ_k that arrived in it", 1, 1),
         ),
-        Column("accuracy", "1", 0, 1, "validation accuracy", 0.8, 0.15),
-        Column("loss", "nat", 0, MAX_LOSS, "validation loss", 0.7, 0.5),
-        Column(
-            "loss_slope",
-            "nat/cycle",
-            -MAX_LOSS,
-            MAX_LOSS,
-            "smoothed decrease of the loss",
-            0.1,
-            0.1,
-        ),
+        *score_columns("cycle", (0.8, 0.15), (0.7, 0.5), (0.1, 0.1)),
     ]
     if config.actions == "staleness":
         for cap in config.caps:

@@ -230,9 +230,7 @@ class UpdateScheduling(FederatedLearning):
             "budget_left": self.config.budget - self.spent,
             "rounds": self.rounds,
             "last_round": self.last_round,
-            "accuracy": self.tracker.accuracy,
-            "loss": self.tracker.loss,
-            "loss_slope": self.tracker.loss_slope,
+            **self.observed_score(),
             "elapsed_s": self._elapsed_s(lanes),
         }
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_gym.core.observation import Column, ObservationTable
-from edge_gym.envs.federated import MAX_LOSS
+from edge_gym.envs.federated import score_columns
 from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
 
 MEMORY_ROUNDS = 10
@@ -129,17 +129,7 @@ def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationT
                 budget / 30,
                 budget / 30,
             ),
-            Column("accuracy", "1", 0, 1, "validation accuracy", 0.6, 0.2),
-            Column("loss", "nat", 0, MAX_LOSS, "validation loss", 1.2, 0.6),
-            Column(
-                "loss_slope",
-                "nat/round",
-                -MAX_LOSS,
-                MAX_LOSS,
-                "smoothed decrease of the loss",
-                0.1,
-                0.06,
-            ),
+            *score_columns("round", (0.6, 0.2), (1.2, 0.6), (0.1, 0.06)),
             Column(
                 "elapsed_s",
                 "s",
