@@ -21,7 +21,7 @@ class LossRule(SchedulingRule):
 
     Where no sample has a loss, the best channel is scheduled, and there the most uncertain sample.
 
-    Source: Wen et al. 2019, Remark 1 of the text with the figures.
+    Source: Wen et al. 2019, Remark 1 below eq. (19).
     """
 
     needs: ClassVar[Mapping[str, Sequence[str]]] = {
@@ -43,7 +43,7 @@ class ZeroOneLoss(LossRule):
     """The best channel among samples that are classified wrongly, I = ℓ₀₁·γ."""
 
     name = "zero-one-loss"
-    source = "Wen et al. 2019, text with the figures, eq. (7)"
+    source = "Wen et al. 2019, eq. (7)"
 
     def index(self, seen: Seen) -> Float64Array:
         """Return I."""
@@ -54,7 +54,7 @@ class HingeLoss(LossRule):
     """The largest hinge loss times SNR, I = ℓ·γ; networks have the cross-entropy in its place."""
 
     name = "hinge-loss"
-    source = "Wen et al. 2019, text with the figures, eq. (8)"
+    source = "Wen et al. 2019, eq. (8)"
 
     def index(self, seen: Seen) -> Float64Array:
         """Return I."""
@@ -65,7 +65,7 @@ class HingeLossSqrt(LossRule):
     """The largest hinge loss times root of SNR, I = ℓ·√γ; networks have the cross-entropy."""
 
     name = "hinge-loss-sqrt"
-    source = "Wen et al. 2019, text with the figures, eq. (20)"
+    source = "Wen et al. 2019, eq. (20)"
 
     def index(self, seen: Seen) -> Float64Array:
         """Return I."""
@@ -82,7 +82,7 @@ class SupportVectorProbability(SchedulingRule):
     """
 
     name = "support-vector-probability"
-    source = "Wen et al. 2019, text with the figures, eq. (9), (18), (19)"
+    source = "Wen et al. 2019, eqs. (9), (18), (19)"
     needs = {  # noqa: RUF012
         "devices": ("snr_db",),
         "samples": ("present", "margin"),

@@ -250,7 +250,7 @@ def test_support_vector_probability_by_monte_carlo(snr: float, label: int) -> No
 
 
 def test_support_vector_probability_ranks_as_its_simplification() -> None:
-    """Remark 1 of the figure text: (19) chooses as (20) wherever there is a loss."""
+    """Remark 1 of Wen et al. 2019: (19) chooses as (20) wherever there is a loss."""
     env = Made()
     seen = draw(env, 200)
     loss = env.tables["samples"].read(seen["samples"], "hinge_loss")
