@@ -33,10 +33,10 @@ def test_what_was_made_can_be_played(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_two_minutes_of_chance() -> None:
-    tally = fuzz.fuzz(seed=0, seconds=120)
+def test_a_minute_of_chance() -> None:
+    tally = fuzz.fuzz(seed=0, seconds=60)
     assert not tally.failures, tally.failures[0]
-    assert tally.steps > 10_000
+    assert tally.steps > 5_000
 
 
 def test_bounds_are_read_from_messages() -> None:

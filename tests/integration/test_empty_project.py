@@ -1,4 +1,4 @@
-"""The wheel in an empty project: what others use runs every id of it there."""
+"""The wheel in an empty project: what others use runs every kind of problem there."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_everything_runs_in_an_empty_project(folder: Path) -> None:
     project.mkdir()
     for script in SCRIPTS.glob("*.py"):
         shutil.copy(script, project)
-    names = [name for name in rollouts.NAMES if name not in rollouts.NEEDS_DATA]
+    names = [name for name in rollouts.KINDS if name not in rollouts.NEEDS_DATA]
     fields = {f"edge_gym/{name}": rollouts.brief(name) for name in names}
     (project / "fields.json").write_text(json.dumps(fields))
     # Nothing of the checkout, and nobody's home, is used or written to.

@@ -20,7 +20,7 @@ pytestmark = [
 @pytest.mark.parametrize("how", ["", "--interrupts", "--pairs"])
 def test_stopped_commands_end_as_others(how: str) -> None:
     seed = random.randrange(10**6)
-    options = ["--kills", "15", "--seed", str(seed), *how.split()]
+    options = ["--kills", "8", "--seed", str(seed), *how.split()]
     # In a process of its own: children of one with threads could not go on.
     done = subprocess.run(
         [sys.executable, str(TESTS / "kills.py"), *options],

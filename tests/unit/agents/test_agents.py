@@ -754,7 +754,7 @@ def test_train_config_applies_to_training_alone(tmp_path: Path) -> None:
 
 _KILLED_SCRIPT = """
 import sys
-sys.path.insert(0, {folder!r})
+sys.path[:0] = [{folder!r}, {tests!r}]
 import test_agents
 from pathlib import Path
 test_agents.tiny_train(sys.argv[1], Path(sys.argv[2]), resume=True)
@@ -767,7 +767,7 @@ def test_kill_at_random_moments(
     finished: Mapping[str, Path], tmp_path: Path, algorithm: str
 ) -> None:
     """SIGKILL again and again, then finish: the same files as without."""
-    script = _KILLED_SCRIPT.format(folder=str(TESTS))
+    script = _KILLED_SCRIPT.format(folder=str(Path(__file__).parent), tests=str(TESTS))
     command = [sys.executable, "-c", script, algorithm, str(tmp_path)]
     rng = random.Random(algorithm)
     kills = 0
