@@ -4,6 +4,7 @@ from edge_gym.data.datasets import DATASETS, Dataset, load_dataset, register_dat
 from edge_gym.data.errors import DataError, SampleError
 from edge_gym.data.features import Features, load_features
 from edge_gym.data.files import data_dir
+from edge_gym.data.labels import decode_labels, draw_wrong_labels, encode_labels
 from edge_gym.data.partitions import (
     SCHEMES,
     check_partition,
@@ -26,8 +27,11 @@ __all__ = [
     "check_partition",
     "check_split",
     "data_dir",
+    "decode_labels",
     "draw_balanced",
     "draw_split",
+    "draw_wrong_labels",
+    "encode_labels",
     "load_dataset",
     "load_features",
     "partition",

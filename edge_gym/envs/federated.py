@@ -26,6 +26,8 @@ from edge_gym.data import (
     check_partition,
     check_split,
     draw_split,
+    draw_wrong_labels,
+    encode_labels,
     load_features,
     partition,
 )
@@ -114,6 +116,11 @@ class FederatedConfig(Config):
         size_spread: How much devices differ in it: of its part of a partition into parts larger
             by this, each keeps a share such that its number is uniform within (1 ± this) times
             the mean.
+        corrupt_devices: Devices whose labels are wrong; an episode draws which. No observation
+            says who they are: it has to be found out. A multiple of ``redundancy``, where there
+            is one.
+        label_noise: Probability that a sample of such a device has another label, each of the
+            others as likely. Validation and test samples have their true labels always.
         validation_size: Samples that the reward is measured on.
         test_size: Samples that the report is measured on; None takes the whole test set.
         learning_rate: Step size of SGD, η.
@@ -146,6 +153,8 @@ class FederatedConfig(Config):
     concentration: float = 0.5
     samples_per_device: int | None = 60
     size_spread: float = 0.5
+    corrupt_devices: int = 0
+    label_noise: float = 1.0
     validation_size: int = 500
     test_size: int | None = 1000
     learning_rate: float = 0.3
@@ -179,6 +188,8 @@ class FederatedConfig(Config):
         if self.samples_per_device is not None:
             check_integer("samples_per_device", self.samples_per_device, 1)
         check_number("size_spread", self.size_spread, 0, 1, open_high=True)
+        check_integer("corrupt_devices", self.corrupt_devices, 0, self.n_devices)
+        check_number("label_noise", self.label_noise, 0, 1)
         check_integer("validation_size", self.validation_size, 1)
         if self.test_size is not None:
             check_integer("test_size", self.test_size, 1)
@@ -216,6 +227,7 @@ class FederatedLearning(Problem):
         learner: The global models.
         compressor: Of what devices send.
         tracker: How good the models are.
+        corrupt: Whose labels are wrong, ``(n_lanes, K)``: for oracles and reports, never observed.
         training_flops: FLOPs of training on one sample.
         test_size: Test samples of a lane.
     """
@@ -227,9 +239,11 @@ class FederatedLearning(Problem):
 
     validation = LaneArray(np.int64, lambda problem: (problem.config.validation_size,), reset=None)
     test = LaneArray(np.int64, lambda problem: (problem.test_size,), reset=None)
-    # Rows of each device's samples, padded to the largest number that occurred.
+    # Rows of each device's samples, or codes of ``data.labels`` where its labels are wrong, padded
+    # to the largest number that occurred.
     rows = LaneArray(np.int64, lambda problem: (*per_device(problem), 1), reset=None, growing=True)
     sizes = LaneArray(np.int64, per_device, reset=None)
+    corrupt = LaneArray(np.bool_, per_device, reset=None)
     # Of a symbol: received power over the noise in the whole band.
     mean_snr = LaneArray(np.float64, per_device, reset=None)
     cpu_hz = LaneArray(np.float64, per_device, reset=None)
@@ -354,6 +368,29 @@ class FederatedLearning(Problem):
             holders = slice(i * copies, (i + 1) * copies)
             self.rows[lane, holders, : len(part)] = pool[part]
             self.sizes[lane, holders] = len(part)
+        self._corrupt_labels(lane, copies)
+
+    def _corrupt_labels(self, lane: int, copies: int) -> None:
+        """Draw whose labels are wrong, and these labels; devices with the same samples share them.
+
+        Args:
+            lane: The lane.
+            copies: As for ``_draw_data``.
+        """
+        config, labels = self.config, self.features.train_labels
+        self.corrupt[lane] = False
+        if not config.corrupt_devices:
+            return
+        rng, groups = self.generators[lane], config.n_devices // copies
+        for group in np.sort(rng.permutation(groups)[: config.corrupt_devices // copies]):
+            first = group * copies
+            holders, size = slice(first, first + copies), self.sizes[lane, first]
+            rows = self.rows[lane, first, :size].copy()
+            told = draw_wrong_labels(
+                rng, labels[rows], len(self.features.classes), config.label_noise
+            )
+            self.rows[lane, holders, :size] = encode_labels(rows, told, len(labels))
+            self.corrupt[lane, holders] = True
 
     def _begin_learning(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw new models and return the infos."""

@@ -14,11 +14,19 @@ from edge_gym.runtime.checks import check_integer
 from edge_gym.typing import IntArray
 
 
-def check_redundancy(redundancy: int, n_devices: int) -> None:
-    """Raise a ValueError unless the devices fall into groups of ``redundancy``."""
+def check_redundancy(redundancy: int, n_devices: int, corrupt_devices: int) -> None:
+    """Raise a ValueError unless devices, and the corrupt ones, fall into groups of ``redundancy``.
+
+    Devices that hold the same samples have the same labels.
+    """
     check_integer("redundancy", redundancy, 1, n_devices)
     if n_devices % redundancy:
         raise ValueError(f"redundancy must divide n_devices = {n_devices}, got {redundancy}")
+    if corrupt_devices % redundancy:
+        raise ValueError(
+            f"corrupt_devices must be a multiple of redundancy = {redundancy}, "
+            f"got {corrupt_devices}"
+        )
 
 
 def group_sums(values: NDArray[Any], redundancy: int) -> NDArray[Any]:

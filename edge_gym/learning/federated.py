@@ -76,7 +76,8 @@ class FederatedLearner:
 
     ``lanes`` is always an array of distinct lane indices of shape ``(m,)``; every other argument
     has the same leading axis. Devices have no memory here: a device is a row of ``rows``, so a
-    call may be for some of the devices only. Vectors are tensors on the learner's device, of
+    call may be for some of the devices only. Training rows may be codes of ``data.labels``, of
+    samples with labels of their own. Vectors are tensors on the learner's device, of
     S = ``network.n_values`` numbers each; the rest of the interface is NumPy.
 
     Features have E‖x‖² = 1 over the data set, and networks want inputs of unit variance, so

@@ -60,7 +60,8 @@ class Jobs(NamedTuple):
 
     Attributes:
         lane: Row of the learner's weights that the job starts from.
-        stream: Sample rows of all jobs, each job's epochs one after another, ``(n,)``.
+        stream: Samples of all jobs, each job's epochs one after another, ``(n,)``: rows of the
+            data set, or codes of ``data.labels``.
         start: Where the job's rows begin in the stream.
         size: Samples of one epoch.
         batch: Samples of one step; the last step of an epoch may have fewer.
@@ -114,7 +115,8 @@ def batches_of(jobs: Jobs, block: IntArray, inputs: Tensor, labels: Tensor) -> I
     sizes = np.minimum(count - offset, batch)
     place = np.arange(width)
     position = (jobs.start[block] + epoch * count + offset)[..., None] + place
-    rows = torch.from_numpy(jobs.stream[position.clip(max=jobs.stream.size - 1)]).to(device)
+    codes = torch.from_numpy(jobs.stream[position.clip(max=jobs.stream.size - 1)]).to(device)
+    rows, own = _decoded(codes, labels)
     valid = torch.from_numpy(place < sizes[..., None]).to(device, dtype)
     size = torch.from_numpy(sizes).to(device, dtype)
     for i, n in enumerate((steps > t).sum(1).tolist()):
@@ -122,10 +124,17 @@ def batches_of(jobs: Jobs, block: IntArray, inputs: Tensor, labels: Tensor) -> I
         yield Batch(
             n,
             inputs.index_select(0, taken).view(n, width, -1),
-            labels.index_select(0, taken).view(n, width),
+            own[i, :n],
             valid[i, :n],
             size[i, :n],
         )
+
+
+def _decoded(codes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows and labels ``(...)`` that codes stand for, see ``data.labels``."""
+    n = len(labels)
+    rows = codes % n
+    return rows, torch.where(codes < n, labels[rows], codes // n - 1)
 
 
 def shuffled(

@@ -610,6 +610,9 @@ BAD_FEDERATED: dict[str, tuple[Any, ...]] = {
     "concentration": NOT_POSITIVE,
     "samples_per_device": NOT_OPTIONAL_COUNTS,
     "size_spread": (-0.1, 1, np.nan, None),
+    # More than there are devices, too.
+    "corrupt_devices": (-1, 10**5, 2.5, "3", None, True),
+    "label_noise": (-0.1, 1.1, np.nan, None, "1"),
     "validation_size": NOT_COUNTS,
     "test_size": NOT_OPTIONAL_COUNTS,
     "learning_rate": NOT_POSITIVE,

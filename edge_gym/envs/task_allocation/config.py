@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_gym.envs.federated import FederatedConfig
+from edge_gym.envs.redundancy import check_redundancy
 from edge_gym.learning.compression import FULL_BITS
 from edge_gym.physics.channel import Rayleigh, make_channel
 from edge_gym.runtime.checks import check_choice, check_integer, check_number
@@ -134,10 +135,11 @@ class TaskAllocationConfig(FederatedConfig):
         check_number("drop_out", self.drop_out, 0, 1)
         check_number("slowdown_probability", self.slowdown_probability, 0, 1)
         check_number("slowdown", self.slowdown, 1, 1e6)
-        check_integer("redundancy", self.redundancy, 1, self.n_devices)
-        if self.n_devices % self.redundancy:
+        check_redundancy(self.redundancy, self.n_devices, self.corrupt_devices)
+        if self.corrupt_devices and self.learning != "federated":
             raise ValueError(
-                f"redundancy must divide n_devices = {self.n_devices}, got {self.redundancy}"
+                'corrupt_devices needs learning="federated", with samples of the learners\' own, '
+                f"got {self.corrupt_devices}"
             )
         if self.redundancy > 1 and self.actions != "direct":
             raise ValueError(f'redundancy needs actions="direct", got {shown(self.actions)}')

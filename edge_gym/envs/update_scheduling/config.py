@@ -103,7 +103,7 @@ class UpdateSchedulingConfig(FederatedConfig):
         check_number("slowdown", self.slowdown, 1, 1e6)
         check_number("packet_error", self.packet_error, 0, 1)
         check_number("drop_out", self.drop_out, 0, 1)
-        check_redundancy(self.redundancy, self.n_devices)
+        check_redundancy(self.redundancy, self.n_devices, self.corrupt_devices)
         if self.bandwidth == "agent" and self.actions == "device":
             raise ValueError("bandwidth 'agent' needs actions = 'scores': one device has all of it")
 

@@ -190,6 +190,9 @@ class UpdateScheduling(FederatedLearning):
             "arrived": arrived.sum(axis=1).astype(np.float64),
         }
         final_info["fairness"] = jain_index(self.uploads[lanes])
+        if config.corrupt_devices:
+            uploads = np.where(self.corrupt[lanes], self.uploads[lanes], 0)
+            final_info["corrupt_uploads"] = uploads.sum(axis=1).astype(np.float64)
         return Step(reward, terminated, truncated, info, final_info)
 
     def observe(self) -> dict[str, NDArray[np.float32]]:

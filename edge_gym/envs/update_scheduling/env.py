@@ -95,7 +95,9 @@ class UpdateSchedulingEnv(EdgeEnv):
     ## Episode End
     Terminates when the budget is spent; a round that needs more than is left is broken off and
     lost. Truncated after ``max_rounds``. The last ``info`` adds ``test_accuracy``, ``total_gain``,
-    ``total_loss_decrease`` and ``fairness`` (Jain's index of the devices' scheduled rounds).
+    ``total_loss_decrease`` and ``fairness`` (Jain's index of the devices' scheduled rounds); with
+    ``corrupt_devices`` also ``corrupt_uploads``, in how many of these rounds such a device was
+    scheduled, summed over devices.
 
     ## Information
     ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``,

@@ -38,7 +38,11 @@ def test_copies_are_counted_by_group() -> None:
     np.testing.assert_array_equal(copies_arrived(arrived, 2), [[2, 2, 1, 1], [1, 1, 1, 1]])
     np.testing.assert_array_equal(copies_arrived(arrived, 1), np.ones((2, 4)))
     with pytest.raises(ValueError, match="redundancy must divide n_devices = 4, got 3"):
-        check_redundancy(3, 4)
+        check_redundancy(3, 4, 0)
+    with pytest.raises(
+        ValueError, match="corrupt_devices must be a multiple of redundancy = 2, got 3"
+    ):
+        check_redundancy(2, 4, 3)
 
 
 def test_targets_are_noted_once() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from edge_gym.data import Features, load_features
+from edge_gym.data import Features, encode_labels, load_features
 from edge_gym.learning.averaging import average
 from edge_gym.learning.federated import FederatedLearner
 from edge_gym.learning.jobs import pad_rows
@@ -145,6 +146,45 @@ def test_gradients_equal_autograd(name: str, hidden_sizes: tuple[int, ...]) -> N
             else:
                 assert not gradients[lane, k].any()
                 assert losses[lane, k] == 0
+
+
+@pytest.mark.parametrize(("name", "hidden_sizes"), KINDS)
+def test_samples_may_carry_labels_of_their_own(name: str, hidden_sizes: tuple[int, ...]) -> None:
+    rows, lanes = draw_rows(2, 3, 40), np.arange(2)
+    rng = np.random.default_rng(1)
+    own = rng.integers(10, size=rows.shape)
+    codes = np.where(rng.random(rows.shape) < 0.5, encode_labels(rows, own, N_TRAIN), rows)
+    labels = np.where(codes == rows, FEATURES.train_labels[rows], own)
+    assert (labels != FEATURES.train_labels[rows]).mean() > 0.3
+    learner = make(name, 2, hidden_sizes=hidden_sizes)
+    gradients, losses = learner.gradients(lanes, codes)
+    model = module(learner.network, hidden_sizes)
+    for lane, k in np.ndindex(2, 3):
+        assign(model, learner.weights[lane])
+        model.zero_grad()
+        x, _ = samples(rows[lane, k])
+        loss = torch.nn.functional.cross_entropy(model(x), torch.tensor(labels[lane, k]))
+        loss.backward()  # type: ignore[no-untyped-call]
+        expected = flat(model, gradients=True)
+        torch.testing.assert_close(gradients[lane, k], expected, rtol=1e-9, atol=1e-12)
+        assert losses[lane, k] == pytest.approx(loss.item(), rel=1e-12)
+    # What else is learned or scored: to the bit what a data set with these labels gives.
+    relabelled = FederatedLearner(
+        2,
+        learner.network,
+        replace(FEATURES, train=FEATURES.train[rows.ravel()], train_labels=labels.ravel()),
+        dtype=torch.float64,
+    )
+    relabelled.weights = learner.weights
+    of_own = np.arange(rows.size).reshape(rows.shape)
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 8, "learning_rate": 0.1}
+    updates, _ = learner.local_updates(lanes, codes, None, generators(2), **options)
+    expected, _ = relabelled.local_updates(lanes, of_own, None, generators(2), **options)
+    assert torch.equal(updates, expected)
+    for found, wanted in zip(
+        learner.score(lanes, codes[:, 0]), relabelled.score(lanes, of_own[:, 0]), strict=True
+    ):
+        assert np.array_equal(found, wanted)
 
 
 class Recorder:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edge_gym.data import load_features
+from edge_gym.data import encode_labels, load_features
 from edge_gym.learning.averaging import average
 from edge_gym.learning.federated import FederatedLearner
 from edge_gym.learning.networks.architecture import NETWORKS, register_network
@@ -164,6 +164,24 @@ def test_gradients_and_scores_equal_autograd(name: str) -> None:
         y = torch.tensor(FEATURES.train_labels[rows[lane, 0]])
         assert score.loss[lane] == pytest.approx(functional.cross_entropy(logits, y).item())
         assert score.accuracy[lane] == (logits.argmax(1) == y).double().mean()
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_samples_may_carry_labels_of_their_own(name: str) -> None:
+    learner, lanes = make(name, 2, dtype=torch.float64), np.arange(2)
+    rows, n = rows_of(2, 3, 12), len(FEATURES.train)
+    own = (FEATURES.train_labels[rows] + 3) % 10
+    gradients, losses = learner.gradients(lanes, encode_labels(rows, own, n))
+    p = learner.network.n_parameters
+    for lane, k in np.ndindex(2, 3):
+        module, _ = loaded(name, learner.weights[lane])
+        x = torch.tensor(FEATURES.train[rows[lane, k]], dtype=torch.float64) * 7
+        logits = module.train()(x.view(-1, *SHAPE))
+        loss = functional.cross_entropy(logits, torch.tensor(own[lane, k]))
+        loss.backward()
+        assert losses[lane, k] == pytest.approx(loss.item())
+        expected = torch.cat([q.grad.flatten() for q in module.parameters()])
+        torch.testing.assert_close(gradients[lane, k, :p], expected, rtol=1e-8, atol=1e-10)
 
 
 def trained(name: str, n_lanes: int, first: int, n_devices: int = 3) -> torch.Tensor:

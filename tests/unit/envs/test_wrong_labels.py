@@ -1,0 +1,111 @@
+"""Devices with wrong labels: who they are, what they learn, and what stays true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rollouts import make_vec
+
+from edge_gym.data import decode_labels, draw_wrong_labels, encode_labels
+
+FEDERATED = ["UpdateScheduling-v0", "BatchSlot-v0", "TaskAllocationFederated-v0", "Offloading-v0"]
+ROOM = {"n_devices": 6, "samples_per_device": 60}
+
+
+def test_labels_come_back_out_of_codes() -> None:
+    labels = np.array([3, 0, 2, 1])
+    rows, told = np.array([[0, 1], [3, 2]]), np.array([[1, 3], [0, 2]])
+    codes = encode_labels(rows, told, 4)
+    assert (codes >= 4).all()
+    for found, wanted in zip(decode_labels(codes, labels), (rows, told), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    for found, wanted in zip(decode_labels(rows, labels), (rows, labels[rows]), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.4, 1.0])
+def test_wrong_labels_are_others_all_as_likely(probability: float) -> None:
+    true = np.full(20_000, 3)
+    told = draw_wrong_labels(np.random.default_rng(0), true, 5, probability)
+    share = np.bincount(told, minlength=5) / len(told)
+    expected = np.full(5, probability / 4)
+    expected[3] = 1 - probability
+    np.testing.assert_allclose(share, expected, atol=0.015 if 0 < probability < 1 else 0.01)
+
+
+def told(problem: Any, lane: int, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the true labels of a device's samples, and those that it has."""
+    labels = problem.features.train_labels
+    rows, own = decode_labels(problem.rows[lane, k, : problem.sizes[lane, k]], labels)
+    return labels[rows], own
+
+
+@pytest.mark.parametrize("name", FEDERATED)
+def test_corrupt_devices_have_wrong_labels_and_nobody_else(name: str) -> None:
+    env = make_vec(name, 8, **ROOM, corrupt_devices=2)
+    env.reset(seed=0)
+    problem = env.unwrapped.problem
+    assert (problem.corrupt.sum(axis=1) == 2).all()
+    assert len({tuple(who) for who in problem.corrupt.tolist()}) > 3
+    for lane, k in np.ndindex(problem.corrupt.shape):
+        true, own = told(problem, lane, k)
+        assert (true != own).all() if problem.corrupt[lane, k] else (true == own).all()
+        assert own.max() < problem.network.n_classes
+    n = len(problem.features.train_labels)
+    assert problem.validation.max() < n
+    assert problem.test.max() < len(problem.features.test_labels)
+    for lane in range(8):
+        held = problem.rows[lane][np.arange(problem.rows.shape[2]) < problem.sizes[lane, :, None]]
+        assert not np.isin(held % n, problem.validation[lane]).any()
+
+
+def test_labels_are_wrong_at_the_stated_rate() -> None:
+    env = make_vec("UpdateScheduling-v0", 32, **ROOM, corrupt_devices=6, label_noise=0.3)
+    env.reset(seed=1)
+    problem = env.unwrapped.problem
+    pairs = [told(problem, *where) for where in np.ndindex(problem.corrupt.shape)]
+    wrong = np.concatenate([true != own for true, own in pairs])
+    assert len(wrong) > 8000
+    assert wrong.mean() == pytest.approx(0.3, abs=0.02)
+
+
+def test_devices_with_the_same_samples_have_the_same_labels() -> None:
+    env = make_vec("UpdateScheduling-v0", 4, **ROOM, corrupt_devices=2, redundancy=2)
+    env.reset(seed=2)
+    problem = env.unwrapped.problem
+    for pair in (problem.rows, problem.corrupt):
+        np.testing.assert_array_equal(pair[:, ::2], pair[:, 1::2])
+    assert (problem.corrupt.sum(axis=1) == 2).all()
+
+
+def test_what_clean_devices_hold_is_not_changed_by_others() -> None:
+    clean, mixed = (make_vec("UpdateScheduling-v0", 2, **ROOM, corrupt_devices=n) for n in (0, 3))
+    for env in (clean, mixed):
+        env.reset(seed=3)
+    ours, theirs = clean.unwrapped.problem, mixed.unwrapped.problem
+    assert not ours.corrupt.any()
+    assert ours.rows.max() < len(ours.features.train_labels)
+    for lane, k in np.argwhere(~theirs.corrupt):
+        np.testing.assert_array_equal(theirs.rows[lane, k], ours.rows[lane, k])
+    np.testing.assert_array_equal(theirs.sizes, ours.sizes)
+
+
+def test_the_end_tells_how_many_uploads_were_corrupt() -> None:
+    fields = {**ROOM, "corrupt_devices": 2, "max_rounds": 4, "budget_s": 1e3}
+    env = make_vec("UpdateScheduling-v0", 3, **fields)
+    env.reset(seed=4)
+    problem = env.unwrapped.problem
+    # Two corrupt devices and nobody else, in every one of four rounds.
+    scores = np.where(problem.corrupt, 1, -1).astype(np.float32)
+    actions = np.stack([scores, np.ones_like(scores)], axis=-1)
+    for _ in range(4):
+        *_, infos = env.step(actions)
+    np.testing.assert_array_equal(infos["corrupt_uploads"], [8, 8, 8])
+
+
+def test_learners_that_are_dealt_samples_have_no_labels_of_their_own() -> None:
+    with pytest.raises(ValueError, match='corrupt_devices needs learning="federated"'):
+        make_vec("TaskAllocation-v0", 1, corrupt_devices=1)
