@@ -8,6 +8,7 @@ from edge_gym.data.labels import decode_labels, draw_wrong_labels, encode_labels
 from edge_gym.data.partitions import (
     SCHEMES,
     check_partition,
+    order_long_tailed,
     partition,
     partition_dirichlet,
     partition_iid,
@@ -34,6 +35,7 @@ __all__ = [
     "encode_labels",
     "load_dataset",
     "load_features",
+    "order_long_tailed",
     "partition",
     "partition_dirichlet",
     "partition_iid",

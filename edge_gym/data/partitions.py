@@ -30,6 +30,7 @@ def partition(
     *,
     shards_per_device: int = 2,
     concentration: float = 0.5,
+    adjacent: bool = False,
     min_samples: int = 1,
 ) -> Partition:
     """Spread samples over devices by the scheme of this name.
@@ -41,6 +42,7 @@ def partition(
         scheme: ``"iid"``, ``"shards"`` or ``"dirichlet"``.
         shards_per_device: For ``"shards"``.
         concentration: For ``"dirichlet"``.
+        adjacent: For ``"shards"``, whether those of a device are neighbours in the order of labels.
         min_samples: Fewest samples of a device.
 
     Returns:
@@ -54,7 +56,12 @@ def partition(
         return partition_iid(rng, labels, n_devices, min_samples=min_samples)
     if scheme == "shards":
         return partition_shards(
-            rng, labels, n_devices, shards_per_device=shards_per_device, min_samples=min_samples
+            rng,
+            labels,
+            n_devices,
+            shards_per_device=shards_per_device,
+            adjacent=adjacent,
+            min_samples=min_samples,
         )
     if scheme == "dirichlet":
         return partition_dirichlet(
@@ -84,12 +91,13 @@ def partition_shards(
     n_devices: int,
     *,
     shards_per_device: int = 2,
+    adjacent: bool = False,
     min_samples: int = 1,
 ) -> Partition:
     """Sort by label, cut into K·``shards_per_device`` equal shards and deal them out at random.
 
     A shard that is no larger than the smallest class holds at most two labels. Sizes of shards
-    differ by at most one.
+    differ by at most one. ``adjacent`` deals out runs of neighbouring shards.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -109,7 +117,10 @@ def partition_shards(
     shuffled = rng.permutation(len(labels))
     by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
     shards = np.array_split(by_label, n_shards)
-    hands = rng.permutation(n_shards).reshape(n_devices, shards_per_device)
+    if adjacent:
+        hands = rng.permutation(np.arange(n_shards).reshape(n_devices, shards_per_device))
+    else:
+        hands = rng.permutation(n_shards).reshape(n_devices, shards_per_device)
     return [np.sort(np.concatenate([shards[shard] for shard in hand])) for hand in hands]
 
 
@@ -154,6 +165,34 @@ def partition_dirichlet(
         owner[rows] = np.searchsorted(cut, np.arange(len(rows)), side="right")
     _share_with_the_poor(rng, owner, n_devices, min_samples)
     return [np.flatnonzero(owner == device) for device in range(n_devices)]
+
+
+def order_long_tailed(
+    rng: np.random.Generator, labels: Labels, rows: NDArray[np.int64], imbalance: float
+) -> NDArray[np.int64]:
+    """Order rows so that any first part of them holds classes of unequal sizes.
+
+    The i-th of C classes, in an order that is drawn, has imbalance^(-i/(C-1)) times the samples of
+    the first, until the samples of a class are used up; then the others take its part.
+
+    Args:
+        rng: Source of all randomness.
+        labels: ``(n,)``.
+        rows: Rows in random order, ``(p,)``.
+        imbalance: Samples of the most common class over those of the rarest, at least 1.
+
+    Source: Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", §5.1
+    (arXiv:1901.05555), long-tailed data sets.
+    """
+    classes = np.unique(labels[rows])
+    ranks = rng.permutation(len(classes))
+    spacing = imbalance ** (ranks / max(1, len(classes) - 1))
+    # A class whose samples stand so far apart, beginning anywhere, has its part of every beginning.
+    place = np.empty(len(rows))
+    for label, apart in zip(classes, spacing, strict=True):
+        own = np.flatnonzero(labels[rows] == label)
+        place[own] = (np.arange(len(own)) + rng.random()) * apart
+    return rows[np.argsort(place, kind="stable")]
 
 
 def check_partition(

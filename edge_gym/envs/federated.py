@@ -29,6 +29,7 @@ from edge_gym.data import (
     draw_wrong_labels,
     encode_labels,
     load_features,
+    order_long_tailed,
     partition,
 )
 from edge_gym.envs.tracking import REWARDS, GainTracker
@@ -112,6 +113,12 @@ class FederatedConfig(Config):
         partition: How the data are spread, ``"iid"``, ``"shards"`` or ``"dirichlet"``.
         shards_per_device: For ``"shards"``.
         concentration: For ``"dirichlet"``; small ones are far from IID.
+        partition_by_distance: Whether what devices hold follows from where they lie: an episode
+            draws an order of the classes, and the first are held by the nearest devices. Shards of
+            a device are then neighbours in this order.
+        class_imbalance: How many times as many samples devices hold of the most common class as
+            of the rarest, those between in geometric steps, in an order that an episode draws;
+            as far as the data set has enough. Validation and test samples are as they are.
         samples_per_device: Mean number of a device's samples; None shares all out.
         size_spread: How much devices differ in it: of its part of a partition into parts larger
             by this, each keeps a share such that its number is uniform within (1 ± this) times
@@ -151,6 +158,8 @@ class FederatedConfig(Config):
     partition: str = "shards"
     shards_per_device: int = 2
     concentration: float = 0.5
+    partition_by_distance: bool = False
+    class_imbalance: float = 1.0
     samples_per_device: int | None = 60
     size_spread: float = 0.5
     corrupt_devices: int = 0
@@ -185,6 +194,8 @@ class FederatedConfig(Config):
         check_choice("partition", self.partition, SCHEMES)
         check_integer("shards_per_device", self.shards_per_device, 1)
         check_number("concentration", self.concentration, 1e-3, 1e6)
+        check_flag("partition_by_distance", self.partition_by_distance)
+        check_number("class_imbalance", self.class_imbalance, 1, 1e4)
         if self.samples_per_device is not None:
             check_integer("samples_per_device", self.samples_per_device, 1)
         check_number("size_spread", self.size_spread, 0, 1, open_high=True)
@@ -322,10 +333,12 @@ class FederatedLearning(Problem):
             copies: As for ``_draw_data``.
         """
         config, rng = self.config, self.generators[lane]
-        self._draw_data(lane, copies)
+        order = self._draw_data(lane, copies)
         distance_m = np.maximum(
             config.cell_radius_m * np.sqrt(rng.random(config.n_devices)), _LEAST_DISTANCE_M
         )
+        if config.partition_by_distance:
+            distance_m[order] = np.sort(distance_m)
         loss_db = wireless.log_distance_path_loss_db(distance_m, *self.path_loss, 1000.0)
         noise_dbm = wireless.watt_to_dbm(
             wireless.noise_power_watt(config.bandwidth_hz, _NOISE_DBM_HZ)
@@ -334,27 +347,37 @@ class FederatedLearning(Problem):
         self.mean_snr[lane] = wireless.db_to_linear(snr_db)
         self.cpu_hz[lane] = rng.uniform(*config.cpu_hz, config.n_devices)
 
-    def _draw_data(self, lane: int, copies: int = 1) -> None:
-        """Draw an episode's data and where they lie.
+    def _draw_data(self, lane: int, copies: int = 1) -> IntArray:
+        """Draw an episode's data and who holds which.
 
         Args:
             lane: The lane.
             copies: Devices that hold the same samples, neighbours by index; each then holds so
                 many times its own.
+
+        Returns:
+            The devices, ``(K,)``, in the order of the classes that they hold.
         """
         config, rng, labels = self.config, self.generators[lane], self.features.train_labels
         split = draw_split(
             rng, labels, self.features.test_labels, config.validation_size, config.test_size
         )
         self.validation[lane], self.test[lane] = split.validation, split.test
-        pool = split.pool[: self.pool_size]
+        pool = split.pool
+        if config.class_imbalance > 1:
+            pool = order_long_tailed(rng, labels, pool, config.class_imbalance)
+        pool = pool[: self.pool_size]
+        ranks = labels[pool]
+        if config.partition_by_distance:
+            ranks = rng.permutation(len(self.features.classes))[ranks]
         parts = partition(
             rng,
-            labels[pool],
+            ranks,
             config.n_devices // copies,
             config.partition,
             shards_per_device=config.shards_per_device,
             concentration=config.concentration,
+            adjacent=config.partition_by_distance,
         )
         least = (1 - config.size_spread) / (1 + config.size_spread)
         kept = rng.uniform(least, 1, len(parts))
@@ -369,6 +392,8 @@ class FederatedLearning(Problem):
             self.rows[lane, holders, : len(part)] = pool[part]
             self.sizes[lane, holders] = len(part)
         self._corrupt_labels(lane, copies)
+        held = np.repeat([ranks[part].mean() for part in parts], copies)
+        return np.argsort(held, kind="stable")
 
     def _corrupt_labels(self, lane: int, copies: int) -> None:
         """Draw whose labels are wrong, and these labels; devices with the same samples share them.

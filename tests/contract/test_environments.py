@@ -608,6 +608,8 @@ BAD_FEDERATED: dict[str, tuple[Any, ...]] = {
     "partition": ("sorted", None),
     "shards_per_device": NOT_COUNTS,
     "concentration": NOT_POSITIVE,
+    "partition_by_distance": (1, 0, None, "yes"),
+    "class_imbalance": (0.9, 1e5, np.nan, None, "2", True),
     "samples_per_device": NOT_OPTIONAL_COUNTS,
     "size_spread": (-0.1, 1, np.nan, None),
     # More than there are devices, too.

@@ -128,6 +128,11 @@ class OffloadingConfig(FederatedConfig):
         check_number("receive_power_w", self.receive_power_w, 0, 1e6)
         check_number("downlink_power_dbm", self.downlink_power_dbm, -50, 60)
         check_choice("placement", self.placement, ("ring", "disc"))
+        if self.partition_by_distance:
+            raise ValueError(
+                "partition_by_distance must be false: all users train in every iteration, wherever "
+                f"they are, got {self.partition_by_distance}"
+            )
         check_number("path_loss_exponent", self.path_loss_exponent, 0, 6)
         check_choice("fading", self.fading, ("episode", "iteration"))
 

@@ -678,6 +678,38 @@ def test_shards_of_balanced_classes_hold_two_labels() -> None:
     assert all(len(part) == 50 and len(np.unique(labels[part])) <= 2 for part in parts)
 
 
+def test_adjacent_shards_are_dealt_in_runs() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 40))
+    parts = data.partition_shards(
+        np.random.default_rng(1), labels, 5, shards_per_device=4, adjacent=True
+    )
+    assert covers(parts, 400)
+    held = [np.unique(labels[part]).tolist() for part in parts]
+    assert sorted(held) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    assert held != sorted(held)
+
+
+@pytest.mark.parametrize("imbalance", [1.0, 4.0, 100.0])
+def test_any_first_part_of_a_long_tailed_order_is_long_tailed(imbalance: float) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(5), 2000)
+    rows = rng.permutation(len(labels))
+    order = data.order_long_tailed(rng, labels, rows, imbalance)
+    assert np.array_equal(np.sort(order), np.sort(rows))
+    for size in (500, 2000):
+        counts = np.sort(np.bincount(labels[order[:size]], minlength=5))[::-1]
+        expected = imbalance ** -(np.arange(5) / 4)
+        # Of each class one sample more or less.
+        np.testing.assert_allclose(counts, size * expected / expected.sum(), atol=2)
+
+
+def test_a_class_that_is_used_up_leaves_its_part_to_the_others() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(2), (900, 100))
+    order = data.order_long_tailed(rng, labels, rng.permutation(1000), 1.0)
+    assert np.bincount(labels[order[:500]]).tolist() == [400, 100]
+
+
 def test_dirichlet_concentration_sets_the_skew() -> None:
     labels = np.repeat(np.arange(10), 200)
     even = 0.1

@@ -1,4 +1,4 @@
-"""Devices with wrong labels: who they are, what they learn, and what stays true."""
+"""What devices hold: wrong labels, classes that lie somewhere, rare classes."""
 
 from __future__ import annotations
 
@@ -109,3 +109,68 @@ def test_the_end_tells_how_many_uploads_were_corrupt() -> None:
 def test_learners_that_are_dealt_samples_have_no_labels_of_their_own() -> None:
     with pytest.raises(ValueError, match='corrupt_devices needs learning="federated"'):
         make_vec("TaskAllocation-v0", 1, corrupt_devices=1)
+
+
+@pytest.mark.parametrize("partition", ["shards", "dirichlet"])
+@pytest.mark.parametrize("name", ["UpdateScheduling-v0", "TaskAllocationFederated-v0"])
+def test_classes_follow_the_distance(name: str, partition: str) -> None:
+    fields = {"n_devices": 10, "samples_per_device": 40, "classes": (3, 5), "partition": partition}
+    env = make_vec(name, 8, **fields, partition_by_distance=True)
+    env.reset(seed=5)
+    problem = env.unwrapped.problem
+    first = set()
+    for lane in range(8):
+        shares = [
+            problem.features.train_labels[problem.rows[lane, k, : problem.sizes[lane, k]]].mean()
+            for k in np.argsort(-problem.mean_snr[lane])
+        ]
+        # Which of two classes is the nearer one is drawn.
+        assert sorted(shares) in (shares, shares[::-1])
+        assert abs(shares[-1] - shares[0]) > 0.5
+        first.add(shares[0] < shares[-1])
+    assert len(first) == 2
+
+
+def test_near_devices_alone_teach_half_of_the_classes() -> None:
+    env = make_vec("UpdateScheduling-v0", 4, n_devices=10, partition_by_distance=True)
+    env.reset(seed=6)
+    problem = env.unwrapped.problem
+    labels = problem.features.train_labels
+    nearest = np.argsort(-problem.mean_snr, axis=1)
+    for lane in range(4):
+        halves = [
+            {
+                label
+                for k in half
+                for label in labels[problem.rows[lane, k, : problem.sizes[lane, k]]].tolist()
+            }
+            for half in (nearest[lane, :5], nearest[lane, 5:])
+        ]
+        # A class at the border may be held by both.
+        assert len(halves[0] | halves[1]) == 10
+        assert len(halves[0] & halves[1]) <= 1
+
+
+def test_devices_with_the_same_samples_lie_side_by_side() -> None:
+    env = make_vec("UpdateScheduling-v0", 3, **ROOM, redundancy=2, partition_by_distance=True)
+    env.reset(seed=7)
+    rank = env.unwrapped.problem.mean_snr.argsort(axis=1).argsort(axis=1)
+    np.testing.assert_array_equal(rank[:, ::2] // 2, rank[:, 1::2] // 2)
+
+
+def test_some_classes_are_rare_on_devices_and_common_in_the_validation_set() -> None:
+    fields = {"partition": "iid", "validation_size": 500, "size_spread": 0.0}
+    env = make_vec("UpdateScheduling-v0", 5, **{**ROOM, **fields}, class_imbalance=10.0)
+    env.reset(seed=8)
+    problem = env.unwrapped.problem
+    labels = problem.features.train_labels
+    for lane in range(5):
+        counts = np.sort(np.bincount(labels[problem.rows[lane].ravel()], minlength=10))
+        assert counts.sum() == 360
+        assert counts[-1] / counts[0] == pytest.approx(10, rel=0.2)
+        assert np.bincount(labels[problem.validation[lane]], minlength=10).min() > 25
+
+
+def test_places_mean_nothing_where_all_train() -> None:
+    with pytest.raises(ValueError, match="partition_by_distance must be false"):
+        make_vec("Offloading-v0", 1, partition_by_distance=True)
