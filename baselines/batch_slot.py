@@ -39,7 +39,12 @@ from edge_gym.solvers.batch_slot import (
 from edge_gym.typing import Float64Array
 
 _COSTS = ("speed", "upload_s", "download_s", "update_s", "max_batch")
-_SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+_SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+_SCALE_SCHEDULES = {
+    "scale": (0.35, 0.5, 0.7, 1.0, 1.4),
+    "scale_late": (0.5, 1.0, 1.4, 2.0, 2.8),
+    "late_share": (0.25, 0.5),
+}
 
 
 def observed_costs(observed: Observation, config: BatchSlotConfig) -> RoundCosts:
@@ -107,6 +112,7 @@ class OptimalBatchSlot(_Rule):
     source = "Ren et al. 2021, Theorems 1 and 2, eqs. (17), (30)"
     Parameters: ClassVar[type[Any]] = ScaleParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"scale": _SCALES}
+    further_grids: ClassVar[Sequence[Mapping[str, Sequence[Any]]]] = (_SCALE_SCHEDULES,)
 
     def scale(self, observed: Observation) -> Any:
         """Return what B is multiplied by, a number or ``(...)``."""
@@ -149,9 +155,11 @@ class GrowingBatchSlot(OptimalBatchSlot):
     needs: ClassVar[Mapping[str, Sequence[str]]] = {"devices": _COSTS, "system": ("time_left",)}
     Parameters = GrowthParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
-        "first": (0.125, 0.25, 0.5, 1.0),
-        "last": (0.35, 0.7, 1.0, 1.4, 2.0),
+        "first": (0.06, 0.125, 0.25, 0.5, 1.0, 2.0),
+        "last": (0.35, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0),
     }
+    # It has a schedule of its own.
+    further_grids = ()
 
     def scale(self, observed: Observation) -> Float64Array:
         """Return first^(share of time left)·last^(share gone)."""
@@ -166,6 +174,7 @@ class OptimalBatch(_DirectRule):
     source = "Ren et al. 2021, Theorem 1 with equal slots"
     Parameters = ScaleParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"scale": _SCALES}
+    further_grids = (_SCALE_SCHEDULES,)
 
     def allocation(self, observed: Observation, costs: RoundCosts) -> Allocation:
         """Place the scaled B so that devices finish together as far as possible."""
@@ -224,19 +233,49 @@ class BatchParameters:
         check_integer("batch", self.batch, 1)
 
 
+def _up_to(most: int | None, batches: Sequence[int]) -> Sequence[int]:
+    """Return the batches below the largest one, and that; all if there is none."""
+    return batches if most is None else (*(b for b in batches if b < most), most)
+
+
 class OptimalSlots(_GivenBatches):
     """The same batch on all devices in all rounds, with optimal slots."""
 
     name = "optimal-slots"
     source = "Ren et al. 2021, eqs. (22), (26) with fixed batches"
     Parameters = BatchParameters
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"batch": (8, 16, 24, 32, 48, 64, 96, 128)}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"batch": (1, 4, 8, 16, 24, 32, 48, 64, 96, 128)}
+    further_grids = (
+        {
+            "batch": (8, 16, 32, 48, 64),
+            "batch_late": (16, 32, 64, 96, 128),
+            "late_share": (0.25, 0.5),
+        },
+    )
+    bounds: ClassVar[Mapping[str, Sequence[float]]] = {"batch": (1,)}
 
     @classmethod
     def grid_for(cls, config: Any) -> Mapping[str, Sequence[Any]]:
         """Return the batches that differ from the largest one, and that."""
-        most = cls.grid["batch"][-1] if config.max_batch is None else config.max_batch
-        return {"batch": (*(b for b in cls.grid["batch"] if b < most), most)}
+        return {"batch": _up_to(config.max_batch, cls.grid["batch"])}
+
+    @classmethod
+    def further_grids_for(cls, config: Any) -> Sequence[Mapping[str, Sequence[Any]]]:
+        """Return schedules of batches that differ from the largest one, and of that."""
+        return [
+            {
+                **grid,
+                "batch": _up_to(config.max_batch, grid["batch"]),
+                "batch_late": _up_to(config.max_batch, grid["batch_late"]),
+            }
+            for grid in cls.further_grids
+        ]
+
+    @classmethod
+    def bounds_for(cls, config: Any) -> Mapping[str, Sequence[float]]:
+        """Return one sample, and the largest batch if there is one."""
+        most = () if config.max_batch is None else (config.max_batch,)
+        return {"batch": (*cls.bounds["batch"], *most)}
 
     def batches(self, costs: RoundCosts) -> Float64Array:
         """Return the batch, or what is possible."""
@@ -311,7 +350,7 @@ class RandomBatches(_PaperBatches, DrawingBaseline):
     def batches(self, costs: RoundCosts) -> Float64Array:
         """Draw them."""
         shape = costs.max_batch.shape
-        draws = np.stack([rng.random(shape[-1]) for rng in self._generators]).reshape(shape)
+        draws = np.stack([rng.random(shape[-1]) for rng in self.generators]).reshape(shape)
         return np.asarray(1 + np.floor(draws * costs.max_batch))
 
 

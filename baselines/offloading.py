@@ -35,6 +35,10 @@ from edge_gym.solvers.offloading import (
     optimal_resources,
 )
 
+_CAPS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_SHARES = {"cap": (0.0, 1.0), "offloaded": (0.0, 1.0)}
+"""Ends of what can be offloaded: nothing and everything."""
+
 
 class _Rule(Baseline):
     """A rule for one iteration."""
@@ -59,7 +63,48 @@ class _Rule(Baseline):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PenaltyParameters:
+class CapParameters:
+    """Parameters of the rules that look for what to offload.
+
+    Attributes:
+        cap: Largest part of a task that is offloaded: where the rule wants more, it is cut to it,
+            and band and frequencies are optimal for what is left. 1 is the rule as published.
+    """
+
+    cap: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("cap", self.cap, 0, 1)
+
+
+class _CappedRule(_Rule):
+    """A published rule whose offloaded parts can be cut."""
+
+    Parameters: ClassVar[type[Any]] = CapParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": _CAPS}
+    further_grids = ({"cap": (0.4, 0.6, 0.8, 1.0), "cap_late": (0.2, 0.4, 0.6, 0.8, 1.0)},)
+    bounds: ClassVar[Mapping[str, Sequence[float]]] = _SHARES
+    grouped: ClassVar[bool] = False
+    """Whether uplinks and downlinks have half of the band each."""
+
+    @abstractmethod
+    def uncapped(self, costs: OffloadingCosts) -> Offloading:
+        """Return the rule's own decisions, ``(..., M)`` each."""
+
+    def is_adapted(self) -> bool:
+        """The cap is an addition of this project too."""
+        return super().is_adapted() or self.parameters.cap < 1
+
+    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
+        """Cut what the rule offloads."""
+        wanted, cap = self.uncapped(costs), self.parameters.cap
+        if cap == 1:
+            return wanted
+        return optimal_resources(costs, np.minimum(wanted.offloaded, cap), grouped=self.grouped)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltyParameters(CapParameters):
     """Parameters of ADMM.
 
     Attributes:
@@ -71,35 +116,36 @@ class PenaltyParameters:
     max_iterations: int = 500
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("penalty", self.penalty, 0, open_low=True)
         check_integer("max_iterations", self.max_iterations, 1)
 
 
-class Admm(_Rule):
+class Admm(_CappedRule):
     """The method of Li et al. 2021: users decide in parallel, and agree on the band and on τ̂."""
 
     name = "admm"
     source = "Li et al. 2021, Algorithm 1, eqs. (17)-(24)"
     Parameters = PenaltyParameters
 
-    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
+    def uncapped(self, costs: OffloadingCosts) -> Offloading:
         """Iterate until (24) holds."""
         parameters = self.parameters
         return admm(costs, parameters.penalty, max_iterations=parameters.max_iterations)[0]
 
 
-class NearOptimal(_Rule):
+class NearOptimal(_CappedRule):
     """The optimum of one iteration, but for the cells of a grid."""
 
     name = "near-optimal"
     source = "Li et al. 2021, problem (10), solved by dynamic programming over bands"
 
-    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
+    def uncapped(self, costs: OffloadingCosts) -> Offloading:
         """Solve it."""
         return near_optimal(costs)
 
 
-class Exhaustive(_Rule):
+class Exhaustive(_CappedRule):
     """The best of all combinations of offloaded parts in steps of 0.2."""
 
     name = "exhaustive"
@@ -110,7 +156,7 @@ class Exhaustive(_Rule):
         """There are few users."""
         return bool(config.n_devices <= 4)
 
-    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
+    def uncapped(self, costs: OffloadingCosts) -> Offloading:
         """Try all."""
         return exhaustive(costs)
 
@@ -127,7 +173,7 @@ class LocalOnly(_Rule):
 
 
 class EdgeOnly(_Rule):
-    """All tasks are computed by the server."""
+    """All tasks are computed by the server; with a cap it would be ``constant-split``."""
 
     name = "eco"
     source = "Li et al. 2021, §IV, ECO"
@@ -137,14 +183,15 @@ class EdgeOnly(_Rule):
         return edge_only(costs)
 
 
-class GroupBandwidth(_Rule):
+class GroupBandwidth(_CappedRule):
     """Uplinks and downlinks have half of the band each; all else is as good as possible."""
 
     name = "gbe"
     source = "Li et al. 2021, §IV, GBE"
     needs_codec = OffloadingCodec
+    grouped = True
 
-    def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
+    def uncapped(self, costs: OffloadingCosts) -> Offloading:
         """Solve it under the halves."""
         return given_bands(costs)
 
@@ -174,9 +221,17 @@ class ChannelThreshold(_Rule):
     source = OURS
     Parameters = ThresholdParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
-        "threshold_db": (-15.0, -10.0, -6.0, -3.0, 0.0, 3.0),
-        "offloaded": (0.4, 0.6, 0.8, 1.0),
+        "threshold_db": (-20.0, -15.0, -10.0, -6.0, -3.0, 0.0, 3.0),
+        "offloaded": (0.4, 0.6, 0.7, 0.8, 0.9, 1.0),
     }
+    further_grids = (
+        {
+            "threshold_db": (-10.0, -3.0),
+            "offloaded": (0.6, 0.8, 1.0),
+            "offloaded_late": (0.4, 0.6, 0.8, 1.0),
+        },
+    )
+    bounds: ClassVar[Mapping[str, Sequence[float]]] = _SHARES
 
     def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Compare gains with the threshold."""
@@ -205,7 +260,15 @@ class ConstantSplit(_Rule):
     name = "constant-split"
     source = OURS
     Parameters = SplitParameters
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"offloaded": (0.2, 0.4, 0.6, 0.8)}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"offloaded": _CAPS}
+    further_grids = (
+        {
+            "offloaded": (0.4, 0.6, 0.8),
+            "offloaded_late": (0.2, 0.4, 0.6, 0.8, 1.0),
+            "late_share": (0.25, 0.5),
+        },
+    )
+    bounds: ClassVar[Mapping[str, Sequence[float]]] = _SHARES
 
     def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Offload it."""
@@ -226,7 +289,7 @@ class RandomSplit(_Rule, DrawingBaseline):
     def decide(self, seen: Observation, costs: OffloadingCosts) -> Offloading:
         """Draw them."""
         shape = costs.task_bits.shape
-        draws = np.stack([rng.integers(SPLIT_LEVELS, size=shape[-1]) for rng in self._generators])
+        draws = np.stack([rng.integers(SPLIT_LEVELS, size=shape[-1]) for rng in self.generators])
         return optimal_resources(costs, draws.reshape(shape) / (SPLIT_LEVELS - 1))
 
 

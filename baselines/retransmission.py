@@ -22,7 +22,12 @@ from edge_gym.physics.wireless import linear_to_db
 from edge_gym.runtime.checks import check_number
 
 _ABOVE_ANY_CAP = 1e9
-_MAX_SNR_GRID = (2.0, 5.0, 8.0, 10.0, 11.5, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0)
+_MAX_SNR_GRID = (-8.0, -4.0, -1.0, 2.0, 5.0, 8.0, 10.0, 11.5, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0)
+_MAX_SNR_SCHEDULES = {
+    "max_snr_db": (2.0, 8.0, 11.5, 13.0, 16.0),
+    "max_snr_db_late": (-4.0, 2.0, 8.0, 13.0, 19.0),
+    "late_share": (0.25, 0.5),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +110,7 @@ class ChannelAware(_RetransmissionRule):
     source = "Wen et al. 2019, §3.2, second baseline"
     Parameters = ThresholdParameters
     grid = {"max_snr_db": _MAX_SNR_GRID}  # noqa: RUF012
+    further_grids = (_MAX_SNR_SCHEDULES,)
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Retransmit while γ ≤ θ_SNR."""
@@ -122,9 +128,16 @@ class ImportanceAware(_RetransmissionRule):
     """Whether it is made for learners that tell more than two classes apart."""
     Parameters: ClassVar[type[Any]] = ProtocolParameters
     grid = {  # noqa: RUF012
-        "max_snr_db": (5.0, 7.5, 10.0, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0),
-        "alignment_probability": (0.8, 0.9, 0.97),
+        "max_snr_db": (-1.0, 2.0, 5.0, 7.5, 10.0, 13.0, 14.5, 16.0, 17.5, 19.0, 22.0),
+        "alignment_probability": (0.7, 0.8, 0.9, 0.97),
     }
+    further_grids: ClassVar[Sequence[Mapping[str, Sequence[Any]]]] = (
+        {
+            "max_snr_db": (7.5, 13.0, 16.0, 19.0),
+            "max_snr_db_late": (2.0, 7.5, 13.0, 19.0),
+            "alignment_probability": (0.9,),
+        },
+    )
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
@@ -168,9 +181,18 @@ class ImportanceAwareEntropy(ImportanceAware):
     needs = {"": ("effective_snr_db", "entropy")}  # noqa: RUF012
     Parameters = EntropyParameters
     grid = {  # noqa: RUF012
-        "max_snr_db": (10.0, 13.0, 16.0, 19.0),
+        "max_snr_db": (7.0, 10.0, 13.0, 16.0),
         "snr_per_nat": (1.0, 3.0, 6.0, 12.0, 25.0, 50.0, 100.0, 300.0, 1000.0, 1e4),
     }
+    further_grids = (
+        {
+            "max_snr_db": (10.0, 13.0, 16.0),
+            "max_snr_db_late": (7.0, 10.0, 13.0, 16.0),
+            "snr_per_nat": (25.0, 1000.0),
+        },
+    )
+    # From here on the cap alone rules.
+    bounds = {"snr_per_nat": (1e4,)}  # noqa: RUF012
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
@@ -195,6 +217,7 @@ class SupportVectorAware(_RetransmissionRule):
     needs = {"": ("effective_snr_db", "margin")}  # noqa: RUF012
     Parameters = ThresholdParameters
     grid = {"max_snr_db": _MAX_SNR_GRID}  # noqa: RUF012
+    further_grids = (_MAX_SNR_SCHEDULES,)
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:

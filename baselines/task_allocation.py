@@ -37,8 +37,10 @@ from edge_gym.solvers.task_allocation import (
 )
 from edge_gym.typing import IntArray
 
-CAPS = (0, 1, 2, 3, 4, 5)
+CAPS = (0, 1, 2, 3, 4, 5, 7, None)
 """Caps on the staleness that tuning tries."""
+CAP_SCHEDULES = {"cap": (0, 1, 2, 4), "cap_late": (0, 1, 2, 4, 7), "late_share": (0.25, 0.5)}
+CAP_BOUNDS = {"cap": (0,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,8 @@ class HeterogeneityAware(_Rule):
     source = "Mohammad et al. 2020, problem (16), Algorithm 1; its dual is replaced"
     Parameters: ClassVar[type[Any]] = MethodParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": CAPS}
+    further_grids: ClassVar[Sequence[Mapping[str, Sequence[Any]]]] = (CAP_SCHEDULES,)
+    bounds = CAP_BOUNDS
 
     def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
         """Allocate exactly, or as Mohammad et al. do."""
@@ -139,6 +143,7 @@ class HeterogeneityAwareSynchronous(HeterogeneityAware):
     source = "Mohammad et al. 2020, problem (17)"
     Parameters = NoParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    further_grids = ()
 
     def __init__(self, env: Any, **parameters: Any) -> None:
         super().__init__(env, **parameters)
@@ -153,6 +158,8 @@ class ChosenCap(Baseline):
     needs_codec = CapCodec
     Parameters: ClassVar[type[Any]] = CapParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": CAPS}
+    further_grids: ClassVar[Sequence[Mapping[str, Sequence[Any]]]] = (CAP_SCHEDULES,)
+    bounds = CAP_BOUNDS
     config: TaskAllocationConfig
 
     def act(self, observations: Any, masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
@@ -169,6 +176,7 @@ class ChosenSynchronous(ChosenCap):
     source = HeterogeneityAwareSynchronous.source
     Parameters = NoParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    further_grids = ()
 
     def __init__(self, env: Any, **parameters: Any) -> None:
         super().__init__(env, **parameters)
@@ -187,7 +195,9 @@ class HeterogeneityUnaware(_Rule):
 
         cap: int | None = None
 
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": (None, 1, 2, 3, 4, 5)}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": CAPS}
+    further_grids = (CAP_SCHEDULES,)
+    bounds = CAP_BOUNDS
 
     def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
         """Share samples out evenly."""
@@ -248,7 +258,7 @@ class RandomShares(_Rule, DrawingBaseline):
         """Draw shares of what d_l leaves from the flat Dirichlet distribution."""
         shape = costs.base_s.shape
         least = np.minimum(self.config.least_samples, total // shape[-1])[..., None]
-        draws = np.stack([rng.standard_exponential(shape[-1]) for rng in self._generators])
+        draws = np.stack([rng.standard_exponential(shape[-1]) for rng in self.generators])
         shares = draws.reshape(shape) / draws.reshape(shape).sum(axis=-1, keepdims=True)
         ends = np.rint(np.cumsum(shares, axis=-1) * (total[..., None] - least * shape[-1]))
         samples = np.minimum(least + np.diff(ends, axis=-1, prepend=0), costs.max_samples)
@@ -294,7 +304,11 @@ class StrongestLearners(_Rule):
     name = "strongest-learners"
     source = OURS
     Parameters = UpdatesParameters
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"updates": (1, 2, 3, 4)}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"updates": (1, 2, 3, 4, 5, 6, 8, 12, 16, 24)}
+    further_grids = (
+        {"updates": (1, 2, 3, 6), "updates_late": (1, 2, 4, 8, 16), "late_share": (0.25, 0.5)},
+    )
+    bounds = {"updates": (1,)}  # noqa: RUF012
 
     def tasks(self, seen: Observation, costs: TaskCosts, total: IntArray) -> Tasks:
         """Fill one after the other; the last one gets what is left, d_l at least."""
@@ -338,9 +352,13 @@ class ReliableLinks(_Rule):
     source = "Sorour et al. 2020, risk mitigation: elimination; Mohammad et al. 2020, problem (16)"
     Parameters = ReliableParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
-        "max_drop_out": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
-        "cap": CAPS[:4],
+        "max_drop_out": (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 1.0),
+        "cap": (0, 1, 2, 3, 5, None),
     }
+    further_grids = (
+        {"max_drop_out": (0.1, 0.2, 0.3), "max_drop_out_late": (0.1, 0.2, 1.0), "cap": (1, 3)},
+    )
+    bounds = {**CAP_BOUNDS, "max_drop_out": (1.0,)}  # noqa: RUF012
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
@@ -364,7 +382,9 @@ class CodedRedundancy(_Rule):
     name = "coded-redundancy"
     source = "Sorour et al. 2020, risk mitigation: redundancy; Mohammad et al. 2020, problem (16)"
     Parameters: ClassVar[type[Any]] = CapParameters
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": CAPS[:4]}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": CAPS}
+    further_grids = (CAP_SCHEDULES,)
+    bounds = CAP_BOUNDS
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:

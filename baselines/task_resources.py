@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import Baseline
 from edge_gym.baselines.task_allocation import (
+    CAP_BOUNDS,
+    CAP_SCHEDULES,
     CAPS,
     CapParameters,
     RandomShares,
@@ -71,7 +73,9 @@ class _JointRule(Baseline):
     """A rule for tasks and resources."""
 
     Parameters: ClassVar[type[Any]] = CapParameters
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": CAPS[:4]}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": CAPS}
+    further_grids = (CAP_SCHEDULES,)
+    bounds = CAP_BOUNDS
     config: TaskAllocationConfig
 
     needs: ClassVar[Mapping[str, Sequence[str]]] = JOINT_COLUMNS

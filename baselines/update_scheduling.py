@@ -53,7 +53,7 @@ class RandomDevices(TopRule, DrawingBaseline):
     def index(self, observed: Observation) -> Float64Array:
         """Draw a number for each device."""
         shape = observed.device("participates").shape
-        draws = np.stack([rng.random(shape[-1]) for rng in self._generators])
+        draws = np.stack([rng.random(shape[-1]) for rng in self.generators])
         return np.asarray(draws.reshape(shape))
 
 
@@ -146,8 +146,10 @@ class NormTimesRate(TopRule):
     Parameters = ExponentParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "devices": DEVICES,
-        "exponent": (0.5, 1.0, 2.0),
+        "exponent": (0.0, 0.25, 0.5, 1.0, 2.0),
     }
+    few: ClassVar[Mapping[str, Sequence[Any]]] = {"exponent": (0.5,)}
+    bounds: ClassVar[Mapping[str, Sequence[float]]] = {"exponent": (0.0,)}
 
     def index(self, observed: Observation) -> Float64Array:
         """Return the product."""
@@ -180,6 +182,10 @@ class StragglerParameters:
         check_number("max_upload", self.max_upload, 0, open_low=True)
 
 
+_ANY = 1000.0
+"""So many medians leave nobody out."""
+
+
 class StragglerExclusion(SchedulingRule):
     """All but those that compute or upload too slowly; the fastest one if none is left.
 
@@ -193,8 +199,19 @@ class StragglerExclusion(SchedulingRule):
     needs = reading("nominal_s")
     Parameters = StragglerParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
-        "max_compute": (1.0, 2.0, 4.0, 8.0),
-        "max_upload": (0.75, 1.0, 1.5, 2.0),
+        "max_compute": (1.0, 2.0, 4.0, 8.0, _ANY),
+        "max_upload": (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, _ANY),
+    }
+    further_grids = (
+        {
+            "max_compute": (4.0, _ANY),
+            "max_upload": (0.5, 1.0, 1.5),
+            "max_upload_late": (1.0, 2.0, _ANY),
+        },
+    )
+    bounds: ClassVar[Mapping[str, Sequence[float]]] = {
+        "max_compute": (_ANY,),
+        "max_upload": (_ANY,),
     }
 
     def index(self, observed: Observation) -> Float64Array:
@@ -248,7 +265,9 @@ class Lazy(AnyNumberRule):
     source = "Wen et al. 2019 §5.1, lazy updating"
     needs = reading(system=["rounds"])
     Parameters = LazyParameters
-    grid = {"period": (1, 2, 3, 4, 5, 7, 10)}  # noqa: RUF012
+    grid = {"period": (1, 2, 3, 4, 5, 7, 10, 15)}  # noqa: RUF012
+    further_grids = ({"period": (2, 3, 4, 5), "period_late": (1, 2, 3), "late_share": (0.25, 0.5)},)
+    bounds = {"period": (1,)}  # noqa: RUF012
 
     def index(self, observed: Observation) -> Float64Array:
         """Return minus the rounds until it is the device's turn."""
@@ -293,8 +312,10 @@ class ReliableLinks(TopRule):
     Parameters = ReliableLinksParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "devices": DEVICES,
-        "max_error": (0.5, 0.6, 0.7, 0.8),
+        "max_error": (0.4, 0.5, 0.6, 0.7, 0.8, 1.0),
     }
+    few: ClassVar[Mapping[str, Sequence[Any]]] = {"max_error": (0.7,)}
+    bounds: ClassVar[Mapping[str, Sequence[float]]] = {"max_error": (1.0,)}
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
@@ -348,8 +369,10 @@ class _PerCost(TopRule):
     Parameters = ExponentParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "devices": DEVICES,
-        "exponent": (0.25, 0.5, 1.0),
+        "exponent": (0.0, 0.25, 0.5, 1.0, 1.5, 2.5),
     }
+    few: ClassVar[Mapping[str, Sequence[Any]]] = {"exponent": (1.0,)}
+    bounds: ClassVar[Mapping[str, Sequence[float]]] = {"exponent": (0.0,)}
 
     def cost(self, observed: Observation) -> Float64Array:
         """Return cost^exponent: what a device still costs, s or J as the budget has it."""
@@ -370,6 +393,7 @@ class ImportancePerCost(_PerCost):
     name = "importance-per-cost"
     source = OURS
     needs = reading("indicator", *_COST)
+    few: ClassVar[Mapping[str, Sequence[Any]]] = {"exponent": (0.5,)}
 
     def index(self, observed: Observation) -> Float64Array:
         """Return the ratio."""

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines.base import Baseline
+from edge_gym.baselines.schedule import LATE
 from edge_gym.core.observation import Observation
 from edge_gym.envs.update_scheduling.actions import (
     SHARE_EXPONENT,
@@ -36,10 +37,11 @@ from edge_gym.runtime.checks import check_integer
 from edge_gym.typing import BoolArray, Float64Array
 
 DEVICES = (1, 2, 3, 4, 6, 8)
-"""Numbers of scheduled devices that tuning tries."""
+"""Numbers of scheduled devices that tuning tries, and all."""
+_FEW, _MIDDLE, _LATE_DEVICES = (1, 2, 3, 4), (2, 3), (2, 4, 6, 8)
 LEAST = 1e-12
 """Costs and rates are not taken to be smaller."""
-_PARTICIPANTS = (4, 6)
+_PARTICIPANTS = (2, 4, 6, 8)
 _ALWAYS_READ = ("participates", "upload_s", "compute_s")
 
 
@@ -167,23 +169,52 @@ class SchedulingRule(Baseline):
 
 
 class TopRule(SchedulingRule):
-    """A rule that schedules the M devices of the largest index."""
+    """A rule that schedules the M devices of the largest index.
+
+    Attributes:
+        few: Few values of its other parameters, with which tuning tries who takes part, and
+            schedules.
+    """
 
     Parameters: ClassVar[type[Any]] = NumberParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"devices": DEVICES}
+    few: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
     @classmethod
     def grid_for(cls, config: Any) -> Mapping[str, Sequence[Any]]:
-        """Leave numbers out where the environment fixes them; try who takes part where it asks."""
-        grid = dict(cls.grid)
+        """Return the grid with all devices too, without numbers where the environment fixes them.
+
+        What else is in it, is so in every combination.
+        """
+        others = {name: values for name, values in cls.grid.items() if name != "devices"}
         if not config.chooses_number:
-            grid.pop("devices", None)
-        elif "devices" in grid:
-            grid["devices"] = tuple(n for n in grid["devices"] if n <= config.n_devices)
+            return others
+        return {"devices": (*_below(config, cls.grid["devices"]), config.n_devices), **others}
+
+    @classmethod
+    def further_grids_for(cls, config: Any) -> Sequence[Mapping[str, Sequence[Any]]]:
+        """Try who takes part where it is asked, and other numbers or weights late."""
+        grids: list[Mapping[str, Sequence[Any]]] = []
+        numbers: dict[str, Sequence[int]] = {}
+        if config.chooses_number:
+            numbers = {"devices": _below(config, _MIDDLE)}
         if config.agent_chooses_participants:
-            few = tuple(n for n in _PARTICIPANTS if n < config.n_devices)
-            grid |= {"participants": (None, *few)} if few else {}
-        return grid
+            grids.append({**numbers, **cls.few, "participants": _below(config, _PARTICIPANTS)})
+        if config.chooses_number:
+            late = _below(config, _LATE_DEVICES)
+            grids.append({"devices": _below(config, _FEW), "devices_late": late, **cls.few})
+        else:
+            grids += [
+                {**cls.few, name: cls.grid[name], name + LATE: values}
+                for name, values in cls.few.items()
+            ]
+        return grids
+
+    @classmethod
+    def bounds_for(cls, config: Any) -> Mapping[str, Sequence[float]]:
+        """Return those of the rule; at least one device and at most all are scheduled."""
+        all_or_one = (1, config.n_devices)
+        return {**cls.bounds, "devices": all_or_one, "participants": all_or_one}
 
     def chosen(self, observed: Observation, index: Float64Array) -> BoolArray:
         """Choose the M first, the lower ones where the index ties."""
@@ -202,6 +233,11 @@ class TopRule(SchedulingRule):
         taking_part = np.zeros(index.shape, np.bool_)
         np.put_along_axis(taking_part, first, True, axis=-1)
         return taking_part
+
+
+def _below(config: Any, numbers: Sequence[int]) -> Sequence[int]:
+    """Return the numbers that are less than all devices."""
+    return tuple(n for n in numbers if n < config.n_devices)
 
 
 class AnyNumberRule(SchedulingRule):

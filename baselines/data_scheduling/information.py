@@ -35,7 +35,9 @@ class InformationParameters:
         check_number("weight", self.weight, 0)
 
 
-_WEIGHTS = (20.0, 200.0, 2000.0)
+_WEIGHTS = (20.0, 200.0, 2000.0, 2e4, 2e5)
+_NOISE_ALONE = 2e5
+"""With this weight noise outweighs every sample: information times SNR ranks."""
 
 
 class InformationRule(SchedulingRule):
@@ -113,9 +115,18 @@ class FisherInformation(InformationRule):
     Parameters = FisherParameters
     grid = {  # noqa: RUF012
         "weight": _WEIGHTS,
-        "scale": (0.01, 1.0, 100.0, 10000.0),
+        "scale": (1e-4, 0.01, 1.0, 100.0, 1e4),
         "unit_length": (False, True),
     }
+    further_grids = (
+        {
+            "weight": (200.0, 2000.0),
+            "weight_late": (20.0, 200.0, 2000.0, 2e4),
+            "scale": (0.01,),
+            "unit_length": (True,),
+        },
+    )
+    bounds = {"weight": (_NOISE_ALONE,), "scale": (1e-4,)}  # noqa: RUF012
     # Of the samples that devices would upload, where several do so in a block.
     needs = {  # noqa: RUF012
         "devices": ("snr_db", *(f"embedding_{i}" for i in range(EMBEDDING_SIZE))),
@@ -187,7 +198,15 @@ class GlobalDiversity(InformationRule):
     name = "global-diversity"
     source = OURS
     Parameters = DiversityParameters
-    grid = {"weight": _WEIGHTS, "diversity": (0.0, 0.25, 0.5, 1.0)}  # noqa: RUF012
+    grid = {"weight": _WEIGHTS, "diversity": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)}  # noqa: RUF012
+    further_grids = (
+        {
+            "weight": (200.0, 2000.0),
+            "diversity": (0.0, 0.25, 0.5, 1.0),
+            "diversity_late": (0.0, 0.25, 1.0, 2.0),
+        },
+    )
+    bounds = {"weight": (_NOISE_ALONE,), "diversity": (0.0,)}  # noqa: RUF012
 
     def index(self, seen: Seen) -> Float64Array:
         """Return I."""

@@ -115,7 +115,17 @@ class LossPower(LossRule):
     name = "loss-power"
     source = OURS
     Parameters = LossPowerParameters
-    grid = {"snr_exponent": (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)}  # noqa: RUF012
+    grid = {  # noqa: RUF012
+        "snr_exponent": (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0)
+    }
+    further_grids = (
+        {
+            "snr_exponent": (0.5, 1.0, 1.5, 2.0, 3.0),
+            "snr_exponent_late": (0.0, 0.5, 1.0, 2.0, 4.0),
+            "late_share": (0.25, 0.5),
+        },
+    )
+    bounds = {"snr_exponent": (0.0,)}  # noqa: RUF012
 
     def index(self, seen: Seen) -> Float64Array:
         """Return I."""

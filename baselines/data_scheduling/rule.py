@@ -179,5 +179,5 @@ class AnySample(SchedulingRule, DrawingBaseline):
     def preference(self, seen: Seen, index: Float64Array) -> Float64Array:
         """Draw a number for each sample."""
         shape = seen.possible.shape
-        draws = np.stack([rng.random(shape[-2:]) for rng in self._generators])
+        draws = np.stack([rng.random(shape[-2:]) for rng in self.generators])
         return np.asarray(draws.reshape(shape))

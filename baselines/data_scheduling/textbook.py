@@ -58,7 +58,12 @@ class ProportionalFair(AnySample):
     name = "proportional-fair"
     source = "Viswanath, Tse and Laroia 2002"
     Parameters = ProportionalFairParameters
-    grid = {"window_blocks": (2.0, 5.0, 10.0, 20.0, 50.0, 200.0)}  # noqa: RUF012
+    grid = {"window_blocks": (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 200.0, 1e3, 1e4)}  # noqa: RUF012
+    further_grids = (
+        {"window_blocks": (5.0, 20.0, 200.0, 1e4), "window_blocks_late": (2.0, 20.0, 1e4)},
+    )
+    # Only the last block counts; the average never moves.
+    bounds = {"window_blocks": (1.0, 1e4)}  # noqa: RUF012
 
     def __init__(self, env: Any, **parameters: Any) -> None:
         super().__init__(env, **parameters)
@@ -75,18 +80,20 @@ class ProportionalFair(AnySample):
 
     def index(self, seen: Seen) -> Float64Array:
         """Return R_k/T_k."""
-        shape = self._served.shape
+        lanes = self.acting
+        shape = (len(lanes), self.config.n_devices)
         rate = np.log2(1 + seen.snr).reshape(shape)
         uploads = seen.device("uploads").reshape(shape)
         mean_rate = np.log2(1 + db_to_linear(seen.device("mean_snr_db"))).reshape(shape)
         share = self.config.uploads_per_block / self.config.n_devices
         # A block is over when the uploads have changed: devices may be chosen in turns.
-        over = self._begun & (uploads != self._uploads).any(axis=1)
-        got = np.where(uploads > self._uploads, self._rate, 0)
-        averaged = self._served + (got - self._served) / self.parameters.window_blocks
-        self._served = np.where(over[:, None], averaged, self._served)
-        self._served = np.where(self._begun[:, None], self._served, share * mean_rate)
-        self._rate, self._uploads = rate, uploads
-        self._begun[:] = True
-        ratio = rate / np.maximum(self._served, _LEAST_RATE)
+        begun, served, before = self._begun[lanes], self._served[lanes], self._uploads[lanes]
+        over = begun & (uploads != before).any(axis=1)
+        got = np.where(uploads > before, self._rate[lanes], 0)
+        averaged = served + (got - served) / self.parameters.window_blocks
+        served = np.where(over[:, None], averaged, served)
+        served = np.where(begun[:, None], served, share * mean_rate)
+        self._served[lanes], self._rate[lanes], self._uploads[lanes] = served, rate, uploads
+        self._begun[lanes] = True
+        ratio = rate / np.maximum(served, _LEAST_RATE)
         return np.asarray(ratio.reshape(seen.snr.shape)[..., None])

@@ -55,7 +55,16 @@ class ImportanceAwareEntropy(SchedulingRule):
     source = "Wen et al. 2019, eq. (4), extension to networks; the weight is ours"
     needs = {"devices": ("snr_db",), "samples": ("present", "entropy")}  # noqa: RUF012
     Parameters = WeightParameters
-    grid = {"weight": (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)}  # noqa: RUF012
+    grid = {"weight": (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 1e4)}  # noqa: RUF012
+    further_grids = (
+        {
+            "weight": (3.0, 30.0, 100.0, 300.0),
+            "weight_late": (0.0, 3.0, 30.0, 100.0, 1e3),
+            "late_share": (0.25, 0.5),
+        },
+    )
+    # The channel counts for nothing; the uncertainty does.
+    bounds = {"weight": (0.0, 1e4)}  # noqa: RUF012
 
     def index(self, seen: Seen) -> Float64Array:
         """Return I."""

@@ -144,6 +144,7 @@ def print_results(results: Results) -> None:
     print_table(title, columns, rows)
     origins = {
         "published": "the best published rule",
+        "adapted": "the best published rule with additions of this project",
         "project": "the best rule of this project",
         "yours": "your best rule",
     }

@@ -91,7 +91,7 @@ class PolicyResult:
             missing, or if their paired difference is not above zero with 95 % confidence, for then
             the scale has no meaning.
         difference: To the best analytical policy; None if there is none.
-        differences: To the best rule of each kind, ``"published"`` and ``"project"``, by kind.
+        differences: To the best rule of each kind, such as ``"published"``, by kind.
         metrics: The last step's info, by name.
         kind: See ``policies.Contender``.
         source: Where the policy comes from.

@@ -54,7 +54,7 @@ class Overall:
 
     Attributes:
         group: ``ppo``, ``dqn`` or another algorithm, ``learned`` (the best of these),
-            ``published`` or ``project`` (the best rule of a kind).
+            ``published``, ``adapted`` or ``project`` (the best rule of a kind).
         environments: In how many.
         score: Mean normalised score. That of an episode is 1 plus the paired difference to the best
             analytical policy over that policy's mean gain on the one without skill.
@@ -118,7 +118,7 @@ class Leaderboard:
         learners = sorted(
             {row.policy for row in self.ranking if row.kind == "learned"}, key=_of_source
         )
-        kinds = ["published", "project", "yours"]
+        kinds = ["published", "adapted", "project", "yours"]
         kinds = [kind for kind in kinds if any(row.kind == kind for row in self.ranking)]
         titles = [_GROUPS[kind] for kind in kinds]
         titles += [f"`{name}` (training seeds)" for name in learners]
@@ -172,6 +172,7 @@ class Leaderboard:
 _GROUPS = {
     "learned": "best trained agent",
     "published": "best published rule",
+    "adapted": "best published rule, adapted",
     "project": "best rule of this project",
     "yours": "your best rule",
 }

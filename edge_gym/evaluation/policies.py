@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
 from edge_gym.baselines import BASELINES, applicable_baselines, make_baseline
-from edge_gym.baselines.base import PROJECT, PUBLISHED, REFERENCE, YOURS, Baseline
+from edge_gym.baselines.base import ADAPTED, PROJECT, PUBLISHED, REFERENCE, YOURS, Baseline
 from edge_gym.baselines.catalogue import TUNED
 from edge_gym.core.registration import find_environment
 from edge_gym.evaluation.own_policies import make_own_policy, split_place
@@ -25,7 +25,7 @@ from edge_gym.evaluation.tuning import (
 from edge_gym.runtime.messages import shown
 from edge_gym.runtime.yaml import load_yaml
 
-RULE_KINDS = (PUBLISHED, PROJECT)
+RULE_KINDS = (PUBLISHED, ADAPTED, PROJECT)
 """Kinds of rules among which the best analytical policy is looked for."""
 
 _LONGEST_NAME = 100
@@ -38,7 +38,8 @@ class Contender:
     Attributes:
         name: As it was asked for.
         policy: What acts.
-        kind: ``"published"``, ``"project"`` (a rule of this project), ``"yours"`` (brought by a
+        kind: ``"published"``, ``"adapted"`` (a published rule with a schedule or another addition
+            of this project), ``"project"`` (a rule of this project), ``"yours"`` (brought by a
             user), ``"reference"`` (random) or ``"learned"``.
         source: Where it comes from.
         parameters: The parameters of a rule.
@@ -135,7 +136,7 @@ def resolve(
             baseline,
             baseline.kind(),
             baseline.source,
-            asdict(baseline.parameters),
+            baseline.named_parameters(),
             baseline.note(baseline.config),
             baseline.kind() != REFERENCE,
         )
@@ -195,9 +196,8 @@ def own_policy(name: str, policy: Policy | ActingFunction) -> Contender:
 
 def _own(name: str, policy: Policy, source: str, parameters: Mapping[str, Any]) -> Contender:
     if isinstance(policy, Baseline):
-        parameters = asdict(policy.parameters)
         note = policy.note(policy.config)
-        return Contender(name, policy, YOURS, policy.source, dict(parameters), note)
+        return Contender(name, policy, YOURS, policy.source, policy.named_parameters(), note)
     return Contender(name, policy, YOURS, source, dict(parameters))
 
 
@@ -228,7 +228,8 @@ def _is_new(spec: str, env: Any) -> bool:
     found = shipped_parameters(name, env)
     if found is None:
         return False
-    return bool(make_baseline(name, env, **found).parameters != make_baseline(name, env).parameters)
+    usual = make_baseline(name, env).named_parameters()
+    return make_baseline(name, env, **found).named_parameters() != usual
 
 
 def one_for_each_seed(spec: str, env_id: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -78,7 +77,7 @@ def tunable_baselines(env: Any) -> list[str]:
 
 
 def grid_points(policy: str, env: Any) -> list[dict[str, Any]]:
-    """Return every combination of the grid of the baseline of this name for an environment.
+    """Return all parameters that are tried of the baseline of this name in an environment.
 
     Raises:
         ValueError: If the name is unknown, the rule does not apply, or it has nothing to tune.
@@ -87,7 +86,7 @@ def grid_points(policy: str, env: Any) -> list[dict[str, Any]]:
     if not grid:
         tunable = ", ".join(tunable_baselines(env)) or "none"
         raise ValueError(f"policy {policy!r} has nothing to tune here; what has: {tunable}")
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return find_baseline(policy, env).points(env.unwrapped.config)
 
 
 def tune(
@@ -274,6 +273,7 @@ def _with_tunings(
         policies[tuning.policy] = {
             "parameters": tuning.best.parameters,
             "episodes": tuning.best.episodes,
+            "points": len(tuning.trials),
             "seeds": [TUNING[0], TUNING[tuning.best.episodes - 1]],
             "mean_return": round(tuning.best.mean_return, 6),
             "ci95": [round(end, 6) for end in tuning.best.ci95],

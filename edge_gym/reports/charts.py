@@ -23,6 +23,7 @@ INK, MUTED, GRID = "#1B2733", "#66717D", "#E3E7EB"
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 KINDS = {
     "published": ("#0072B2", "published rule"),
+    "adapted": ("#56B4E9", "published rule, adapted"),
     "project": ("#009E73", "rule of this project"),
     "learned": ("#D55E00", "learned"),
     "yours": ("#CC79A7", "yours"),

@@ -111,7 +111,8 @@ def write_page(
         ],
         overview=overview(board),
         kinds={
-            kind: KINDS[kind] for kind in ("published", "project", "yours", "learned", "reference")
+            kind: KINDS[kind]
+            for kind in ("published", "adapted", "project", "yours", "learned", "reference")
         },
         width=WIDTH,
     )

@@ -121,8 +121,8 @@ def rule_parameters(name: str, env: EdgeVectorEnv) -> dict[str, Any]:
     """Return a rule's shipped tuned parameters for this configuration, else its defaults."""
     baseline = make_baseline(name, env)
     if not baseline.grid:
-        return asdict(baseline.parameters)
-    return shipped_parameters(name, env) or asdict(baseline.parameters)
+        return baseline.named_parameters()
+    return shipped_parameters(name, env) or baseline.named_parameters()
 
 
 def reporting(options: Options, task: str) -> Callable[[int, int], None]:

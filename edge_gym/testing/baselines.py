@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any
 
 import numpy as np
@@ -66,12 +65,11 @@ def check_grid(kind: type[Baseline], env: Any) -> None:
     """Check that parameters have defaults, and that every point of the grid is valid."""
     assert is_dataclass(kind.Parameters), f"{kind.name}: Parameters must be a dataclass"
     kind.Parameters()
-    known = {field.name for field in fields(kind.Parameters)}
-    grid = kind.grid_for(env.unwrapped.config)
-    unknown = [name for name in grid if name not in known]
-    assert not unknown, f"{kind.name}: the grid names {unknown}, its parameters are {sorted(known)}"
-    for values in itertools.product(*grid.values()):
-        kind.Parameters(**dict(zip(grid, values, strict=True)))
+    for point in kind.points(env.unwrapped.config):
+        try:
+            kind.read_parameters(point)
+        except (TypeError, ValueError) as error:
+            raise AssertionError(f"{kind.name}: the grid has {point}: {error}") from error
 
 
 def _check_actions(policy: Baseline, env: Any, seeds: range) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,7 +131,7 @@ class Sweep:
         for name, scheme in schemes.items():
             task = f"{name}, {cell.name}"
             rule = make_baseline(scheme.rule, env, **scheme.parameters)
-            self.parameters[name] = {"rule": scheme.rule, **asdict(rule.parameters)}
+            self.parameters[name] = {"rule": scheme.rule, **rule.named_parameters()}
             runs[name] = run_or_load(
                 self.parts / part_name(task),
                 env,

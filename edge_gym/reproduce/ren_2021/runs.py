@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +206,7 @@ class LongRuns:
         if isinstance(env.problem, _Pretrained):
             env.problem.folder = self.folder
         rule = make_baseline(policy, env)
-        self.parameters[task] = asdict(rule.parameters)
+        self.parameters[task] = rule.named_parameters()
         start = {"start_accuracy": _START_ACCURACY} if pretrained else {}
         identity = {"name": policy, **self.parameters[task], **start}
 

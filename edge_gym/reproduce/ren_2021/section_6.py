@@ -7,7 +7,6 @@ compared on many paired episodes of a small one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,7 +156,7 @@ def _contenders(
 
     def add(name: str, env: EdgeVectorEnv, rule: str, **values: Any) -> None:
         baseline = make_baseline(rule, env, **values)
-        contenders.append((name, env, baseline, asdict(baseline.parameters)))
+        contenders.append((name, env, baseline, baseline.named_parameters()))
 
     tunable = tunable_baselines(usual)
     for name in applicable_baselines(direct):

@@ -6,7 +6,6 @@ The section sketches two designs and reports no numbers; what it claims is measu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,7 +165,7 @@ def _policies(
     for name in applicable_baselines(env):
         values = _tuned(name, setting, env, parts)
         rule = make_baseline(name, env, **values)
-        policies.append((name, rule, asdict(rule.parameters)))
+        policies.append((name, rule, rule.named_parameters()))
     return policies + trained_agents(setting.agents_id, env)
 
 
@@ -181,7 +180,7 @@ def _tuned(name: str, setting: _Setting, env: EdgeVectorEnv, parts: Path) -> dic
     k, usual = env.config.n_devices, own.config.n_devices
     rule = make_baseline(name, env)
     tuned = shipped_parameters(name, own) if name in tunable_baselines(own) else None
-    values = tuned or asdict(rule.parameters)
+    values = tuned or rule.named_parameters()
     parameter = next((parameter for parameter in _SCALED if parameter in values), None)
     grid = rule.grid_for(env.config)
     if parameter is None:

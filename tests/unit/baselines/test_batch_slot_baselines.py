@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -349,8 +348,8 @@ def test_every_point_of_a_grid_is_possible() -> None:
             if not rule.applies(env):
                 continue
             grid = rule.grid_for(env.config)
-            for values in itertools.product(*grid.values()):
-                rule(env, **dict(zip(grid, values, strict=True)))
+            for point in rule.points(env.config):
+                rule(env, **point)
             if "batch" in grid and env.config.max_batch is not None:
                 assert max(grid["batch"]) == env.config.max_batch
     assert {1.0} < set(BY_NAME["optimal-batch-slot"].grid["scale"])

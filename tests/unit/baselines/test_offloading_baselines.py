@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -22,6 +21,7 @@ from edge_gym.solvers.offloading import (
     Offloading,
     OffloadingCosts,
     admm,
+    best_frequency,
     edge_only,
     evaluate,
     exhaustive,
@@ -141,6 +141,20 @@ Solved = Callable[[Made, dict[str, Any], OffloadingCosts], Offloading]
         ("lco", {}, lambda env, seen, costs: local_only(costs)),
         ("eco", {}, lambda env, seen, costs: edge_only(costs)),
         ("gbe", {}, lambda env, seen, costs: given_bands(costs)),
+        (
+            "near-optimal",
+            {"cap": 0.5},
+            lambda env, seen, costs: optimal_resources(
+                costs, np.minimum(near_optimal(costs).offloaded, 0.5)
+            ),
+        ),
+        (
+            "gbe",
+            {"cap": 0.3},
+            lambda env, seen, costs: optimal_resources(
+                costs, np.minimum(given_bands(costs).offloaded, 0.3), grouped=True
+            ),
+        ),
         ("constant-split", {}, lambda env, seen, costs: optimal_resources(costs, 0.6)),
         (
             "constant-split",
@@ -182,6 +196,36 @@ def test_rules_decide_as_the_solver_does(
     assert (found.offloaded[-2:] == 0).all()
     if name == "gbe":
         np.testing.assert_allclose(found.uplink_share.sum(axis=1), 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["admm", "near-optimal", "exhaustive", "gbe"])
+def test_a_cap_cuts_what_is_offloaded_and_1_is_the_rule_itself(name: str) -> None:
+    env = Made(path_loss_exponent=2.8, cell_radius_m=60.0)
+    seen = draw(env)
+    usual, whole, cut = (make(name, env, **p) for p in ({}, {"cap": 1.0}, {"cap": 0.45}))
+    np.testing.assert_array_equal(usual.act(seen), whole.act(seen))
+    assert [rule.kind() for rule in (usual, whole, cut)] == ["published", "published", "adapted"]
+    assert make(name, env, cap_late=0.5).kind() == "adapted"
+    free, capped = (chosen_by(rule, env, seen) for rule in (usual, cut))
+    assert (free.offloaded > 0.45).any()
+    np.testing.assert_allclose(capped.offloaded, np.minimum(free.offloaded, 0.45), atol=1e-6)
+
+
+def test_bands_are_optimal_under_a_cap_by_brute_force() -> None:
+    env = Made(n_devices=1, path_loss_exponent=2.8, cell_radius_m=60.0)
+    seen = draw(env)
+    costs = costs_of(env, seen)
+    found = chosen_by(make("near-optimal", env, cap=0.3), env, seen)
+    assert (found.offloaded <= 0.3 + 1e-6).all()
+    best = np.full(LANES, np.inf)
+    for uplink in np.linspace(0.002, 0.998, 499):
+        shares = np.full((LANES, 1), uplink), np.full((LANES, 1), 1 - uplink)
+        cpu_hz = best_frequency(costs, found.offloaded, *shares)
+        tried = Offloading(found.offloaded, found.download, *shares, cpu_hz)
+        best = np.minimum(best, evaluate(costs, tried).wsel)
+    wsel = evaluate(costs, found).wsel
+    np.testing.assert_allclose(wsel, best, rtol=1e-4)
+    assert (wsel >= evaluate(costs, near_optimal(costs)).wsel * (1 - 1e-6)).all()
 
 
 def test_the_parameters_of_the_document_stop_short() -> None:
@@ -318,10 +362,10 @@ def test_where_rules_apply() -> None:
 def test_every_point_of_a_grid_is_possible() -> None:
     env = Made()
     for rule in RULES:
-        grid = rule.grid_for(env.config)
-        assert bool(grid) == (rule.name in ("channel-threshold", "constant-split"))
-        for values in itertools.product(*grid.values()):
-            rule(env, **dict(zip(grid, values, strict=True)))
+        points = rule.points(env.config)
+        assert bool(points) == (rule.name not in ("lco", "eco", "random-split"))
+        for point in points:
+            rule(env, **point)
 
 
 @pytest.mark.parametrize(

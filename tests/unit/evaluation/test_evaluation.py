@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 from scipy import stats
 
 import edge_gym
-from edge_gym.baselines import find_baseline, make_baseline
+from edge_gym.baselines import make_baseline
 from edge_gym.core.problem import Problem, Step
 from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.evaluation import comparison, seeds
@@ -254,7 +254,7 @@ def test_results_hold_what_others_rely_on(outcome: Any) -> None:
 
 def kind_of(name: str) -> str:
     name = name.removeprefix("tuned-").partition(":")[0]
-    return find_baseline(name, make_lanes("Retransmission-v0", 1)).kind()
+    return make_baseline(name, make_lanes("Retransmission-v0", 1)).kind()
 
 
 def test_numbers_follow_from_the_episodes(outcome: Any) -> None:
