@@ -433,13 +433,13 @@ class Case:
             return
         ended = there["total_gain"]
         config = self.env.config
-        gain = (
-            told["total_gain" if config.reward == "accuracy" else "total_loss_decrease"]
-            if (config.reward == "accuracy" or "total_loss_decrease" in told)
-            else None
-        )
-        if gain is None:
-            return
+        initial = told["validation_accuracy"] - told["total_gain"]
+        gain = {
+            "accuracy": told["total_gain"],
+            "loss": told["total_loss_decrease"],
+            "area": told["area_under_curve"] - initial,
+            "time-to-target": -told["time_to_target"],
+        }[config.reward]
         if "total_wsel" in told:
             gain = config.accuracy_weight * gain - told["total_wsel"]
         wrong = np.abs(self.returns - gain) > 1e-9 * (1 + self.sizes + np.abs(gain))

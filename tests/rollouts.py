@@ -176,7 +176,11 @@ def brief(name: str) -> dict[str, Any]:
 
 def episode(name: str, seed: int = 0) -> list[tuple[Any, ...]]:
     """Return ``(observation, info)``, then what every step of one episode returned."""
-    env = make(name)
+    return played(make(name), seed)
+
+
+def played(env: gym.Env[Any, Any], seed: int = 0) -> list[tuple[Any, ...]]:
+    """Return the same of an environment that is there."""
     steps: list[tuple[Any, ...]] = [env.reset(seed=seed)]
     actions = random_actions(env.action_space, seed)
     over = False

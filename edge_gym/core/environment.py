@@ -34,6 +34,8 @@ class OfProblem:
             for part, table in cls.problem_type.documented_tables.items():
                 mark = f"{{{part or 'observation'}_table}}"
                 cls.__doc__ = cls.__doc__.replace(mark, table.markdown("    "))
+            for name, text in cls.problem_type.documented_texts.items():
+                cls.__doc__ = cls.__doc__.replace(f"{{{name}}}", text.replace("\n", "\n    "))
 
     @property
     def tables(self) -> dict[str, ObservationTable]:

@@ -81,6 +81,7 @@ class Problem(ABC):
 
     Attributes:
         documented_tables: The default configuration's tables, for docstrings.
+        documented_texts: What docstrings of environments hold in the place of ``{NAME}``, by name.
         state_parts: Names of attributes that hold state of their own, as learners do: with
             ``get_state(lanes)`` and ``set_state(lanes, state)``, and, if need be,
             ``growing``, the names of those of its arrays whose later axes are as long as what was
@@ -99,6 +100,7 @@ class Problem(ABC):
 
     config_type: ClassVar[type[Any]]
     documented_tables: ClassVar[Mapping[str, ObservationTable]] = {}
+    documented_texts: ClassVar[Mapping[str, str]] = {}
     state_parts: ClassVar[tuple[str, ...]] = ()
 
     observation_space: spaces.Space[Any]

@@ -35,7 +35,9 @@ from edge_gym.data import (
     draw_split,
     load_features,
 )
-from edge_gym.envs.tracking import REWARDS, GainTracker
+from edge_gym.envs.budget import Budget
+from edge_gym.envs.targets import TargetTimes, check_targets
+from edge_gym.envs.tracking import DOCUMENTED, REWARDS, GainTracker
 from edge_gym.learning import LEARNERS, Score, make_learner
 from edge_gym.learning.base import check_learner_classes
 from edge_gym.physics.channel import check_channel, make_channel
@@ -80,8 +82,11 @@ class CentralizedConfig(Config):
         test_size: Samples that the report is measured on; None takes the whole test set.
         C: The SVM's penalty on the slack.
         tolerance: Relative duality gap of every SVM fit.
-        reward: What a step's gain is measured in on the validation set: ``"accuracy"``, or
-            ``"loss"``, whose decrease carries far less noise (see ``learning.Score``).
+        reward: What is paid, all of it measured on the validation set: the gain in ``"accuracy"``,
+            the decrease of the ``"loss"``, which carries far less noise (see ``learning.Score``),
+            the ``"area"`` under the accuracy over the budget, or ``"time-to-target"``; see
+            ``envs.tracking``.
+        targets: Validation accuracies, one or more that ascend; the time to each is told.
         hidden_size: Hidden units of the MLP.
         learning_rate: Step size of the networks' training.
         batch_size: Samples in a mini-batch of the networks' training.
@@ -105,6 +110,7 @@ class CentralizedConfig(Config):
     C: float = 1.0
     tolerance: float = 1e-3
     reward: str = "accuracy"
+    targets: tuple[float, ...] = (0.8, 0.85, 0.9)
     hidden_size: int = 64
     learning_rate: float = 0.003
     batch_size: int = 32
@@ -135,6 +141,7 @@ class CentralizedConfig(Config):
         check_number("C", self.C, 1e-6, 1e6)
         check_number("tolerance", self.tolerance, 1e-6, 0.1)
         check_choice("reward", self.reward, REWARDS)
+        check_targets(self.targets)
         check_integer("hidden_size", self.hidden_size, 1, 10_000)
         check_number("learning_rate", self.learning_rate, 0, 10, open_low=True)
         check_integer("batch_size", self.batch_size, 1, 100_000)
@@ -149,11 +156,13 @@ class CentralizedLearning(Problem):
         config: The configuration.
         n_lanes: Number of lanes.
         n_steps: Steps of an episode.
+        budget: What limits it.
 
     Attributes:
         features: The data set.
         learner: The classifiers.
         tracker: How good they are.
+        targets: When they reached targets.
         channel: How links fade.
         validation: Training rows that a lane is validated on, ``(n_lanes, V)``.
         test: Test rows that it is tested on, ``(n_lanes, T)``.
@@ -168,9 +177,12 @@ class CentralizedLearning(Problem):
     test = LaneArray(np.int64, lambda problem: (problem.test_size,), reset=None)
     counts = LaneArray(np.int64, lambda problem: (problem.n_classes,))
     unlearned = LaneArray(np.int64)
-    state_parts: ClassVar[tuple[str, ...]] = ("learner", "tracker")
+    documented_texts = DOCUMENTED
+    state_parts: ClassVar[tuple[str, ...]] = ("learner", "tracker", "targets")
 
-    def __init__(self, config: CentralizedConfig, n_lanes: int, n_steps: int) -> None:
+    def __init__(
+        self, config: CentralizedConfig, n_lanes: int, n_steps: int, budget: Budget
+    ) -> None:
         super().__init__(config, n_lanes)
         self.n_steps = n_steps
         self.channel = make_channel(config.channel)
@@ -192,10 +204,13 @@ class CentralizedLearning(Problem):
             train_steps=config.train_steps,
         )
         self.test_size = config.test_size or len(self.features.test_labels)
+        self.targets = TargetTimes(n_lanes, config.targets, budget)
         self.tracker = GainTracker(
             n_lanes,
             n_steps,
             self.n_classes,
+            budget=budget,
+            targets=self.targets,
             reward=config.reward,
             slope_weight=1 - _SLOPE_DECAY,
             track_test=config.track_test,
@@ -278,20 +293,24 @@ class CentralizedLearning(Problem):
         self.unlearned[lanes] += 1
 
     def _learn(
-        self, lanes: IntArray, over: BoolArray
+        self, lanes: IntArray, over: BoolArray, spent: IntArray
     ) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-        """Train where enough was acquired or the episode is over; return reward and infos."""
+        """Train where enough was acquired or the episode is over; return reward and infos.
+
+        Args:
+            lanes: ``(m,)``.
+            over: Whose episode ends, ``(m,)``.
+            spent: How much of its budget is spent, ``(m,)``.
+        """
         learning = (self.unlearned[lanes] >= self.config.retrain_every) | over
         learners = lanes[learning]
         if len(learners):
             self.learner.fit(learners, [self.generators[lane] for lane in learners])
             self.unlearned[learners] = 0
-        reward, info = self.tracker.update(lanes, learning, over, self._score)
+        reward, info = self.tracker.update(lanes, learning, over, spent, self._score)
         info["samples"] = self.counts[lanes].sum(axis=1).astype(np.float64)
         info["trained"] = learning.astype(np.float64)
-        final_info = self.tracker.final_info(lanes)
-        del final_info["total_loss_decrease"]
-        return reward, info, final_info
+        return reward, info, self.tracker.final_info(lanes)
 
     def _score(self, lanes: IntArray, test: bool) -> Score:
         """Score the classifiers on their test or validation samples."""

@@ -32,7 +32,9 @@ from edge_gym.data import (
     order_long_tailed,
     partition,
 )
-from edge_gym.envs.tracking import REWARDS, GainTracker
+from edge_gym.envs.budget import Budget
+from edge_gym.envs.targets import TargetTimes, check_targets
+from edge_gym.envs.tracking import DOCUMENTED, REWARDS, GainTracker
 from edge_gym.learning.base import Score
 from edge_gym.learning.compression import FULL_BITS, MAX_QUANTISED_BITS, Compressor
 from edge_gym.learning.federated import FederatedLearner
@@ -131,8 +133,10 @@ class FederatedConfig(Config):
         validation_size: Samples that the reward is measured on.
         test_size: Samples that the report is measured on; None takes the whole test set.
         learning_rate: Step size of SGD, η.
-        reward: What a round's gain is measured in on the validation set: ``"accuracy"``, or
-            ``"loss"``, whose decrease carries less noise.
+        reward: What is paid, all of it measured on the validation set: the gain in ``"accuracy"``,
+            the decrease of the ``"loss"``, which carries less noise, the ``"area"`` under the
+            accuracy over the budget, or ``"time-to-target"``; see ``envs.tracking``.
+        targets: Validation accuracies, one or more that ascend; the time to each is told.
         bandwidth_hz: The uplink's band W, Hz.
         cell_radius_m: Devices lie anywhere in a disc of this radius, each place as likely, m.
         transmit_power_dbm: A device's transmit power when it has the whole band, dBm; in a part
@@ -168,6 +172,7 @@ class FederatedConfig(Config):
     test_size: int | None = 1000
     learning_rate: float = 0.3
     reward: str = "accuracy"
+    targets: tuple[float, ...] = (0.5, 0.6, 0.7)
     bandwidth_hz: float = 5e6
     cell_radius_m: float = 500.0
     transmit_power_dbm: float = 23.0
@@ -206,6 +211,7 @@ class FederatedConfig(Config):
             check_integer("test_size", self.test_size, 1)
         check_number("learning_rate", self.learning_rate, 1e-9, 1e3)
         check_choice("reward", self.reward, REWARDS)
+        check_targets(self.targets)
         check_number("bandwidth_hz", self.bandwidth_hz, 1, 1e12)
         check_number("cell_radius_m", self.cell_radius_m, _LEAST_DISTANCE_M, 1e5)
         check_number("transmit_power_dbm", self.transmit_power_dbm, -50, 60)
@@ -230,6 +236,7 @@ class FederatedLearning(Problem):
         config: The configuration.
         n_lanes: Number of lanes.
         max_rounds: Most rounds of an episode.
+        budget: What limits it.
 
     Attributes:
         channel: How links fade.
@@ -238,6 +245,7 @@ class FederatedLearning(Problem):
         learner: The global models.
         compressor: Of what devices send.
         tracker: How good the models are.
+        targets: When they reached targets.
         corrupt: Whose labels are wrong, ``(n_lanes, K)``: for oracles and reports, never observed.
         training_flops: FLOPs of training on one sample.
         test_size: Test samples of a lane.
@@ -246,7 +254,8 @@ class FederatedLearning(Problem):
     config: FederatedConfig
     path_loss: ClassVar[tuple[float, float]] = (128.1, 3.76)
     """Loss in dB at one kilometre, and the exponent."""
-    state_parts: ClassVar[tuple[str, ...]] = ("tracker", "learner", "compressor")
+    documented_texts = DOCUMENTED
+    state_parts: ClassVar[tuple[str, ...]] = ("tracker", "targets", "learner", "compressor")
 
     validation = LaneArray(np.int64, lambda problem: (problem.config.validation_size,), reset=None)
     test = LaneArray(np.int64, lambda problem: (problem.test_size,), reset=None)
@@ -260,7 +269,9 @@ class FederatedLearning(Problem):
     cpu_hz = LaneArray(np.float64, per_device, reset=None)
     rounds = LaneArray(np.int64)
 
-    def __init__(self, config: FederatedConfig, n_lanes: int, max_rounds: int) -> None:
+    def __init__(
+        self, config: FederatedConfig, n_lanes: int, max_rounds: int, budget: Budget
+    ) -> None:
         super().__init__(config, n_lanes)
         self.channel = make_channel(config.channel)
         self.features = load_features(config.dataset, config.classes, config.image_size)
@@ -300,10 +311,13 @@ class FederatedLearning(Problem):
         self.training_flops = self.network.forward_flops + self.network.backward_flops
         self.max_rounds = max_rounds
         self.test_size = config.test_size or n_test
+        self.targets = TargetTimes(n_lanes, config.targets, budget)
         self.tracker = GainTracker(
             n_lanes,
             max_rounds,
             len(self.features.classes),
+            budget=budget,
+            targets=self.targets,
             reward=config.reward,
             slope_weight=_SLOPE_WEIGHT,
             track_test=config.track_test,
@@ -428,16 +442,20 @@ class FederatedLearning(Problem):
         self.learner.reset(lanes, [self.generators[lane] for lane in lanes])
 
     def _end_round(
-        self, lanes: IntArray, over: NDArray[np.bool_]
+        self, lanes: IntArray, over: NDArray[np.bool_], spent: NDArray[Any]
     ) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-        """Measure the models after a round; return reward and infos."""
-        reward, info = self.tracker.update(lanes, np.ones_like(over), over, self._score)
+        """Measure the models after a round; return reward and infos.
+
+        Args:
+            lanes: ``(m,)``.
+            over: Whose episode ends, ``(m,)``.
+            spent: How much of its budget is spent, ``(m,)``.
+        """
+        reward, info = self.tracker.update(lanes, np.ones_like(over), over, spent, self._score)
         self.rounds[lanes] += 1
         self.tracker.record(lanes, self.rounds[lanes])
         info["rounds"] = self.rounds[lanes].astype(np.float64)
-        final_info = self.tracker.final_info(lanes)
-        del final_info["area_under_curve"]
-        return reward, info, final_info
+        return reward, info, self.tracker.final_info(lanes)
 
     def _broadcast_s(
         self,

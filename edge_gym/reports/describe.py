@@ -22,7 +22,7 @@ from edge_gym.papers import PAPERS
 
 _NOT_STATED = "not stated" if __doc__ else "not known: Python runs without docstrings (-OO)"
 _SECTION = re.compile(r"^## (.+)\n", re.MULTILINE)
-_CHOICE = re.compile(r"^- ``actions=\"(\w+)\"``", re.MULTILINE)
+_CHOICE = re.compile(r"^- ``\w+=\"([\w-]+)\"``", re.MULTILINE)
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
@@ -138,8 +138,8 @@ def describe(env_id: str, overrides: Mapping[str, Any] | None = None) -> Descrip
         },
         shapes={part: tuple(box.shape or ()) for part, box in parts.items()},
         action=str(env.single_action_space),
-        action_meaning=_of_actions(sections, getattr(env.config, "actions", None)),
-        reward=_text(sections, "Rewards"),
+        action_meaning=_chosen(sections, "Action Space", getattr(env.config, "actions", None)),
+        reward=_chosen(sections, "Rewards", getattr(env.config, "reward", None)),
         end=_text(sections, "Episode End"),
         source=_with_papers(_text(sections, "References"), row.paper, rules),
         rules=rules,
@@ -165,18 +165,24 @@ def _text(sections: Mapping[str, str], name: str) -> str:
     return _plain(sections[name]) if name in sections else _NOT_STATED
 
 
-def _of_actions(sections: Mapping[str, str], actions: str | None) -> str:
-    """Return what actions mean: of several kinds the one that there is, and what holds for all."""
-    if "Action Space" not in sections:
+def _chosen(sections: Mapping[str, str], name: str, choice: str | None) -> str:
+    """Return a section: of the kinds that it lists the one that there is, and what holds for all.
+
+    Args:
+        sections: All of them.
+        name: The section.
+        choice: The value of the field by which it lists kinds.
+    """
+    if name not in sections:
         return _NOT_STATED
-    before, *choices = _CHOICE.split(sections["Action Space"])
+    before, *choices = _CHOICE.split(sections[name])
     if not choices:
         return _plain(before)
     kinds = dict(zip(choices[::2], choices[1::2], strict=True))
     # What follows the list is of all kinds.
     last = list(kinds)[-1]
     kinds[last], _, after = kinds[last].partition("\n\n")
-    own = re.sub(r"^[^:]*: ", "", kinds.get(str(actions), ""), count=1)
+    own = re.sub(r"^[^:]*: ", "", kinds.get(str(choice), ""), count=1)
     return _plain("\n\n".join(part for part in (before.strip(), own, after.strip()) if part))
 
 

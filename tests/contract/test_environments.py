@@ -31,6 +31,7 @@ from edge_gym.envs.data_scheduling.config import DataSchedulingConfig
 from edge_gym.envs.offloading.config import OffloadingConfig
 from edge_gym.envs.retransmission.config import RetransmissionConfig
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
+from edge_gym.envs.tracking import REWARDS
 from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
 from edge_gym.testing import problems
 
@@ -71,17 +72,57 @@ def infos_of(name: str) -> list[dict[str, Any]]:
     return [info, *(step[4] for step in steps)]
 
 
-def test_rewards_telescope_to_the_gain_in_validation_accuracy_or_loss(name: str) -> None:
-    (_, info), *steps = rollouts.episode(name, seed=4)
-    final = steps[-1][4]
-    total = sum(step[1] for step in steps)
-    gain = final["validation_accuracy"] - info["validation_accuracy"]
-    assert final["total_gain"] == pytest.approx(gain, abs=1e-12)
-    by_loss = make(name).config.reward == "loss"
-    expected = final["total_loss_decrease"] if by_loss else gain
+TARGETS = (0.15, 0.3, 0.8, 1.0)
+
+
+def spent_in(info: dict[str, float], step: int, config: Any) -> tuple[float, float]:
+    """Return what the infos tell of the budget when a step's new model is there, and the budget."""
+    if "channel_uses" in info:
+        # The infos are of the next sample already, which is sent once.
+        return step, config.budget
+    if "uploads" in info:
+        return info["uploads"], config.budget
+    if getattr(config, "mode", "") == "lazy":
+        return info["joules"], config.budget_j
+    for told, field in (("cycles", "cycles"), ("iterations", "iterations")):
+        if told in info:
+            return info[told], getattr(config, field)
+    return info["seconds"], config.budget_s
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+def test_rewards_telescope_to_what_they_state(name: str, reward: str) -> None:
+    """Against the curve of the validation accuracy over what is spent, told by the infos."""
+    env = make(name, reward=reward, targets=TARGETS)
+    (_, first), *steps = rollouts.played(env, seed=4)
+    config, final = env.config, steps[-1][4]
+    spent = [spent_in(step[4], i, config) for i, step in enumerate(steps, 1)]
+    times = [0.0, *(min(now / budget, 1.0) for now, budget in spent)]
+    curve = [first["validation_accuracy"], *(step[4]["validation_accuracy"] for step in steps)]
+    area = sum(a * (b - u) for a, u, b in zip(curve, times, [*times[1:], 1.0], strict=True))
+    to = [min([u for u, a in zip(times, curve, strict=True) if a >= t] or [1.0]) for t in TARGETS]
+    sums = {
+        "accuracy": final["validation_accuracy"] - first["validation_accuracy"],
+        "loss": first["validation_loss"] - final["validation_loss"],
+        "area": area - first["validation_accuracy"],
+        "time-to-target": -np.mean(to),
+    }
+    told = {
+        "accuracy": final["total_gain"],
+        "loss": final["total_loss_decrease"],
+        "area": final["area_under_curve"] - first["validation_accuracy"],
+        "time-to-target": -final["time_to_target"],
+    }
+    assert told == pytest.approx(sums, rel=1e-9, abs=1e-12)
+    total, expected = sum(step[1] for step in steps), sums[reward]
     if "total_wsel" in final:
-        expected = make(name).config.accuracy_weight * expected - final["total_wsel"]
-    assert total == pytest.approx(expected, rel=1e-12, abs=1e-12)
+        expected = config.accuracy_weight * expected - final["total_wsel"]
+    assert total == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    unit = next(key for key in final if key.endswith("_to_15")).removesuffix("to_15")
+    budget = final[f"{unit}to_100"]
+    assert [final[f"{unit}to_{100 * t:g}"] / budget for t in TARGETS] == pytest.approx(to)
+    reached = [final[f"reached_{100 * target:g}"] for target in TARGETS]
+    assert reached == [max(curve) >= target for target in TARGETS]
 
 
 @pytest.mark.parametrize("plain_name", [PLAIN, SCHEDULING, UPDATES])
@@ -591,6 +632,7 @@ BAD_CENTRALIZED: dict[str, tuple[Any, ...]] = {
     "test_size": NOT_OPTIONAL_COUNTS,
     "C": (*NOT_POSITIVE, 1e-7, 1e300),
     "reward": ("entropy", "", None),
+    "targets": ((0.9, 0.8), (0.8, 0.8), ()),
     "tolerance": (1e-7, 0.11, 0, np.nan, None),
     "hidden_size": (*NOT_COUNTS, 10**12),
     "learning_rate": (*NOT_POSITIVE, 1e300),
@@ -619,6 +661,7 @@ BAD_FEDERATED: dict[str, tuple[Any, ...]] = {
     "test_size": NOT_OPTIONAL_COUNTS,
     "learning_rate": NOT_POSITIVE,
     "reward": ("entropy", "", None),
+    "targets": ((0.9, 0.8), (0.8, 0.8), ()),
     "bandwidth_hz": NOT_POSITIVE,
     "cell_radius_m": (9.9, -500.0, np.nan, np.inf, None, "500"),
     "transmit_power_dbm": (-50.1, 60.1, np.nan, np.inf, None, "23"),
@@ -695,7 +738,6 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         "gpu_threshold": NOT_COUNTS,
         "budget_s": NOT_POSITIVE,
         "max_rounds": NOT_COUNTS,
-        "targets": ((0.9, 0.8), (0.8, 0.8)),
     },
     TaskAllocationConfig: {
         **BAD_FEDERATED,
@@ -727,7 +769,6 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         "model_bits_per_sample": (-0.1, np.nan, np.inf, None, "1"),
         "sample_bits": NOT_POSITIVE_BUT_OPTIONAL,
         "cycles_per_sample": NOT_POSITIVE_BUT_OPTIONAL,
-        "targets": ((0.9, 0.8), (0.8, 0.8)),
     },
     OffloadingConfig: {
         **BAD_FEDERATED,

@@ -107,7 +107,7 @@ def test_describe_says_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
     text = succeed(capsys, "describe", ID)
     for part in (
         "0 accepts the received sample, and the next one is sent; 1 requests it again.",
-        "The gain in validation accuracy whenever the classifier is trained",
+        "there is no gain at other steps",
         "Terminates after budget steps",
         "arXiv:1911.03878",
         "max_snr_db=",
@@ -150,9 +150,13 @@ def test_every_environment_says_what_happens(row: Any) -> None:
     for name in ("Rewards", "Episode End", "References"):
         assert len(describing._text(sections, name)) > 30
     actions = getattr(own_config(row.id), "actions", None)
-    meaning = describing._of_actions(sections, actions)
+    meaning = describing._chosen(sections, "Action Space", actions)
     assert re.search(r"(Discrete|Box)\(|Discrete, one of", meaning)
     assert "actions=" not in meaning.partition(".")[0]
+    paid = describing._chosen(sections, "Rewards", "area")
+    assert "reward=" not in paid
+    assert "the share of the budget that is left" in paid
+    assert not re.search(r"\{\w+\}", "".join(sections.values()))
     # A summary stands by itself.
     assert not re.search(r"\b(the same|as the first|own setting|the document)\b", row.summary)
 

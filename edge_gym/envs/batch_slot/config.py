@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from edge_gym.envs.federated import FederatedConfig
-from edge_gym.envs.targets import check_targets
 from edge_gym.runtime.checks import check_choice, check_integer, check_number
 from edge_gym.typing import Float64Array
 
@@ -56,7 +55,6 @@ class BatchSlotConfig(FederatedConfig):
         gpu_threshold: B^th in (27), samples.
         budget_s: Simulated seconds of an episode, 10⁻⁹ to 10¹².
         max_rounds: Rounds after which an episode is truncated, 1 to 10⁶.
-        targets: Validation accuracies, ascending; the time to each is told.
     """
 
     hidden_sizes: tuple[int, ...] = (32,)
@@ -66,6 +64,7 @@ class BatchSlotConfig(FederatedConfig):
     size_spread: float = 0.0
     learning_rate: float = 0.4
     reward: str = "loss"
+    targets: tuple[float, ...] = (0.8, 0.9, 0.92)
     bandwidth_hz: float = 10e6
     cell_radius_m: float = 200.0
     transmit_power_dbm: float = 28.0
@@ -89,7 +88,6 @@ class BatchSlotConfig(FederatedConfig):
     gpu_threshold: int = 16
     budget_s: float = 0.25
     max_rounds: int = 1000
-    targets: tuple[float, ...] = (0.8, 0.9, 0.92)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,7 +118,6 @@ class BatchSlotConfig(FederatedConfig):
         check_integer("gpu_threshold", self.gpu_threshold, 1, _MOST_SAMPLES)
         check_number("budget_s", self.budget_s, 1e-9, 1e12)
         check_integer("max_rounds", self.max_rounds, 1, 1_000_000)
-        check_targets(self.targets)
 
     def step_size(self, batch: ArrayLike) -> Float64Array:
         """Return the learning rate η·√(B/B_ref) of batches B, at most ``max_learning_rate``.

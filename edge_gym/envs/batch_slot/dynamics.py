@@ -27,6 +27,7 @@ from edge_gym.envs.batch_slot.observation import (
     observation_tables,
 )
 from edge_gym.envs.batch_slot.scene import round_scene
+from edge_gym.envs.budget import Budget
 from edge_gym.envs.federated import (
     MAX_LOSS,
     FederatedLearning,
@@ -34,7 +35,6 @@ from edge_gym.envs.federated import (
     per_device,
     speeds_by_group,
 )
-from edge_gym.envs.targets import TargetTimes
 from edge_gym.learning.averaging import average
 from edge_gym.learning.compression import FULL_BITS, Compressor, payload_bits
 from edge_gym.physics import sharing, wireless
@@ -65,7 +65,7 @@ class BatchSlot(FederatedLearning):
     config_type = BatchSlotConfig
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(BatchSlotConfig())
     codec: DirectCodec | GlobalCodec
-    state_parts = (*FederatedLearning.state_parts, "server", "targets")
+    state_parts = (*FederatedLearning.state_parts, "server")
 
     # Power gains of all rounds, up and down; none where rates are means over fading.
     gain = LaneArray(np.float64, _of_fading, reset=None)
@@ -88,7 +88,8 @@ class BatchSlot(FederatedLearning):
     times = LaneArray(np.float32, lambda problem: (problem.config.max_rounds + 1,))
 
     def __init__(self, config: BatchSlotConfig, n_lanes: int) -> None:
-        super().__init__(config, n_lanes, config.max_rounds)
+        budget = Budget(config.budget_s, {"seconds": 1.0})
+        super().__init__(config, n_lanes, config.max_rounds, budget)
         k, size = config.n_devices, self.compressor.payload_bits
         # The average of sparse vectors is less sparse than they are, that of quantised ones has
         # more levels: it is another message than theirs.
@@ -102,7 +103,6 @@ class BatchSlot(FederatedLearning):
             n_exact=self.network.n_statistics,
             device=config.compute_device,
         )
-        self.targets = TargetTimes(n_lanes, config.targets)
         typical = 1 / self._speed_of(np.array(self._processors())).mean()
         transfer_s = size / (TYPICAL_EFFICIENCY * config.bandwidth_hz)
         self.tables = observation_tables(config, float(typical), transfer_s)
@@ -137,8 +137,6 @@ class BatchSlot(FederatedLearning):
             most = min(k * self.compressor.n_kept, self.network.n_parameters)
             self.download_bits[lanes] = self._union_bits(most)
         info = self._begin_learning(lanes)
-        self.targets.begin(lanes, config.budget_s)
-        self._note_targets(lanes)
         self.begin_round(lanes)
         return info
 
@@ -177,9 +175,8 @@ class BatchSlot(FederatedLearning):
         terminated = ~in_time | (self.seconds[lanes] >= config.budget_s)
         truncated = ~terminated & (self.rounds[lanes] + 1 >= config.max_rounds)
         over = terminated | truncated
-        reward, info, final_info = self._end_round(lanes, over)
+        reward, info, final_info = self._end_round(lanes, over, self.seconds[lanes])
         self.times[lanes, self.rounds[lanes]] = self.seconds[lanes]
-        self._note_targets(lanes)
         going = lanes[~over]
         if len(going):
             self.download_bits[going] = sent_bits[~over]
@@ -206,7 +203,6 @@ class BatchSlot(FederatedLearning):
             "mean_batch": self.batch_sum[lanes] / self.rounds[lanes],
             "mean_efficiency": final_info["total_loss_decrease"] / self.seconds[lanes],
         }
-        final_info |= self.targets.final_info(lanes, seconds=1.0)
         return Step(reward, terminated, truncated, info, final_info)
 
     def observe(self) -> dict[str, NDArray[np.float32]]:
@@ -356,9 +352,6 @@ class BatchSlot(FederatedLearning):
         if self.config.update == "gradient":
             return np.asarray(batch.sum(axis=1))
         return np.full(len(batch), self.config.local_batch_size)
-
-    def _note_targets(self, lanes: IntArray) -> None:
-        self.targets.note(lanes, self.tracker.accuracy[lanes], self.seconds[lanes])
 
     def costs(self, lanes: IntArray) -> RoundCosts:
         """Return what the round that begins costs, ``(m, K)``."""

@@ -66,9 +66,12 @@ class BatchSlotEnv(EdgeEnv):
     {system_table}
 
     ## Rewards
-    The decrease of the validation loss in the round, in nats, so that an episode's return is
-    exactly the initial minus the final validation loss; with ``reward="accuracy"`` the gain in
-    validation accuracy. Validation samples are never trained on; test accuracy is only reported.
+    What the field ``reward`` says:
+
+    {rewards}
+
+    The budget is ``budget_s``. Validation samples are never trained on; test accuracy is only
+    reported.
 
     ## Starting State
     Each episode draws a split of the data and which device holds what, the devices' places, the
@@ -77,11 +80,10 @@ class BatchSlotEnv(EdgeEnv):
 
     ## Episode End
     Terminates when ``budget_s`` simulated seconds are spent; a round that would need more than is
-    left is lost. Truncated after ``max_rounds``. The last ``info`` adds ``test_accuracy``,
-    ``total_gain``, ``total_loss_decrease``, ``mean_batch`` (mean global batchsize),
-    ``mean_efficiency`` (loss decrease a second over the episode), and for each target accuracy
-    ``seconds_to_NN`` (of validation accuracy; ``budget_s`` where it was not reached, so that the
-    mean is that of the time within the budget) and ``reached_NN``, 1 or 0.
+    left is lost. Truncated after ``max_rounds``. The last ``info`` adds {final_scores},
+    ``seconds_to_NN`` (``budget_s`` where it was not reached, so that the mean is that of the time
+    within the budget), ``mean_batch`` (mean global batchsize) and ``mean_efficiency`` (loss
+    decrease a second over the episode).
 
     ## Information
     ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``,

@@ -16,6 +16,7 @@ from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.data import partition
+from edge_gym.envs.budget import Budget
 from edge_gym.envs.centralized import CentralizedLearning
 from edge_gym.envs.data_scheduling.actions import (
     ChooseDevice,
@@ -106,7 +107,8 @@ class DataScheduling(CentralizedLearning):
 
     def __init__(self, config: DataSchedulingConfig, n_lanes: int) -> None:
         turns = config.uploads_per_block if config.in_turns else 1
-        super().__init__(config, n_lanes, n_steps=config.blocks * turns)
+        budget = Budget(config.blocks, {"uploads": float(config.uploads_per_block)})
+        super().__init__(config, n_lanes, config.blocks * turns, budget)
         k, n = config.n_devices, config.buffer_size
         self.tables = observation_tables(config)
         self.observation_space = spaces.Dict(
@@ -151,7 +153,7 @@ class DataScheduling(CentralizedLearning):
         uploading = lanes[complete]
         snr_db = self._upload(uploading)
         over = self.block[lanes] == self.config.blocks
-        reward, info, final_info = self._learn(lanes, over)
+        reward, info, final_info = self._learn(lanes, over, self.block[lanes])
         self.tracker.record(lanes, self.steps()[lanes])
         self._judge_after_upload(uploading, info["trained"][complete] > 0)
         info["uploads"] = self.device_uploads[lanes].sum(axis=1).astype(np.float64)

@@ -61,10 +61,13 @@ class DataSchedulingEnv(EdgeEnv):
     {system_table}
 
     ## Rewards
-    The gain in validation accuracy whenever the classifier is trained, 0 at other steps, so that
-    an episode's return is exactly the final minus the initial validation accuracy. Validation
-    samples are drawn from the training set and never learned from; test accuracy is only
-    reported. With ``reward="loss"`` the decrease of the validation loss takes its place.
+    What the field ``reward`` says:
+
+    {rewards}
+
+    The budget is that of uploads. There is no gain at steps at which the classifier is not trained.
+    Validation samples are drawn from the training set and never learned from; test accuracy is only
+    reported.
 
     ## Starting State
     Each episode draws a split of the data (every second training row is never validated on:
@@ -73,9 +76,9 @@ class DataSchedulingEnv(EdgeEnv):
     fading of all blocks.
 
     ## Episode End
-    Terminates after ``budget`` uploads. The last ``info`` adds ``test_accuracy``,
-    ``area_under_curve`` (mean validation accuracy over steps), ``total_gain`` and ``fairness``
-    (Jain's index of the devices' uploads). There is no truncation.
+    Terminates after ``budget`` uploads. The last ``info`` adds {final_scores}, ``uploads_to_NN``
+    (all of the budget where it was not reached), and ``fairness`` (Jain's index of the devices'
+    uploads). There is no truncation.
 
     ## Information
     ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``,

@@ -49,6 +49,7 @@ _register(
     initial_samples=20,
     budget=200,
     retrain_every=5,
+    targets=(0.6, 0.65, 0.7),
 )
 _register(
     "DataSchedulingCNN-v0",
@@ -58,6 +59,7 @@ _register(
     initial_samples=40,
     budget=200,
     retrain_every=10,
+    targets=(0.5, 0.6, 0.7),
 )
 _register(
     "DataScheduling-Paper-v0",

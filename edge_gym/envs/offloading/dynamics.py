@@ -16,6 +16,7 @@ from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
+from edge_gym.envs.budget import Budget
 from edge_gym.envs.federated import FederatedLearning, per_device
 from edge_gym.envs.offloading.actions import (
     CombinationCodec,
@@ -89,7 +90,8 @@ class OffloadingProblem(FederatedLearning):
     staleness_sum = LaneArray(np.float64)
 
     def __init__(self, config: OffloadingConfig, n_lanes: int) -> None:
-        super().__init__(config, n_lanes, config.iterations)
+        budget = Budget(config.iterations, {"iterations": 1.0})
+        super().__init__(config, n_lanes, config.iterations, budget)
         self._model_bits = config.model_bits or float(self.compressor.payload_bits)
         image_bits = 8.0 * self.features.train.shape[1]
         self._mean_task_bits = config.task_bits or config.task_images * image_bits
@@ -124,15 +126,16 @@ class OffloadingProblem(FederatedLearning):
         offloading = self._decide(costs, has_tasks, actions)
         found = evaluate(costs, offloading)
         self.train(lanes)
-        over = self.rounds[lanes] + 1 >= config.iterations
-        gain, info, final_info = self._end_round(lanes, over)
+        iteration = self.rounds[lanes] + 1
+        over = iteration >= config.iterations
+        paid, info, final_info = self._end_round(lanes, over, iteration)
         inferred = np.asarray(has_tasks.any(axis=1))
         self.infer(lanes[inferred], has_tasks[inferred])
         self._download(lanes, offloading)
         self._occupy(lanes, costs, found)
 
         self.wsel[lanes] = np.minimum(found.wsel, MAX_COST)
-        reward = config.accuracy_weight * gain - self.wsel[lanes]
+        reward = config.accuracy_weight * paid - self.wsel[lanes]
         self.offloaded[lanes] = np.where(
             inferred[:, None], offloading.offloaded, self.offloaded[lanes]
         )

@@ -66,9 +66,11 @@ class OffloadingEnv(EdgeEnv):
     {system_table}
 
     ## Rewards
-    ``accuracy_weight`` times the iteration's gain in validation accuracy (with ``reward="loss"``
-    times the decrease of the validation loss in nats), minus its WSEL. The
-    return is thus ``accuracy_weight`` times the final minus the initial validation accuracy, minus
+    Minus the iteration's WSEL, plus ``accuracy_weight`` times what the field ``reward`` says:
+
+    {rewards}
+
+    The budget is that of iterations. The return is thus ``accuracy_weight`` times that sum, minus
     the episode's WSEL. Validation samples are never trained on; inference is on test images, and
     its accuracy only reported.
 
@@ -77,10 +79,10 @@ class OffloadingEnv(EdgeEnv):
     (which fade as ``channel`` says) and tasks, and the untrained model, which all users have.
 
     ## Episode End
-    Terminates after ``iterations``. The last ``info`` adds ``test_accuracy``, ``total_gain``,
-    ``total_loss_decrease``, ``total_wsel``, ``total_j`` of all users, ``total_s`` (mean latency of
-    users, summed), ``mean_inference_accuracy`` and ``mean_offloaded`` over the iterations with
-    tasks, and ``mean_staleness`` of the users' models over all.
+    Terminates after ``iterations``. The last ``info`` adds {final_scores}, ``iterations_to_NN``
+    (all of them where it was not reached), ``total_wsel``, ``total_j`` of all users, ``total_s``
+    (mean latency of users, summed), ``mean_inference_accuracy`` and ``mean_offloaded`` over the
+    iterations with tasks, and ``mean_staleness`` of the users' models over all.
 
     ## Information
     ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``,

@@ -15,6 +15,7 @@ from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.data import partition
+from edge_gym.envs.budget import Budget
 from edge_gym.envs.centralized import CentralizedLearning
 from edge_gym.envs.retransmission.actions import RETRANSMIT, AcceptOrRetransmit
 from edge_gym.envs.retransmission.config import RetransmissionConfig
@@ -73,7 +74,8 @@ class Retransmission(CentralizedLearning):
     _noise = LaneArray(np.float32, _sample, reset=None, saved=False)
 
     def __init__(self, config: RetransmissionConfig, n_lanes: int) -> None:
-        super().__init__(config, n_lanes, n_steps=config.budget)
+        budget = Budget(config.budget, {"channel_uses": 1.0})
+        super().__init__(config, n_lanes, config.budget, budget)
         self.table = observation_table(config)
         self.tables = {"": self.table}
         self.observation_space = self.table.space()
@@ -105,7 +107,7 @@ class Retransmission(CentralizedLearning):
         self._accept(lanes[accepts])
         self.tracker.record(lanes, self.uses[lanes])
 
-        reward, info, final_info = self._learn(lanes, last)
+        reward, info, final_info = self._learn(lanes, last, self.uses[lanes])
         self.position[lanes[accepts]] += 1
         going = lanes[~last]
         self._begin_sample(lanes[accepts & ~last])

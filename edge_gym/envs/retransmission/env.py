@@ -35,12 +35,14 @@ class RetransmissionEnv(EdgeEnv):
     {observation_table}
 
     ## Rewards
-    The gain in validation accuracy whenever the classifier is trained, 0 at other steps. It is
-    trained after every ``retrain_every`` accepted samples and on what is left at the end, so an
-    episode's return is exactly the final minus the initial validation accuracy. Validation
+    What the field ``reward`` says:
+
+    {rewards}
+
+    The budget is that of channel uses. The classifier is trained after every ``retrain_every``
+    accepted samples and on what is left at the end; there is no gain at other steps. Validation
     samples are drawn from the training set and never learned from; test accuracy is only
-    reported. With ``reward="loss"`` the decrease of the validation loss takes the place of the
-    gain, and telescopes likewise: a smoother signal to learn from.
+    reported.
 
     ## Starting State
     Each episode draws a split of the data, ``initial_samples`` noiseless samples (classes
@@ -49,9 +51,8 @@ class RetransmissionEnv(EdgeEnv):
     arrived once.
 
     ## Episode End
-    Terminates after ``budget`` steps, one per channel use. The last ``info`` adds
-    ``test_accuracy``, ``area_under_curve`` (mean validation accuracy over channel uses) and
-    ``total_gain``. There is no truncation.
+    Terminates after ``budget`` steps, one per channel use. The last ``info`` adds {final_scores},
+    ``channel_uses_to_NN`` (all of the budget where it was not reached). There is no truncation.
 
     ## Information
     ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``,

@@ -27,6 +27,7 @@ _register(
     mean_snr_db=10.0,
     initial_samples=40,
     retrain_every=20,
+    targets=(0.65, 0.7, 0.75),
 )
 _register(
     "RetransmissionCNN-v0",
@@ -36,6 +37,7 @@ _register(
     mean_snr_db=15.0,
     initial_samples=40,
     retrain_every=20,
+    targets=(0.5, 0.6, 0.7),
 )
 _register(
     "Retransmission-Paper-v0",

@@ -17,6 +17,7 @@ from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
+from edge_gym.envs.budget import Budget
 from edge_gym.envs.federated import FederatedLearning, per_device, speeds_by_group
 from edge_gym.envs.task_allocation.actions import CapCodec, JointCodec, TaskCodec, action_codec
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
@@ -49,10 +50,6 @@ def _fading(problem: TaskAllocation) -> tuple[int, int]:
 def _allocations(problem: TaskAllocation) -> tuple[int, int, int]:
     caps = len(problem.config.caps) if problem.config.actions == "staleness" else 0
     return (caps, 2, problem.config.n_devices)
-
-
-def _targets(problem: TaskAllocation) -> tuple[int]:
-    return (len(problem.config.targets),)
 
 
 class TaskAllocation(FederatedLearning):
@@ -91,11 +88,10 @@ class TaskAllocation(FederatedLearning):
     joules = LaneArray(np.float64, per_device)
     updates_sum = LaneArray(np.float64)
     staleness_sum = LaneArray(np.float64)
-    target_cycle = LaneArray(np.float64, _targets, reset=None)
-    reached = LaneArray(np.bool_, _targets)
 
     def __init__(self, config: TaskAllocationConfig, n_lanes: int) -> None:
-        super().__init__(config, n_lanes, config.cycles)
+        budget = Budget(config.cycles, {"cycles": 1.0, "seconds": config.cycle_s})
+        super().__init__(config, n_lanes, config.cycles, budget)
         self._model_bits = config.model_bits or float(self.compressor.payload_bits)
         self._sample_bits = config.sample_bits or 8.0 * self.features.train.shape[1]
         self._cycles_per_sample = config.cycles_per_sample or (
@@ -136,9 +132,7 @@ class TaskAllocation(FederatedLearning):
                 self.gain[lane] = self.channel.gains(rng, config.cycles + 1, (k,))
         held = self.sizes[lanes].sum(axis=1) // config.redundancy
         self.total[lanes] = np.maximum(np.rint(config.task_share * held), 1)
-        self.target_cycle[lanes] = config.cycles
         info = self._begin_learning(lanes)
-        self._note_targets(lanes)
         self._begin_cycle(lanes)
         return info
 
@@ -172,9 +166,9 @@ class TaskAllocation(FederatedLearning):
         self.mean_updates[lanes], self.staleness[lanes] = updates.mean(axis=1), staleness
         self.updates_sum[lanes] += updates.mean(axis=1)
         self.staleness_sum[lanes] += staleness
-        over = self.rounds[lanes] + 1 >= config.cycles
-        reward, info, final_info = self._end_round(lanes, over)
-        self._note_targets(lanes)
+        cycle = self.rounds[lanes] + 1
+        over = cycle >= config.cycles
+        reward, info, final_info = self._end_round(lanes, over, cycle)
         self._begin_cycle(lanes)
         cycles = self.rounds[lanes].astype(np.float64)
         info["cycles"] = info.pop("rounds")
@@ -197,11 +191,6 @@ class TaskAllocation(FederatedLearning):
             "mean_updates": self.updates_sum[lanes] / cycles,
             "mean_staleness": self.staleness_sum[lanes] / cycles,
         }
-        for i, target in enumerate(config.targets):
-            at = self.target_cycle[lanes, i]
-            final_info[f"cycles_to_{100 * target:g}"] = at
-            final_info[f"seconds_to_{100 * target:g}"] = at * config.cycle_s
-            final_info[f"reached_{100 * target:g}"] = self.reached[lanes, i].astype(np.float64)
         return Step(reward, over, np.zeros_like(over), info, final_info)
 
     def observe(self) -> dict[str, NDArray[np.float32]]:
@@ -350,13 +339,6 @@ class TaskAllocation(FederatedLearning):
         for part in np.split(rng.permutation(every), ends)[: len(ends)]:
             tasks += [part] * r
         return tasks
-
-    def _note_targets(self, lanes: IntArray) -> None:
-        reached = self.tracker.accuracy[lanes, None] >= np.array(self.config.targets)
-        new = reached & ~self.reached[lanes]
-        now = self.rounds[lanes, None]
-        self.target_cycle[lanes] = np.where(new, now, self.target_cycle[lanes])
-        self.reached[lanes] |= reached
 
     def _rate(self, lanes: IntArray) -> Float64Array:
         """Return rates in a learner's fair band, in both directions, bit/s, ``(m, K)``."""

@@ -70,9 +70,12 @@ class TaskAllocationEnv(EdgeEnv):
     {system_table}
 
     ## Rewards
-    The gain in validation accuracy of the cycle, so that an episode's return is exactly the final
-    minus the initial validation accuracy; with ``reward="loss"`` the decrease of the validation
-    loss. Validation samples are never trained on; test accuracy is only reported.
+    What the field ``reward`` says:
+
+    {rewards}
+
+    The budget is that of cycles. Validation samples are never trained on; test accuracy is only
+    reported.
 
     ## Starting State
     Each episode draws a split of the data, the learners' places, energy limits and drop-outs, the
@@ -80,11 +83,10 @@ class TaskAllocationEnv(EdgeEnv):
     Speeds are the same in every episode, unless ``cpu_groups_hz`` is None.
 
     ## Episode End
-    Terminates after ``cycles`` global cycles. The last ``info`` adds ``test_accuracy``,
-    ``total_gain``, ``total_loss_decrease``, the episode's ``mean_updates`` (over all cycles and
-    learners, 0 where nothing arrived) and ``mean_staleness``, and for each target accuracy
-    ``cycles_to_NN`` and ``seconds_to_NN`` (of validation accuracy; ``cycles`` where it was not
-    reached) and ``reached_NN``, 1 or 0.
+    Terminates after ``cycles`` global cycles. The last ``info`` adds {final_scores},
+    ``cycles_to_NN`` and ``seconds_to_NN`` (all of the budget where it was not reached), and the
+    episode's ``mean_updates`` (over all cycles and learners, 0 where nothing arrived) and
+    ``mean_staleness``.
 
     ## Information
     ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``, ``cycles``,

@@ -16,6 +16,7 @@ from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
+from edge_gym.envs.budget import Budget
 from edge_gym.envs.federated import FederatedLearning, clip_finite, per_device
 from edge_gym.envs.redundancy import copies_arrived
 from edge_gym.envs.update_scheduling.actions import (
@@ -83,7 +84,8 @@ class UpdateScheduling(FederatedLearning):
     pictured = LaneArray(np.float64, lambda problem: (*per_device(problem), 3))
 
     def __init__(self, config: UpdateSchedulingConfig, n_lanes: int) -> None:
-        super().__init__(config, n_lanes, config.max_rounds)
+        unit = "seconds" if config.mode == "importance" else "joules"
+        super().__init__(config, n_lanes, config.max_rounds, Budget(config.budget, {unit: 1.0}))
         k = config.n_devices
         self.tables = observation_tables(config)
         self.observation_space = spaces.Dict(
@@ -174,7 +176,7 @@ class UpdateScheduling(FederatedLearning):
         terminated = ~in_time | (self.spent[lanes] >= config.budget)
         truncated = ~terminated & (self.rounds[lanes] + 1 >= config.max_rounds)
         over = terminated | truncated
-        reward, info, final_info = self._end_round(lanes, over)
+        reward, info, final_info = self._end_round(lanes, over, self.spent[lanes])
         # The next round begins where the episode is over too, so that what is observed there is
         # of the model and the rounds that were.
         self._begin_round(lanes)

@@ -84,9 +84,12 @@ class UpdateSchedulingEnv(EdgeEnv):
     {system_table}
 
     ## Rewards
-    The gain in validation accuracy of the round, so that an episode's return is exactly the final
-    minus the initial validation accuracy; with ``reward="loss"`` the decrease of the validation
-    loss. Validation samples are never trained on; test accuracy is only reported.
+    What the field ``reward`` says:
+
+    {rewards}
+
+    The budget is ``budget_s`` or, with ``mode="lazy"``, ``budget_j``. Validation samples are never
+    trained on; test accuracy is only reported.
 
     ## Starting State
     Each episode draws a split of the data and which device holds what, the devices' places, CPU
@@ -94,8 +97,9 @@ class UpdateSchedulingEnv(EdgeEnv):
 
     ## Episode End
     Terminates when the budget is spent; a round that needs more than is left is broken off and
-    lost. Truncated after ``max_rounds``. The last ``info`` adds ``test_accuracy``, ``total_gain``,
-    ``total_loss_decrease`` and ``fairness`` (Jain's index of the devices' scheduled rounds); with
+    lost. Truncated after ``max_rounds``. The last ``info`` adds {final_scores}, ``seconds_to_NN``
+    or, with ``mode="lazy"``, ``joules_to_NN`` (all of the budget where it was not reached), and
+    ``fairness`` (Jain's index of the devices' scheduled rounds); with
     ``corrupt_devices`` also ``corrupt_uploads``, in how many of these rounds such a device was
     scheduled, summed over devices.
 

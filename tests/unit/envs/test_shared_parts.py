@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from edge_gym.envs.budget import Budget
 from edge_gym.envs.redundancy import check_redundancy, copies_arrived, group_sums
 from edge_gym.envs.shares import scores_from_shares, shares_from_scores
 from edge_gym.envs.targets import TargetTimes, check_targets
@@ -46,27 +47,39 @@ def test_copies_are_counted_by_group() -> None:
 
 
 def test_targets_are_noted_once() -> None:
-    times, lanes = TargetTimes(2, (0.5, 0.9)), np.arange(2)
-    times.begin(lanes, 10.0)
+    budget = Budget(10, {"cycles": 1.0, "seconds": 0.5})
+    times, lanes = TargetTimes(2, (0.5, 0.9), budget), np.arange(2)
+    times.begin(lanes, np.array([0.1, 0.1]))
     times.note(lanes, np.array([0.6, 0.4]), np.array([1.0, 1.0]))
+    np.testing.assert_allclose(times.waited(lanes, np.array([2.0, 2.0])), [0.15, 0.2])
     times.note(lanes, np.array([0.3, 0.95]), np.array([2.0, 3.0]))
     times.note(lanes, np.array([0.7, 0.99]), np.array([4.0, 5.0]))
-    info = times.final_info(lanes, cycles=1.0, seconds=0.5)
+    info = times.final_info(lanes)
     assert list(info) == [
+        "time_to_target",
         *("cycles_to_50", "seconds_to_50", "reached_50"),
         *("cycles_to_90", "seconds_to_90", "reached_90"),
     ]
     np.testing.assert_array_equal(info["cycles_to_50"], [1, 3])
     np.testing.assert_array_equal(info["seconds_to_90"], [5, 1.5])
     np.testing.assert_array_equal(info["reached_90"], [0, 1])
-    other = TargetTimes(2, (0.5, 0.9))
+    np.testing.assert_allclose(info["time_to_target"], [0.55, 0.3])
+    other = TargetTimes(2, (0.5, 0.9), budget)
     other.set_state(lanes, times.get_state(lanes))
-    np.testing.assert_array_equal(other.final_info(lanes, s=1.0)["s_to_50"], [1, 3])
-    times.begin(lanes[:1], 10.0)
-    np.testing.assert_array_equal(times.time, [[10, 10], [3, 3]])
+    np.testing.assert_array_equal(other.final_info(lanes)["cycles_to_50"], [1, 3])
+    times.begin(lanes[:1], np.array([0.5]))
+    np.testing.assert_array_equal(times.time, [[0, 10], [3, 3]])
 
 
-@pytest.mark.parametrize("targets", [(0.9, 0.8), (0.8, 0.8), (1.2,)])
+def test_what_rounding_adds_to_a_budget_is_not_spent() -> None:
+    budget = Budget(0.3, {"seconds": 1.0})
+    spent = np.array([0.15, 0.1 + 0.2])
+    assert spent[1] > 0.3
+    np.testing.assert_array_equal(budget.within(spent), [0.15, 0.3])
+    np.testing.assert_array_equal(budget.share(spent), [0.5, 1])
+
+
+@pytest.mark.parametrize("targets", [(0.9, 0.8), (0.8, 0.8), (1.2,), ()])
 def test_targets_ascend(targets: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="targets"):
         check_targets(targets)
