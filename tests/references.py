@@ -25,10 +25,13 @@ def global_model(env: Any) -> Vector:
 def perceptron_loss_and_gradient(
     features: Any, hidden: int, w: Vector, rows: Any
 ) -> tuple[float, Vector]:
-    """Return the mean cross-entropy of a network of one hidden layer, and its gradient."""
-    d = features.train.shape[1]
-    x = features.train[rows].astype(np.float64) * math.sqrt(d)
-    y = features.train_labels[rows]
+    """Return the mean cross-entropy of a network of one hidden layer, and its gradient.
+
+    A row beyond the data set carries a label of its own.
+    """
+    n, d = features.train.shape
+    x = features.train[rows % n].astype(np.float64) * math.sqrt(d)
+    y = np.array([features.train_labels[row] if row < n else row // n - 1 for row in rows])
     w1, b1, w2, b2 = np.split(w, np.cumsum([d * hidden, hidden, hidden * 10]))
     w1, w2 = w1.reshape(d, hidden), w2.reshape(hidden, 10)
     h = np.maximum(0, x @ w1 + b1)

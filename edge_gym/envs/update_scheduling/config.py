@@ -25,7 +25,9 @@ class UpdateSchedulingConfig(FederatedConfig):
             ``"remembered"``: only scheduled devices compute, and it decides by the norms that came
             with their last uploads that arrived. ``"free"``: an oracle that no server could have;
             norms and computing times of the round are known before any device has computed.
-        report_bits: Bits of a device's report.
+        report_bits: Bits of a device's report, of its indicator and its training loss. What is not
+            known before it is decided comes with an upload, in so many bits more: both where
+            indicators are remembered, the loss in ``"lazy"`` mode.
         participation: Whether the ``"agent"`` says who takes part in the next round, where scores
             are given and indicators are reported; elsewhere, and with ``"all"``, all devices do.
         broadcast: Each round begins with the model sent to all devices that need it at the rate of

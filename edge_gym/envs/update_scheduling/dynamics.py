@@ -17,7 +17,7 @@ from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.budget import Budget
-from edge_gym.envs.federated import FederatedLearning, clip_finite, per_device
+from edge_gym.envs.federated import MAX_LOSS, FederatedLearning, clip_finite, per_device
 from edge_gym.envs.redundancy import copies_arrived
 from edge_gym.envs.update_scheduling.actions import (
     SchedulingCodec,
@@ -64,6 +64,9 @@ class UpdateScheduling(FederatedLearning):
     # before the first.
     indicator = LaneArray(np.float64, per_device)
     indicator_round = LaneArray(np.int64, per_device, reset=-1)
+    # The last training loss that it knows of each device: told with the indicator, which takes no
+    # training in lazy mode, where it comes with an upload.
+    training_loss = LaneArray(np.float64, per_device)
     # Each device's probability that an upload is lost, and that it does not answer.
     packet_error = LaneArray(np.float64, per_device)
     drop_out = LaneArray(np.float64, per_device)
@@ -228,6 +231,7 @@ class UpdateScheduling(FederatedLearning):
             "energy_j": self.energy_j,
             "nominal_s": self.nominal_s(lanes),
             "indicator_age": self.rounds[:, None] - self.indicator_round,
+            "training_loss": self._known_loss(lanes),
             "participates": self.participates,
         }
         system = {
@@ -266,9 +270,10 @@ class UpdateScheduling(FederatedLearning):
         elif config.knowledge != "remembered":
             participates = self.participates[lanes]
             sizes = np.where(participates, self.sizes[lanes], 0)
-            vectors = self._compute(lanes, self.rows[lanes], sizes)
+            vectors, losses = self._compute(lanes, self.rows[lanes], sizes)
             self.memory.keep(lanes, vectors)
             self._learn_indicators(lanes, participates, self._norms(vectors))
+            self._learn_losses(lanes, participates, losses)
 
     def _distances(self, lanes: IntArray) -> Float64Array:
         """Return the model ages ‖ŵ_k - w‖, ``(m, K)``."""
@@ -288,12 +293,20 @@ class UpdateScheduling(FederatedLearning):
             told, self.rounds[lanes][:, None], self.indicator_round[lanes]
         )
 
+    def _learn_losses(self, lanes: IntArray, told: BoolArray, losses: Float64Array) -> None:
+        """Keep the training losses, ``(m, K)``, of those who told them in this round."""
+        losses = clip_finite(losses, MAX_LOSS)
+        self.training_loss[lanes] = np.where(told, losses, self.training_loss[lanes])
+
     def _known_indicator(self, lanes: IntArray) -> Float64Array:
         """Return the indicators as the server knows them, ``(m, K)``."""
-        known, indicator = self.indicator_round[lanes] >= 0, self.indicator[lanes]
-        number = known.sum(axis=1, keepdims=True)
-        total = np.where(known, indicator, 0).sum(axis=1, keepdims=True)
-        return np.where(known, indicator, np.where(number, total / np.maximum(number, 1), 1.0))
+        return _with_means(self.indicator[lanes], self.indicator_round[lanes] >= 0, 1.0)
+
+    def _known_loss(self, lanes: IntArray) -> Float64Array:
+        """Return the training losses as the server knows them, ``(m, K)``."""
+        told = self.arrivals > 0 if self.config.mode == "lazy" else self.indicator_round >= 0
+        guessing = float(np.log(self.network.n_classes))
+        return _with_means(self.training_loss[lanes], told[lanes], guessing)
 
     def _known_compute_s(self, lanes: IntArray) -> Float64Array:
         """Return computing times as far as they are known when it is decided, ``(m, K)``."""
@@ -308,22 +321,28 @@ class UpdateScheduling(FederatedLearning):
         known = self._known_indicator(lanes), self._efficiency(lanes), self._known_compute_s(lanes)
         return np.stack(known, axis=2)
 
-    def _compute(self, lanes: IntArray, rows: IntArray, sizes: IntArray) -> torch.Tensor:
-        """Return what devices compute from the current model: descents that are to be added.
+    def _compute(
+        self, lanes: IntArray, rows: IntArray, sizes: IntArray
+    ) -> tuple[torch.Tensor, Float64Array]:
+        """Let devices compute from the current model.
 
         Args:
             lanes: Lane indices, ``(m,)``.
             rows: Samples of each device, ``(m, D, N)``.
             sizes: Their number, ``(m, D)``; 0 where it does not compute.
+
+        Returns:
+            Descents that are to be added, ``(m, D, S)``, and the mean training loss on the way,
+            nats, ``(m, D)``.
         """
         config = self.config
         if config.update == "gradient":
-            gradients, _ = self.learner.gradients(lanes, rows, sizes)
+            gradients, losses = self.learner.gradients(lanes, rows, sizes)
             # What stands behind the parameters is the decrease of the statistics, which has no
             # learning rate.
             gradients[..., : self.network.n_parameters] *= config.learning_rate
-            return gradients.neg_()
-        updates, _ = self.learner.local_updates(
+            return gradients.neg_(), losses
+        return self.learner.local_updates(
             lanes,
             rows,
             sizes,
@@ -332,7 +351,6 @@ class UpdateScheduling(FederatedLearning):
             learning_rate=config.learning_rate,
             epochs=config.local_epochs,
         )
-        return updates
 
     def _aggregate(self, lanes: IntArray, sent: BoolArray, arrived: BoolArray) -> None:
         """Average the updates that arrived, weighted by sample counts, each sample once."""
@@ -348,14 +366,14 @@ class UpdateScheduling(FederatedLearning):
             sent, arrived = (np.take_along_axis(who, devices, axis=1) for who in (sent, arrived))
             weights = np.take_along_axis(weights, devices, axis=1)
             rows, sizes = (array[lanes[:, None], devices] for array in (self.rows, self.sizes))
-            updates = self._compute(lanes, rows, np.where(sent, sizes, 0))
+            updates, losses = self._compute(lanes, rows, np.where(sent, sizes, 0))
+            self._learn_losses(lanes, told, _of_devices(losses, devices, told.shape))
             if config.knowledge == "lazy":
                 lane, place = np.nonzero(sent)
                 models = self.learner.weights[torch.tensor(lanes[lane])] + updates[lane, place]
                 self.memory.keep_of(lanes[lane], devices[lane, place], models)
             else:
-                norms = np.zeros(told.shape)
-                np.put_along_axis(norms, devices, self._norms(updates), axis=1)
+                norms = _of_devices(self._norms(updates), devices, told.shape)
                 self._learn_indicators(lanes, told, norms)
         received = updates
         if self.compressor.changes:
@@ -411,7 +429,10 @@ class UpdateScheduling(FederatedLearning):
 
     def upload_s(self, lanes: IntArray) -> Float64Array:
         """Return the seconds of an upload in the whole band, ``(m, K)``."""
-        told = self.config.report_bits if self.config.knowledge == "remembered" else 0
+        # Where there is no report before it is decided that tells them, indicator and loss come
+        # with the upload.
+        apart = self.config.knowledge in ("reported", "free")
+        told = 0 if apart else self.config.report_bits
         return np.asarray((self.compressor.payload_bits + told) / self._rate(lanes))
 
     def _rate(self, lanes: IntArray) -> Float64Array:
@@ -438,3 +459,17 @@ class UpdateScheduling(FederatedLearning):
 
     def _transmit_w(self) -> float:
         return float(wireless.dbm_to_watt(self.config.transmit_power_dbm))
+
+
+def _with_means(values: Float64Array, known: BoolArray, otherwise: float) -> Float64Array:
+    """Return values ``(m, K)`` with the lane's mean where one is unknown, or this where all are."""
+    number = known.sum(axis=1, keepdims=True)
+    total = np.where(known, values, 0).sum(axis=1, keepdims=True)
+    return np.where(known, values, np.where(number, total / np.maximum(number, 1), otherwise))
+
+
+def _of_devices(values: Float64Array, devices: IntArray, shape: tuple[int, ...]) -> Float64Array:
+    """Return values ``(m, D)`` of some devices at their places among all, ``(m, K)``, else 0."""
+    placed = np.zeros(shape)
+    np.put_along_axis(placed, devices, values, axis=1)
+    return placed

@@ -21,19 +21,21 @@ class UpdateSchedulingEnv(EdgeEnv):
 
     - ``mode="importance"``, ``indicators="reported"`` (Wen et al. 2019 §5.2.1, steps 1 to 5): the
       model is broadcast to the devices that take part; each computes an update and reports its
-      importance (the norm of its gradient, or of its model's variation) in ``report_bits``, over
-      equal parts of the band. After the last report the server decides; the scheduled ones then
-      upload. All who take part spend energy on computing and reporting. Whoever is left out of a
-      round does neither; of such a device the last indicator is observed, with its age.
-    - ``indicators="remembered"``: the server decides first, by the indicators that came with the
-      last uploads that arrived (each upload carries ``report_bits`` more). Then the model is
-      sent to the scheduled devices, which compute and upload.
+      importance (the norm of its gradient, or of its model's variation) and its training loss in
+      ``report_bits``, over equal parts of the band. After the last report the server decides; the
+      scheduled ones then upload. All who take part spend energy on computing and reporting. Whoever
+      is left out of a round does neither; of such a device the last report is observed, with its
+      age.
+    - ``indicators="remembered"``: the server decides first, by the indicators and losses that came
+      with the last uploads that arrived (each upload carries ``report_bits`` more). Then the model
+      is sent to the scheduled devices, which compute and upload.
     - ``indicators="free"``: an oracle that no server could have, to bound what knowledge is worth:
       all devices compute, and this round's indicators and computing times are known before. The
       round lasts until the slowest *scheduled* device has computed and uploaded.
     - ``mode="lazy"`` (Wen et al. 2019 §5.2.2): the model is broadcast to all devices, which report
       the model age ‖ŵ_k - w‖ from the model that they uploaded last. Only scheduled devices
-      compute. The budget is the devices' energy; elsewhere it is simulated seconds.
+      compute; training losses come with their uploads, in ``report_bits`` more. The budget is the
+      devices' energy; elsewhere it is simulated seconds.
 
     Channels of the round are known when it is decided, and whether a device computes slowly is
     not before it has computed. The band is shared by what is known then: with
@@ -50,6 +52,9 @@ class UpdateSchedulingEnv(EdgeEnv):
     part of the band to the others; the server waits for it until it should have been ready. An
     upload that is lost (``packet_error``) has taken its time and energy. ``redundancy`` lets
     several devices hold and compute the same samples.
+
+    With ``corrupt_devices`` some devices train on wrong labels, and nobody knows which: their
+    training loss stays high.
 
     Free of time and energy are: estimating channels, telling devices the schedule, computing model
     ages, receiving, and all that the server does but the time of its broadcast.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_gym.core.observation import Column, ObservationTable
-from edge_gym.envs.federated import score_columns
+from edge_gym.envs.federated import MAX_LOSS, score_columns
 from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
 
 MEMORY_ROUNDS = 10
@@ -26,6 +26,7 @@ def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationT
         meaning = "model variation ‖w_k - w‖ of the device's update, the last known"
     if config.knowledge == "remembered":
         meaning += "; before the first the mean of those known, 1 where none is"
+    told = "upload that arrived" if config.knowledge in ("remembered", "lazy") else "report"
     seconds = {
         "reported": "time of computing in this round; without a slow-down where left out",
         "free": "time of computing in this round",
@@ -105,6 +106,16 @@ def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationT
                 "rounds since its indicator was computed, 0 in this one; if never, all and one",
                 1,
                 2,
+            ),
+            Column(
+                "training_loss",
+                "nat",
+                0,
+                MAX_LOSS,
+                f"mean loss of the training on its samples, told in its last {told}; before the "
+                "first the mean of those known, ln C where none is",
+                1.2,
+                0.8,
             ),
             Column(
                 "participates",

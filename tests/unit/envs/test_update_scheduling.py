@@ -96,6 +96,7 @@ class Plain:
         self.uploaded = [self.initial] * self.k
         self.participating = list(range(self.k))
         self.indicator, self.computed_in = np.zeros(self.k), np.full(self.k, -1)
+        self.training_loss = np.full(self.k, np.nan)
         lazy = self.config.mode == "lazy"
         self.knowledge = "lazy" if lazy else self.config.indicators
         self.kept_back = np.zeros((self.k, len(self.initial)))
@@ -114,12 +115,14 @@ class Plain:
         (hidden,) = self.config.hidden_sizes
         return perceptron_loss_and_gradient(self.problem.features, hidden, w, rows)
 
-    def computed(self, w: Vector, k: int) -> Vector:
-        """Return what device k would add to the model w."""
-        model = w.copy()
+    def trained(self, w: Vector, k: int) -> tuple[Vector, float]:
+        """Return what device k would add to the model w, and its mean loss on the way."""
+        model, losses = w.copy(), []
         for _ in range(self.config.local_epochs if self.config.update == "model" else 1):
-            model -= self.config.learning_rate * self.loss_and_gradient(model, self.rows[k])[1]
-        return model - w
+            loss, gradient = self.loss_and_gradient(model, self.rows[k])
+            model -= self.config.learning_rate * gradient
+            losses.append(loss)
+        return model - w, float(np.mean(losses))
 
     def sent(self, k: int, vector: Vector) -> Vector:
         """Return what the server gets of a vector: the largest values, the rest is kept back."""
@@ -141,7 +144,7 @@ class Plain:
         n = len(self.initial)
         kept = max(1, round(config.density * n))
         places = min(kept * math.ceil(math.log2(n)), n) if kept < n else 0
-        report = config.report_bits if self.knowledge == "remembered" else 0
+        report = config.report_bits if self.knowledge in ("remembered", "lazy") else 0
         self.rate = config.bandwidth_hz * self.efficiency
         self.upload_s = (32 * kept + places + report) / self.rate
         samples = np.array([len(rows) for rows in self.rows])
@@ -158,10 +161,10 @@ class Plain:
         for k in self.participating if self.knowledge != "remembered" else []:
             if config.mode == "lazy":
                 told = w - self.uploaded[k]
-            elif config.update == "gradient":
-                told = self.loss_and_gradient(w, self.rows[k])[1]
             else:
-                told = self.computed(w, k)
+                told, self.training_loss[k] = self.trained(w, k)
+                if config.update == "gradient":
+                    told = self.loss_and_gradient(w, self.rows[k])[1]
             self.indicator[k], self.computed_in[k] = np.linalg.norm(told), self.rounds
 
     def broadcast_s(self, receivers: list[int]) -> float:
@@ -267,7 +270,9 @@ class Plain:
         w = global_model(self.env)
         received = {}
         for k in sending:
-            update = self.computed(w, k)
+            update, loss = self.trained(w, k)
+            if self.knowledge in ("remembered", "lazy") and k in arrived:
+                self.training_loss[k] = loss
             received[k] = self.sent(k, update)
             self.uploaded[k] = w + update
             if self.knowledge == "remembered" and k in arrived:
@@ -349,12 +354,14 @@ def compare_present(plain: Plain, observation: dict[str, Any]) -> None:
     known = plain.computed_in >= 0
     unknown = plain.indicator[known].mean() if known.any() else 1
     indicator = np.where(known, plain.indicator, unknown)
+    told = ~np.isnan(plain.training_loss)
+    guess = plain.training_loss[told].mean() if told.any() else np.log(10)
     upload_j = plain.watt * plain.upload_s
     taking_part = np.isin(np.arange(plain.k), plain.participating)
-    told = {"free": np.ones(plain.k), "reported": taking_part}.get(
+    timed = {"free": np.ones(plain.k), "reported": taking_part}.get(
         plain.knowledge, np.zeros(plain.k)
     )
-    compute_s = np.where(told, plain.compute_s, plain.nominal_s)
+    compute_s = np.where(timed, plain.compute_s, plain.nominal_s)
     cost_s, cost_j = compute_s + plain.upload_s, plain.compute_j + upload_j
     cost = cost_j if env.config.mode == "lazy" else cost_s
     share = indicator / max(indicator.mean(), 1e-12)
@@ -371,6 +378,7 @@ def compare_present(plain: Plain, observation: dict[str, Any]) -> None:
         "upload_j": upload_j,
         "nominal_s": plain.nominal_s,
         "indicator_age": plain.rounds - plain.computed_in,
+        "training_loss": np.where(np.isnan(plain.training_loss), guess, plain.training_loss),
         "participates": taking_part,
     }
     elapsed_s = column(env, observation, "system", "elapsed_s")
@@ -431,6 +439,8 @@ def half_a_round(name: str, fields: dict[str, Any], outcomes: list[Outcome]) -> 
         (PLAIN, {"bandwidth": "agent", "selection": "top", "uploads_per_round": 2}),
         (PLAIN, {"redundancy": 2, "partition": "dirichlet"}),
         (PLAIN, {"density": 0.1, "slowdown": 9.0}),
+        (PLAIN, {"corrupt_devices": 2, "partition": "iid", "participation": "agent"}),
+        (PLAIN, {"corrupt_devices": 2, "redundancy": 2, "indicators": "remembered"}),
         (GRADIENT, {"bandwidth": "agent", "learning_rate": 1.0}),
         (GRADIENT, {"participation": "agent", "learning_rate": 1.0}),
         (GRADIENT, {"indicators": "remembered", "learning_rate": 1.0, "redundancy": 2}),
@@ -441,6 +451,7 @@ def half_a_round(name: str, fields: dict[str, Any], outcomes: list[Outcome]) -> 
         (LAZY, {"bandwidth": "equal", "local_epochs": 2, "redundancy": 2}),
         (LAZY, {"bandwidth": "agent", "selection": "top", "uploads_per_round": 3}),
         (LAZY, {"update": "gradient", "density": 0.2}),
+        (LAZY, {"corrupt_devices": 3, "label_noise": 0.5}),
         (LAZY_DEVICE, {}),
     ],
 )
@@ -544,7 +555,7 @@ def test_quantised_updates_and_what_devices_keep_back(name: str, density: float)
         lost = step % 3 == 1
         env.problem.packet_error[0] = lost
         w = global_model(env)
-        wanted = plain.computed(w, k) + plain.kept_back[k]
+        wanted = plain.trained(w, k)[0] + plain.kept_back[k]
         env.step(scores_of(k))
         memory = env.problem.compressor.memory[0].double().numpy()
         # The server gets what the device believes to have sent, unless it is lost.
@@ -932,7 +943,7 @@ def test_remembered_indicators_are_those_of_the_last_arrival() -> None:
     assert columns(observation) == ([1, 1, 1, 1], [1, 1, 1, 1])
     env.problem.packet_error[0] = [0, 1, 0, 0]
     plain = Plain(env)
-    told = np.linalg.norm(plain.computed(plain.initial, 0))
+    told = np.linalg.norm(plain.trained(plain.initial, 0)[0])
     indicator, age = columns(env.step(scores_of(0, 1))[0])
     # Device 1's was lost with its update; of the others the mean is expected.
     np.testing.assert_allclose(indicator, told, rtol=1e-4)
