@@ -115,33 +115,27 @@ def progress_bars() -> Iterator[TaskProgress]:
 
 def print_results(results: Results) -> None:
     """Print a comparison."""
-    # The report's own number first, where there is one.
-    metric = next(
-        (
-            name
-            for name in ("test_accuracy", *next(iter(results.policies.values())).metrics)
-            if all(name in result.metrics for result in results.policies.values())
-        ),
-        None,
-    )
+    from edge_gym.evaluation.metrics import title
+
+    told = results.reported() or list(next(iter(results.policies.values())).metrics)[:1]
     best = next((r.difference.baseline for r in results.policies.values() if r.difference), None)
     scored = any(result.normalised is not None for result in results.policies.values())
     columns = ["policy", "return", "95 % interval", "IQM"] + ["score"] * scored
     columns += [f"minus {best}", "95 % interval"] if best else []
-    columns += [metric.replace("_", " ")] if metric else []
+    columns += [title(name) for name in told]
     rows = []
-    for name, result in sorted(results.policies.items(), key=lambda item: -item[1].mean):
-        row = [name, f"{result.mean:.4f}", interval(result.ci95), f"{result.iqm:.4f}"]
+    for policy, result in sorted(results.policies.items(), key=lambda item: -item[1].mean):
+        row = [policy, f"{result.mean:.4f}", interval(result.ci95), f"{result.iqm:.4f}"]
         if result.normalised is not None:
             row.append(f"{result.normalised:.2f}")
         if result.difference:
             row += [f"{result.difference.mean:+.4f}", interval(result.difference.ci95, "+")]
-        if metric:
-            mean = result.metrics[metric].mean
-            row.append("" if mean is None else f"{mean:.4f}")
+        for name in told:
+            number = result.metrics.get(name)
+            row.append("" if number is None or number.mean is None else f"{number.mean:.4f}")
         rows.append(row)
-    title = f"{results.environment}, {len(results.seeds)} episodes from seed {results.seeds[0]}"
-    print_table(title, columns, rows)
+    heading = f"{results.environment}, {len(results.seeds)} episodes from seed {results.seeds[0]}"
+    print_table(heading, columns, rows)
     origins = {
         "published": "the best published rule",
         "adapted": "the best published rule with additions of this project",

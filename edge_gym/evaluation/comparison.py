@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines import zero_baseline
 from edge_gym.core.registration import find_environment
+from edge_gym.evaluation.metrics import REPORTED, title
 from edge_gym.evaluation.policies import (
     Contender,
     best_rules,
@@ -159,7 +160,8 @@ class Results:
         return f"{title}, stopped before the end" if self.interrupted else title
 
     def _table(self) -> list[list[str]]:
-        header = ["policy", "return", "95 % interval", "minus the best rule"]
+        told = self.reported()
+        header = ["policy", "return", "95 % interval", "minus the best rule", *map(title, told)]
         rows = [header]
         for name, result in sorted(self.policies.items(), key=lambda item: -item[1].mean):
             gap = result.difference
@@ -169,9 +171,21 @@ class Results:
                     f"{result.mean:.4g}",
                     "[{:.4g}, {:.4g}]".format(*result.ci95),
                     "" if gap is None else "{:+.4g} [{:+.4g}, {:+.4g}]".format(gap.mean, *gap.ci95),
+                    *(f"{result.metrics[name].mean:.4g}" for name in told),
                 ]
             )
         return rows
+
+    def reported(self) -> list[str]:
+        """Return the names of ``REPORTED`` that all episodes of all policies tell."""
+        return [
+            name
+            for name in REPORTED
+            if all(
+                name in result.metrics and result.metrics[name].mean is not None
+                for result in self.policies.values()
+            )
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the single episodes in JSON's types, without NaN."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import YOURS
 from edge_gym.evaluation.comparison import Interval
+from edge_gym.evaluation.metrics import REPORTED
 from edge_gym.evaluation.policies import RULE_KINDS, best_rules
 from edge_gym.evaluation.rollouts import Episodes
 from edge_gym.evaluation.statistics import (
@@ -49,7 +50,9 @@ class RankedPolicy:
         difference_ci95: Its interval.
         improvement: Share of the episodes in which it is above the best analytical policy, ties
             counted half.
-        test_accuracy: Mean test accuracy, where there is one.
+        test_accuracy: Mean test accuracy of the last models, where there is one.
+        area_under_curve: Mean validation accuracy over the budget, likewise.
+        time_to_target: Mean share of the budget until targets are reached, likewise.
     """
 
     environment: str
@@ -66,6 +69,8 @@ class RankedPolicy:
     difference_ci95: Interval | None
     improvement: float | None
     test_accuracy: float | None
+    area_under_curve: float | None
+    time_to_target: float | None
 
 
 def rank_policies(
@@ -100,10 +105,6 @@ def rank_policies(
         if gain is not None and gaps is not None:
             # Of the same mean as (return - zero) / gain, but paired: episodes differ in luck.
             scores[spec] = 1 + gaps / gain
-        missing = np.array([np.nan])
-        accuracy = np.concatenate(
-            [part.infos.get("test_accuracy", missing) for part in policies[spec]]
-        )
         rows.append(
             RankedPolicy(
                 environment=name,
@@ -121,10 +122,17 @@ def rank_policies(
                 improvement=None
                 if champion is None
                 else improvement_probability(values, returns[champion][0]),
-                test_accuracy=float(accuracy.mean()) if np.isfinite(accuracy).all() else None,
+                **{metric: _mean(metric, policies[spec]) for metric in REPORTED},
             )
         )
     return sorted(rows, key=lambda row: -row.mean), champion, scores
+
+
+def _mean(metric: str, parts: Sequence[Episodes]) -> float | None:
+    """Return the mean of a number of the last infos; None where an episode lacks it."""
+    missing = np.array([np.nan])
+    values = np.concatenate([part.infos.get(metric, missing) for part in parts])
+    return float(values.mean()) if np.isfinite(values).all() else None
 
 
 def _interval(values: NDArray[np.float64]) -> Interval:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import REFERENCE
 from edge_gym.core.registration import find_environment
+from edge_gym.evaluation.metrics import LESS_IS_BETTER, REPORTED
 from edge_gym.evaluation.policies import resolve_all, shipped_specs
 from edge_gym.evaluation.policy_sources import shipped_policies
 from edge_gym.evaluation.rollouts import TaskProgress, make_lanes, run_episodes
@@ -27,7 +28,7 @@ REFERENCE_EPISODES = 100
 """Episodes that z is told for, however many were run."""
 RESOLVED_Z = 1.96
 RETURN = "return"
-METRICS = (RETURN, "test_accuracy", "area_under_curve", "total_gain", "total_loss_decrease")
+METRICS = (RETURN, *REPORTED, "total_gain", "total_loss_decrease")
 """What is looked at, where every policy's episodes tell it."""
 
 
@@ -41,10 +42,11 @@ class MetricSignal:
         pairs: Number of pairs.
         resolved: Share of the pairs that 100 episodes resolve.
         median_z: Median of |z| over the pairs.
-        best: The two policies of the highest means, the best first.
+        best: The two policies of the highest means, the best first; of the lowest where less is
+            better.
         best_z: |z| between these two.
-        spread: Mean difference from ``random`` to the best policy over its paired standard
-            deviation; None without ``random``.
+        spread: By how much the best policy is better than ``random``, over the paired standard
+            deviation of their difference; None without ``random``.
     """
 
     metric: str
@@ -154,13 +156,14 @@ def metric_signal(
         (one, other): paired_z(values[one], values[other])
         for one, other in combinations(sensible, 2)
     }
-    first, second, *_ = sorted(sensible, key=lambda name: -means[name])
+    sign = -1 if metric in LESS_IS_BETTER else 1
+    first, second, *_ = sorted(sensible, key=lambda name: -sign * means[name])
     sizes = np.array(list(z.values()))
     spread = None
     if references:
-        reference = max(references, key=lambda name: means[name])
+        reference = max(references, key=lambda name: sign * means[name])
         at_one = paired_z(values[first], values[reference]) / np.sqrt(REFERENCE_EPISODES)
-        spread = float(np.copysign(at_one, means[first] - means[reference]))
+        spread = float(np.copysign(at_one, sign * (means[first] - means[reference])))
     return MetricSignal(
         metric,
         means,

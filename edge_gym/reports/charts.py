@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_gym.evaluation.generalisation import OWN
+from edge_gym.evaluation.metrics import title
 from edge_gym.evaluation.ranking import RankedPolicy, best_rule
 from edge_gym.evaluation.sweep import zero_of
 from edge_gym.runtime.optional import missing_extra
@@ -79,23 +80,34 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def draw_comparison(results: Results, path: Path) -> None:
-    """Draw one row per policy, best first: mean return, and the paired difference to the best rule.
+    """Draw one row per policy, best first: return, difference to the best rule, reported metrics.
 
     Raises:
         ImportError: If matplotlib is missing.
     """
     ranked = sorted(results.policies.items(), key=lambda item: item[1].mean)
     compared = all(result.difference is not None for _, result in ranked)
-    columns = 2 if compared else 1
+    columns, told = (2 if compared else 1), results.reported()
     figure, grid = new_figure(
-        4.8 + 4.4 * columns, 1.5 + 0.34 * len(ranked), 1, columns, sharey=True
+        4.8 + 4.4 * columns + 2.2 * len(told),
+        1.5 + 0.34 * len(ranked),
+        1,
+        columns + len(told),
+        sharey=True,
+        width_ratios=[4.4] * columns + [2.2] * len(told),
     )
     returns = grid[0, 0]
+    for axes, name in zip(grid[0, columns:], told, strict=True):
+        axes.set_xlabel(title(name), color=INK)
     for position, (_, result) in enumerate(ranked):
         _interval(returns, position, result.mean, result.ci95, KINDS[result.kind][0])
         if compared and result.difference is not None:
             difference = result.difference
             _interval(grid[0, 1], position, difference.mean, difference.ci95, KINDS[result.kind][0])
+        for axes, name in zip(grid[0, columns:], told, strict=True):
+            metric = result.metrics[name]
+            if metric.mean is not None and metric.ci95 is not None:
+                _line(axes, position, metric.mean, metric.ci95, KINDS[result.kind][0])
     returns.set_yticks(range(len(ranked)), [name for name, _ in ranked])
     returns.set_ylim(-0.6, len(ranked) - 0.4)
     returns.set_xlabel("mean episode return, with its 95 % confidence interval", color=INK)
@@ -118,11 +130,15 @@ def draw_comparison(results: Results, path: Path) -> None:
     save(figure, path)
 
 
+def _line(axes: Axes, position: int, mean: float, ends: tuple[float, float], colour: str) -> None:
+    axes.plot(ends, [position, position], color=colour, linewidth=2.5, solid_capstyle="butt")
+    axes.plot([mean], [position], "o", color=colour, markersize=6)
+
+
 def _interval(
     axes: Axes, position: int, mean: float, ends: tuple[float, float], colour: str
 ) -> None:
-    axes.plot(ends, [position, position], color=colour, linewidth=2.5, solid_capstyle="butt")
-    axes.plot([mean], [position], "o", color=colour, markersize=6)
+    _line(axes, position, mean, ends, colour)
     axes.annotate(
         f"{mean:+.4f}" if axes.get_subplotspec().colspan.start else f"{mean:.4f}",  # type: ignore[union-attr]
         (mean, position),

@@ -83,6 +83,14 @@ def test_improvement_counts_ties_half() -> None:
     assert improvement_probability(ours, theirs) == np.mean(pairs)
 
 
+def told(accuracy: float) -> dict[str, float]:
+    return {
+        "test_accuracy": accuracy,
+        "area_under_curve": accuracy - 0.1,
+        "time_to_target": 1 - accuracy,
+    }
+
+
 def played(returns: Any, **infos: Any) -> Episodes:
     values = np.asarray(returns, np.float64)
     n = len(values)
@@ -101,9 +109,9 @@ def board() -> Leaderboard:
             (FIRST, "channel-aware"): [played(luck + 1 + noise[1], test_accuracy=0.8)],
             (FIRST, "tuned-support-vector-aware"): [played(luck + 2 + noise[2])],
             (FIRST, "ppo"): [
-                played(luck + 2.2 + noise[3], test_accuracy=0.91),
-                played(luck + 2.1 + noise[4], test_accuracy=0.89),
-                played(luck + 2.3 + noise[5], test_accuracy=0.90),
+                played(luck + 2.2 + noise[3], **told(0.91)),
+                played(luck + 2.1 + noise[4], **told(0.89)),
+                played(luck + 2.3 + noise[5], **told(0.90)),
             ],
             (FIRST, "dqn"): [played(luck + 1.8 + noise[7])],
             (SECOND, "random"): [played(luck)],
@@ -134,6 +142,10 @@ def test_ranks(board: Leaderboard) -> None:
     assert ppo.improvement is not None
     assert ppo.improvement > 0.85
     assert ppo.test_accuracy == pytest.approx(0.9)
+    assert ppo.area_under_curve == pytest.approx(0.8)
+    assert ppo.time_to_target == pytest.approx(0.1)
+    rule = ranked(board, FIRST, "channel-aware")
+    assert (rule.test_accuracy, rule.area_under_curve) == (pytest.approx(0.8), None)
     assert dqn.score == pytest.approx(0.9, abs=0.02)
     # Paired: the luck of episodes does not blur differences.
     assert dqn.difference_ci95 is not None

@@ -248,7 +248,8 @@ def test_results_hold_what_others_rely_on(outcome: Any) -> None:
         assert set(fields) <= set(policy)
         assert policy["ci95"][0] <= policy["mean"] <= policy["ci95"][1]
         assert set(policy["difference"]) == {"baseline", "mean", "ci95"}
-        assert set(policy["metrics"]["test_accuracy"]) == {"mean", "ci95"}
+        for metric in ("test_accuracy", "area_under_curve", "time_to_target", "reached_85"):
+            assert set(policy["metrics"][metric]) == {"mean", "ci95"}
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -514,6 +515,9 @@ def test_results_are_shown_briefly() -> None:
     title, header, *rows = text.splitlines()
     assert title == "edge_gym/Retransmission-v0, 8 episodes from seed 900000"
     assert header.split()[:2] == ["policy", "return"]
+    assert header.endswith("time to target")
+    told = results.policies["rule"].metrics["time_to_target"].mean
+    assert next(row for row in rows if row.startswith("rule")).endswith(f" {told:.4g}")
     best = max(results.policies, key=lambda name: results.policies[name].mean)
     assert rows[0].startswith(best)
     assert f"{results.policies[best].mean:.4g}" in rows[0]

@@ -39,6 +39,10 @@ def test_pairs_of_sensible_policies_are_counted() -> None:
     assert found.best_z == pytest.approx(paired_z(values["c"], values[found.best[1]]))
     assert found.spread == pytest.approx(np.sqrt(2), rel=0.15)
     assert metric_signal("return", {k: values[k] for k in "abc"}, set()).spread is None
+    # Where less is better, the same values the other way round say the same.
+    slow = metric_signal("time_to_target", {k: -v for k, v in values.items()}, {"random"})
+    assert (slow.best, slow.best_z, slow.spread) == (found.best, found.best_z, found.spread)
+    assert slow.median_z == found.median_z
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +53,10 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["environment"] == f"edge_gym/{ID}"
-    assert [one["metric"] for one in found["metrics"]][:2] == ["return", "test_accuracy"]
+    assert [one["metric"] for one in found["metrics"]] == [
+        *("return", "test_accuracy", "area_under_curve", "time_to_target"),
+        *("total_gain", "total_loss_decrease"),
+    ]
     assert found["metrics"][0]["pairs"] == 1
     assert main(command) == 0
     assert "median z" in capsys.readouterr().out
