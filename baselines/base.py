@@ -241,6 +241,31 @@ class Baseline(ABC):
                     found.append(point)
         return found
 
+    @classmethod
+    def at_ends(cls, config: Any, parameters: Mapping[str, Any]) -> list[str]:
+        """Return which of tuned parameters may be better beyond the values that tuning tries.
+
+        These are numbers at an end of what is tried, unless it is one of ``bounds``; those of a
+        schedule have the bounds of the parameter. Where None is tried, it is the upper end.
+        """
+        tried: dict[str, list[Any]] = {}
+        for point in cls.points(config):
+            for name, value in point.items():
+                tried.setdefault(name, []).append(value)
+        bounds, found = cls.bounds_for(config), []
+        for name, value in parameters.items():
+            of = name.removesuffix(LATE)
+            if name == LATE_SHARE or of not in numeric_fields(cls.Parameters) or value is None:
+                continue
+            if value in bounds.get(of, ()):
+                continue
+            values = tried.get(name, [])
+            numbers = [one for one in values if one is not None]
+            inside = bool(numbers) and min(numbers) < value
+            if not inside or (None not in values and max(numbers) <= value):
+                found.append(name)
+        return found
+
     def kind(self) -> str:
         """Return the kind, such as ``"published"``; ``"yours"`` of a rule of another package."""
         if type(self).__module__.partition(".")[0] != "edge_gym":

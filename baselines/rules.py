@@ -9,6 +9,7 @@ from edge_gym.baselines import (
     retransmission,
     task_allocation,
     task_resources,
+    update_aware,
     update_scheduling,
 )
 from edge_gym.baselines.base import Baseline, RandomPolicy
@@ -18,6 +19,7 @@ RULES: tuple[type[Baseline], ...] = (
     *retransmission.RULES,
     *data_scheduling.RULES,
     *update_scheduling.RULES,
+    *update_aware.RULES,
     *batch_slot.RULES,
     *task_allocation.RULES,
     *task_resources.RULES,

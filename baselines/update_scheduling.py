@@ -16,15 +16,14 @@ from edge_gym.baselines.update_scheduling_base import (
     DEVICES,
     LEAST,
     AnyNumberRule,
-    NextRound,
     NumberParameters,
     SchedulingRule,
     TopRule,
     reading,
+    remaining_s,
 )
 from edge_gym.core.observation import Observation
 from edge_gym.envs.redundancy import group_sums
-from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
 from edge_gym.runtime.checks import check_integer, check_number
 from edge_gym.typing import BoolArray, Float64Array
 
@@ -107,9 +106,15 @@ class GradientNorm(TopRule):
 
 
 class ModelVariation(GradientNorm):
-    """The largest variations of the model."""
+    """The largest variations of the model.
+
+    These are the model variances of Wen et al. 2019 §2.2.2, a local model's divergence from the
+    average of all, as far as it can be known before any is uploaded: the last average is the model
+    from which all began.
+    """
 
     name = "model-variation"
+    source = "Wen et al. 2019 §2.2.2, §5.2.1, step 4"
     indicators = ("model-variation",)
 
 
@@ -216,7 +221,7 @@ class StragglerExclusion(SchedulingRule):
 
     def index(self, observed: Observation) -> Float64Array:
         """Return minus the seconds that a device still takes."""
-        return -_remaining_s(observed, self.config)
+        return -remaining_s(observed, self.config)
 
     def chosen(self, observed: Observation, index: Float64Array) -> BoolArray:
         """Choose those below the thresholds on what is still to come."""
@@ -235,13 +240,6 @@ class StragglerExclusion(SchedulingRule):
 def _within(seconds: Float64Array, limit: float) -> BoolArray:
     """Return which devices take at most so many medians."""
     return np.asarray(seconds <= limit * np.median(seconds, axis=-1, keepdims=True))
-
-
-def _remaining_s(observed: Observation, config: UpdateSchedulingConfig) -> Float64Array:
-    """Return the seconds that a device alone in the band takes from the decision on."""
-    upload_s = observed.device("upload_s")
-    computed = config.knowledge == "reported" and not isinstance(observed, NextRound)
-    return upload_s if computed else observed.device("compute_s") + upload_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,7 +375,7 @@ class _PerCost(TopRule):
     def cost(self, observed: Observation) -> Float64Array:
         """Return cost^exponent: what a device still costs, s or J as the budget has it."""
         if self.config.mode == "importance":
-            cost = _remaining_s(observed, self.config)
+            cost = remaining_s(observed, self.config)
         else:
             cost = observed.device("compute_j") + observed.device("upload_j")
         return np.asarray(np.maximum(cost, LEAST) ** self.parameters.exponent)
@@ -412,6 +410,45 @@ class StalenessPerCost(_PerCost):
         return np.asarray((1 + observed.device("staleness")) / self.cost(observed))
 
 
+@dataclass(frozen=True, kw_only=True)
+class WeightParameters(ExponentParameters):
+    """Parameters of the rule that weighs staleness, importance and cost.
+
+    Attributes:
+        exponent: Of the cost; 0 leaves it out.
+        importance: Exponent of the indicator; 0 leaves it out.
+    """
+
+    exponent: float = 1.5
+    importance: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("importance", self.importance, 0)
+
+
+class StalenessImportancePerCost(_PerCost):
+    """The largest log(1 + staleness) + importance·log(indicator) - exponent·log(cost)."""
+
+    name = "staleness-importance-per-cost"
+    source = OURS
+    needs = reading("staleness", "indicator", *_COST)
+    Parameters = WeightParameters
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "devices": (1, 2, 4),
+        "exponent": (1.0, 1.5, 2.0),
+        "importance": (0.5, 1.0, 2.0),
+    }
+    few: ClassVar[Mapping[str, Sequence[Any]]] = {"exponent": (1.5,), "importance": (1.0,)}
+    bounds: ClassVar[Mapping[str, Sequence[float]]] = {"exponent": (0.0,), "importance": (0.0,)}
+
+    def index(self, observed: Observation) -> Float64Array:
+        """Return the sum."""
+        indicator = np.log(np.maximum(observed.device("indicator"), LEAST))
+        gain = np.log1p(observed.device("staleness")) + self.parameters.importance * indicator
+        return np.asarray(gain - np.log(self.cost(observed)))
+
+
 RULES: tuple[type[Baseline], ...] = (
     Everyone,
     RandomDevices,
@@ -429,5 +466,6 @@ RULES: tuple[type[Baseline], ...] = (
     CodedRedundancy,
     ImportancePerCost,
     StalenessPerCost,
+    StalenessImportancePerCost,
 )
 """The rules of update scheduling."""

@@ -68,6 +68,7 @@ class NextRound(Observation):
             "efficiency": mean,
             "upload_s": observed.device("upload_s") * efficiency / mean,
             "compute_s": observed.device("nominal_s"),
+            "participates": np.ones_like(efficiency),
             "throughput": throughput + (served - throughput) / MEMORY_ROUNDS,
             "staleness": np.where(scheduled, 0, observed.device("staleness") + 1),
             "uploads": observed.device("uploads") + scheduled,
@@ -233,6 +234,13 @@ class TopRule(SchedulingRule):
         taking_part = np.zeros(index.shape, np.bool_)
         np.put_along_axis(taking_part, first, True, axis=-1)
         return taking_part
+
+
+def remaining_s(observed: Observation, config: UpdateSchedulingConfig) -> Float64Array:
+    """Return the seconds that a device alone in the band takes from the decision on."""
+    upload_s = observed.device("upload_s")
+    computed = config.knowledge == "reported" and not isinstance(observed, NextRound)
+    return upload_s if computed else observed.device("compute_s") + upload_s
 
 
 def _below(config: Any, numbers: Sequence[int]) -> Sequence[int]:

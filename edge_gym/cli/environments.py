@@ -95,7 +95,8 @@ def describe(
         ],
     )
     print_table(
-        "rules, name:parameter=value for another value",
+        "rules, name:parameter=value for another value; of a number, parameter_late=value for one "
+        "late in an episode",
         ["rule", "source", "what it does", "parameters"],
         [
             [

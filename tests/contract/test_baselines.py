@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -299,6 +300,16 @@ def test_every_grid_is_of_valid_parameters() -> None:
                 baseline.read_parameters(point)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EndsParameters:
+    """Parameters of several types."""
+
+    many: float = 1.0
+    most: int | None = None
+    name: str = "a"
+    other: float = 1.0
+
+
 class Landscape:
     """Stands in for ``run_episodes``: returns by seed, on a hill whose top is known."""
 
@@ -396,6 +407,57 @@ def test_stale_parameters_are_refused(tuned_file: Any) -> None:
     # Searching anew drops what is stale.
     ship({"max_snr_db": 10.0})
     assert resolve("tuned-channel-aware", make_lanes(ID, 1)).parameters == {"max_snr_db": 10.0}
+
+
+class Ends(Baseline):
+    """A rule whose grids have ends of every kind."""
+
+    name = "ends"
+    source = "a test"
+    Parameters = EndsParameters
+    grid = {"many": (1, 2, 4), "most": (1, 2, None), "name": ("a", "b")}
+    further_grids = ({"many": (2, 4), "many_late": (1, 8)},)
+    bounds = {"many": (1,)}
+
+    def act(self, observations: Any, masks: Any = None) -> Any:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("parameters", "at_ends"),
+    [
+        ({"many": 1, "most": 2, "name": "a"}, []),  # at a bound, inside, no number
+        ({"many": 2, "most": None, "name": "b"}, []),  # None is no limit
+        ({"many": 4, "most": 1}, ["many", "most"]),
+        ({"many": 0.5, "many_late": 8, "late_share": 0.5}, ["many", "many_late"]),
+        ({"many": 2, "many_late": 1}, []),
+        ({"most": 9}, []),  # below no limit
+        ({"other": 1.0}, ["other"]),  # in no grid
+    ],
+)
+def test_ends_of_grids_are_told_from_natural_bounds(
+    parameters: dict[str, Any], at_ends: list[str]
+) -> None:
+    assert Ends.at_ends(None, parameters) == at_ends
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="what ships was searched on narrower grids, without schedules; it is searched again "
+    "when the environments' settings are final",
+)
+def test_tuned_values_are_inside_their_grids() -> None:
+    """Each shipped value was the best of the present grids, and is at no end but a natural one."""
+    wrong = []
+    for name, entry in tuning.shipped_tunings().items():
+        env = make_lanes(name, 1)
+        for policy, record in entry["policies"].items():
+            rule = find_baseline(policy, env)
+            if record.get("points") != len(rule.points(env.config)):
+                wrong.append(f"{name}, {policy}: searched on other points")
+            ends = rule.at_ends(env.config, record["parameters"])
+            wrong += [f"{name}, {policy}: {parameter} is at an end" for parameter in ends]
+    assert not wrong
 
 
 def test_what_is_shipped_is_not_stale() -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from rollouts import NAMES, SMALL, lane_of
+from scipy.optimize import minimize
 
 from edge_gym.baselines import BASELINES, applicable_baselines, find_baseline, make_baseline
-from edge_gym.core.observation import ObservationTable
+from edge_gym.baselines.update_aware import ImportanceChannelSampling
+from edge_gym.core.observation import Observation, ObservationTable
 from edge_gym.envs.update_scheduling.actions import action_codec
 from edge_gym.envs.update_scheduling.config import UpdateSchedulingConfig
 from edge_gym.envs.update_scheduling.observation import observation_tables
@@ -72,7 +74,7 @@ def test_rules_apply_by_what_is_observed() -> None:
     devices = [column for column in env.tables["devices"] if column.name != "staleness"]
     env.tables = {**env.tables, "devices": ObservationTable(*devices)}
     missing = {rule.name for rule in rules if rule.applies(whole) and not rule.applies(env)}
-    assert missing == {"staleness-per-cost"}
+    assert missing == {"staleness-per-cost", "staleness-importance-per-cost"}
 
 
 def draw(env: Made, lanes: int, seed: int = 0, **columns: Any) -> dict[str, Any]:
@@ -98,6 +100,7 @@ def draw(env: Made, lanes: int, seed: int = 0, **columns: Any) -> dict[str, Any]
         rounds=rng.integers(0, 30, lanes),
         nominal_s=rng.exponential(0.02, shape) + 1e-4,
         mean_efficiency=rng.uniform(0.5, 12, shape),
+        samples=rng.integers(20, 100, shape),
         **columns,
     )
 
@@ -185,6 +188,18 @@ FORMULAS: list[tuple[str, dict[str, Any], dict[str, Any], Formula]] = [
         LAZY,
         lambda c: (1 + c["staleness"]) / joules(c) ** 0.25,
     ),
+    (
+        "staleness-importance-per-cost",
+        {},
+        LATER,
+        lambda c: math.log(1 + c["staleness"]) + math.log(c["indicator"] / seconds(c) ** 1.5),
+    ),
+    (
+        "staleness-importance-per-cost",
+        {"exponent": 0.5, "importance": 2, "devices": 2},
+        LAZY,
+        lambda c: (1 + c["staleness"]) * c["indicator"] ** 2 / joules(c) ** 0.5,
+    ),
 ]
 
 
@@ -233,6 +248,12 @@ def reliable(c: list[Cell], most: float) -> list[int]:
     return sorted(range(K), key=lambda k: (lossy(c[k], most), c[k]["uploads"]))[:3]
 
 
+def best_of_best(c: list[Cell], candidates: int, m: int) -> list[int]:
+    by_channel = sorted(range(K), key=lambda k: -c[k]["efficiency"])
+    largest = sorted(by_channel[:candidates], key=lambda k: -c[k]["indicator"])
+    return [*largest, *by_channel[candidates:]][:m]
+
+
 Choice = Callable[[list[Cell]], list[int]]
 CHOICES: list[tuple[str, dict[str, Any], dict[str, Any], Choice]] = [
     ("everyone", {}, {}, lambda c: list(range(K))),
@@ -262,6 +283,15 @@ CHOICES: list[tuple[str, dict[str, Any], dict[str, Any], Choice]] = [
         for most in (0.3, 0.45, 0.7)
     ),
     ("reliable-links", {}, {"drop_out": 0.1}, lambda c: reliable(c, 0.6)),
+    *(
+        (
+            "best-channel-best-norm",
+            {"candidates": n, "devices": m},
+            fields,
+            lambda c, n=n, m=m: best_of_best(c, n, m),
+        )
+        for n, m, fields in ((4, 2, {}), (2, 4, GRADIENT), (6, 1, LATER))
+    ),
 ]
 # Where the environment fixes how many are scheduled; groups need more than one.
 FIXED = [
@@ -484,6 +514,9 @@ EXPECTED: list[tuple[str, dict[str, Any], Formula]] = [
         lambda c: (1 if c["scheduled"] else 2 + c["staleness"]) / expected_s(c) ** 0.5,
     ),
     ("importance-per-cost", {}, lambda c: c["indicator"] / expected_s(c)),
+    # All may be candidates in the next round.
+    ("best-channel-best-norm", {"candidates": 6}, lambda c: c["indicator"]),
+    ("best-channel-best-norm", {"candidates": 1}, lambda c: c["mean_efficiency"]),
 ]
 
 
@@ -512,22 +545,87 @@ def test_those_of_the_largest_expected_index_take_part(
     assert len(met) >= K
 
 
+def test_those_who_sat_out_may_be_candidates_again() -> None:
+    env = Made(**CHOOSING)
+    best = {"efficiency": [1, 2, 3, 4, 5, 6], "mean_efficiency": [6, 5, 4, 3, 2, 1]}
+    seen = observe(
+        env, indicator=np.arange(K, 0, -1), participates=[0, 0, 1, 1, 1, 1], upload_s=1, **best
+    )
+    rule = make_baseline("best-channel-best-norm", env, candidates=3, devices=1, participants=2)
+    found = rule.act(seen)
+    # Of 3, 4 and 5, the best channels, the largest update; then of 0, 1 and 2.
+    assert np.flatnonzero(found[:, 0] > 0).tolist() == [3]
+    assert np.flatnonzero(found[:, 1] > 0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("fields", [{}, LATER])
+@pytest.mark.parametrize("trade_off", [0.01, 0.3, 1.0])
+def test_sampling_has_the_best_probabilities(trade_off: float, fields: dict[str, Any]) -> None:
+    env = Made(**fields)
+    rule = make_baseline("importance-channel-sampling", env, trade_off=trade_off)
+    assert isinstance(rule, ImportanceChannelSampling)
+    seen = draw(env, 8, participates=some(8, 3))
+    found = rule.probabilities(Observation(env.tables, seen))
+    assert found.sum(axis=1) == pytest.approx(1)
+    for lane in range(8):
+        c = [d for d in cells(env, seen, lane) if d["participates"]]
+        assert (found[lane] > 0).sum() == len(c)
+        importance = np.array([d["samples"] * d["indicator"] for d in c])
+        importance /= importance.sum()
+        time = np.array([seconds(d) if fields else d["upload_s"] for d in c])
+        time /= time.mean()
+
+        def objective(
+            p: NDArray[Any], importance: NDArray[Any] = importance, time: NDArray[Any] = time
+        ) -> float:
+            return float(trade_off * (importance**2 / p).sum() + (1 - trade_off) * (p @ time))
+
+        least = minimize(
+            objective,
+            np.full(len(c), 1 / len(c)),
+            bounds=[(1e-6, 1)] * len(c),
+            constraints={"type": "eq", "fun": lambda p: p.sum() - 1},
+            tol=1e-12,
+        )
+        own = found[lane][found[lane] > 0]
+        assert objective(own) <= least.fun * (1 + 1e-6)
+        if trade_off == 1:
+            assert own == pytest.approx(importance)
+
+
+def test_sampling_draws_with_its_probabilities() -> None:
+    env = Made(2)
+    rule = make_baseline("importance-channel-sampling", env, devices=1, trade_off=0.3)
+    assert isinstance(rule, ImportanceChannelSampling)
+    seen = draw(env, 2)
+    wanted = rule.probabilities(Observation(env.tables, seen))
+    rule.begin(np.arange(2), [4, 5])
+    drawn = np.array([rule.act(seen) > 0 for _ in range(3000)])
+    assert (drawn.sum(axis=2) == 1).all()
+    assert drawn.mean(axis=0) == pytest.approx(wanted, abs=0.04)
+    # Without replacement.
+    several = make_baseline("importance-channel-sampling", env, devices=4)
+    several.begin(np.arange(2), [4, 5])
+    assert ((several.act(seen) > 0).sum(axis=1) == 4).all()
+
+
 # ------------------------------------------------------------------------- where rules apply, grids
 
 
 EVERYWHERE = ["random", "everyone", "random-devices", "round-robin", "proportional-fair"]
 EVERYWHERE += ["channel-aware", "straggler-exclusion", "lazy", "importance-per-cost"]
-EVERYWHERE += ["staleness-per-cost"]
+EVERYWHERE += ["staleness-per-cost", "staleness-importance-per-cost"]
+UPDATES = ["norm-times-rate", "best-channel-best-norm", "importance-channel-sampling"]
 
 
 @pytest.mark.parametrize(
     ("fields", "names"),
     [
-        ({}, ["model-variation", "norm-times-rate"]),
-        (GRADIENT, ["gradient-norm", "norm-times-rate"]),
+        ({}, ["model-variation", *UPDATES]),
+        (GRADIENT, ["gradient-norm", *UPDATES]),
         (LAZY, ["model-age", "age-times-channel"]),
         ({**LAZY, **GRADIENT}, ["model-age", "age-times-channel"]),
-        (RISK, ["model-variation", "norm-times-rate", "reliable-links"]),
+        (RISK, ["model-variation", *UPDATES, "reliable-links"]),
         (
             {"redundancy": 2, "drop_out": 0.1, **LAZY},
             ["model-age", "age-times-channel", "reliable-links", "coded-redundancy"],
@@ -556,6 +654,9 @@ def test_rules_know_where_they_apply(fields: dict[str, Any], names: list[str]) -
         ("norm-times-rate", {"exponent": -1}, {}, "exponent must be"),
         ("norm-times-rate", {"exponent": math.nan}, {}, "exponent must be"),
         ("importance-per-cost", {"devices": True}, {}, "devices must be"),
+        ("staleness-importance-per-cost", {"importance": -1}, {}, "importance must be"),
+        ("best-channel-best-norm", {"candidates": 0}, {}, "candidates must be"),
+        ("importance-channel-sampling", {"trade_off": 0}, {}, r"trade_off must be .* in \(0, 1\]"),
         ("staleness-per-cost", {"exponent": "1"}, {}, "exponent must be"),
         ("straggler-exclusion", {"max_compute": 0}, {}, "max_compute must be"),
         ("straggler-exclusion", {"max_upload": math.inf}, {}, "max_upload must be"),
