@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edge_gym.baselines import applicable_baselines, make_baseline
+from edge_gym.baselines.schedule import LATE
 from edge_gym.core.vector_env import EdgeVectorEnv
 from edge_gym.evaluation.episode_store import part_name, run_or_load
 from edge_gym.evaluation.rollouts import Episodes, Policy, even_lanes, make_lanes, plain_config
@@ -204,10 +205,11 @@ def _tuned(name: str, setting: _Setting, env: EdgeVectorEnv, parts: Path) -> dic
 
 
 def _scaled(values: Mapping[str, Any], parameter: str, value: int) -> dict[str, Any]:
-    """Return parameters with another value of one, and as many more or fewer participants."""
+    """Return parameters with another value of one, also late, and as many more participants."""
     scaled = {**values, parameter: value}
-    if values.get("participants") is not None:
-        scaled["participants"] = max(1, round(values["participants"] * value / values[parameter]))
+    for other in ("participants", parameter + LATE):
+        if values.get(other) is not None:
+            scaled[other] = max(1, round(values[other] * value / values[parameter]))
     return scaled
 
 
