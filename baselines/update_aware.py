@@ -1,6 +1,6 @@
 """Published rules of update scheduling that weigh updates against channels.
 
-Source: Amiri et al. 2021; Ren et al. 2020.
+Source: Amiri et al. 2021; Ren et al. 2020; Chen et al. 2018.
 """
 
 from __future__ import annotations
@@ -155,5 +155,26 @@ class ImportanceChannelSampling(TopRule, DrawingBaseline):
         return np.asarray(importance * np.sqrt(weight / (price + high)))
 
 
-RULES: tuple[type[Baseline], ...] = (BestChannelBestNorm, ImportanceChannelSampling)
+class GradientDivergence(TopRule):
+    """The largest changes of the update since its last upload: lazily aggregated gradients.
+
+    There, a device uploads where the change exceeds what recent steps of the model suggest; here
+    those of the largest changes do, M of them.
+    """
+
+    name = "gradient-divergence"
+    source = "Wen et al. 2019 §2.2.2; Chen et al. 2018, LAG, the device's side of the condition"
+    indicators: ClassVar[tuple[str, ...]] = _UPDATES
+    needs = reading("change")
+
+    def index(self, observed: Observation) -> Float64Array:
+        """Return the change."""
+        return observed.device("change")
+
+
+RULES: tuple[type[Baseline], ...] = (
+    BestChannelBestNorm,
+    ImportanceChannelSampling,
+    GradientDivergence,
+)
 """The rules that weigh updates against channels."""

@@ -25,8 +25,9 @@ class UpdateSchedulingConfig(FederatedConfig):
             ``"remembered"``: only scheduled devices compute, and it decides by the norms that came
             with their last uploads that arrived. ``"free"``: an oracle that no server could have;
             norms and computing times of the round are known before any device has computed.
-        report_bits: Bits of a device's report, of its indicator and its training loss. What is not
-            known before it is decided comes with an upload, in so many bits more: both where
+        report_bits: Bits of a device's report, of its indicator, its training loss and, where it
+            computes before it is decided, how its update has changed. What is not known before it
+            is decided comes with an upload, in so many bits more: indicator and loss where
             indicators are remembered, the loss in ``"lazy"`` mode.
         participation: Whether the ``"agent"`` says who takes part in the next round, where scores
             are given and indicators are reported; elsewhere, and with ``"all"``, all devices do.
@@ -118,6 +119,11 @@ class UpdateSchedulingConfig(FederatedConfig):
     def knowledge(self) -> str:
         """How the server comes to know indicators: as ``indicators`` says, or ``"lazy"``."""
         return self.indicators if self.mode == "importance" else "lazy"
+
+    @property
+    def tells_change(self) -> bool:
+        """Whether devices compute before it is decided, and tell how their updates have changed."""
+        return self.knowledge in ("reported", "free")
 
     @property
     def indicator_kind(self) -> str:

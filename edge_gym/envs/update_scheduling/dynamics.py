@@ -51,7 +51,7 @@ class UpdateScheduling(FederatedLearning):
         UpdateSchedulingConfig()
     )
     action_fill = 1.0
-    state_parts = (*FederatedLearning.state_parts, "memory")
+    state_parts = (*FederatedLearning.state_parts, "memory", "arrived")
     # The round that begins: fading gains and what the channel remembers, computing times with
     # slow-downs, and who takes part.
     gain = LaneArray(np.float64, per_device)
@@ -67,6 +67,8 @@ class UpdateScheduling(FederatedLearning):
     # The last training loss that it knows of each device: told with the indicator, which takes no
     # training in lazy mode, where it comes with an upload.
     training_loss = LaneArray(np.float64, per_device)
+    # How far what a device computed last is from what arrived of it last, as it told.
+    change = LaneArray(np.float64, per_device)
     # Each device's probability that an upload is lost, and that it does not answer.
     packet_error = LaneArray(np.float64, per_device)
     drop_out = LaneArray(np.float64, per_device)
@@ -108,6 +110,9 @@ class UpdateScheduling(FederatedLearning):
         # What devices have computed for this round before it is decided, or uploaded last (lazy).
         values = 0 if config.knowledge == "remembered" else self.network.n_values
         self.memory = DeviceMemory(n_lanes, k, values, config.compute_device)
+        # What arrived of them last, as they computed it.
+        values = self.network.n_values if config.tells_change else 0
+        self.arrived = DeviceMemory(n_lanes, k, values, config.compute_device)
 
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw the system and the model; the first round begins."""
@@ -121,6 +126,7 @@ class UpdateScheduling(FederatedLearning):
         if self.config.mode == "lazy":
             index = torch.from_numpy(lanes)
             self.memory.keep(lanes, self.learner.weights[index][:, None])
+        self.arrived.vectors[torch.from_numpy(lanes)] = 0
         self._begin_round(lanes)
         self.pictured[lanes] = self._picture(lanes)
         return info
@@ -233,6 +239,7 @@ class UpdateScheduling(FederatedLearning):
             "indicator_age": self.rounds[:, None] - self.indicator_round,
             "training_loss": self._known_loss(lanes),
             "participates": self.participates,
+            "change": self.change,
         }
         system = {
             "devices": np.full(self.n_lanes, self.config.n_devices),
@@ -274,6 +281,9 @@ class UpdateScheduling(FederatedLearning):
             self.memory.keep(lanes, vectors)
             self._learn_indicators(lanes, participates, self._norms(vectors))
             self._learn_losses(lanes, participates, losses)
+            changes = self._norms(vectors - self.arrived.recall(lanes))
+            changes = clip_finite(changes, MAX_INDICATOR)
+            self.change[lanes] = np.where(participates, changes, self.change[lanes])
 
     def _distances(self, lanes: IntArray) -> Float64Array:
         """Return the model ages ‖ŵ_k - w‖, ``(m, K)``."""
@@ -360,6 +370,8 @@ class UpdateScheduling(FederatedLearning):
         devices = None
         if config.knowledge in ("reported", "free"):
             updates = self.memory.recall(lanes)
+            lane, place = np.nonzero(arrived)
+            self.arrived.keep_of(lanes[lane], place, updates[lane, place])
         else:
             # Most devices do nothing: these are the others, as many in every lane.
             devices = np.argsort(~sent, axis=1, kind="stable")[:, : max(1, sent.sum(axis=1).max())]

@@ -117,6 +117,22 @@ def observation_tables(config: UpdateSchedulingConfig) -> dict[str, ObservationT
                 1.2,
                 0.8,
             ),
+            *(
+                [
+                    Column(
+                        "change",
+                        "1",
+                        0,
+                        MAX_INDICATOR,
+                        "gradient divergence: norm of the difference of what it computed last to "
+                        "its last upload that arrived; before the first to nothing",
+                        1,
+                        0.5,
+                    )
+                ]
+                if config.tells_change
+                else []
+            ),
             Column(
                 "participates",
                 "1",

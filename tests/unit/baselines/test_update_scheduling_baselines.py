@@ -101,6 +101,7 @@ def draw(env: Made, lanes: int, seed: int = 0, **columns: Any) -> dict[str, Any]
         nominal_s=rng.exponential(0.02, shape) + 1e-4,
         mean_efficiency=rng.uniform(0.5, 12, shape),
         samples=rng.integers(20, 100, shape),
+        **({"change": rng.exponential(0.5, shape)} if env.config.tells_change else {}),
         **columns,
     )
 
@@ -165,6 +166,8 @@ FORMULAS: list[tuple[str, dict[str, Any], dict[str, Any], Formula]] = [
         lambda c: c["indicator"] * math.sqrt(c["efficiency"]),
     ),
     ("norm-times-rate", {"exponent": 0}, {}, lambda c: c["indicator"]),
+    ("gradient-divergence", {"devices": 2}, GRADIENT, lambda c: c["change"]),
+    ("gradient-divergence", {}, {}, lambda c: c["change"]),
     (
         "age-times-channel",
         {"exponent": 2},
@@ -616,6 +619,7 @@ EVERYWHERE = ["random", "everyone", "random-devices", "round-robin", "proportion
 EVERYWHERE += ["channel-aware", "straggler-exclusion", "lazy", "importance-per-cost"]
 EVERYWHERE += ["staleness-per-cost", "staleness-importance-per-cost"]
 UPDATES = ["norm-times-rate", "best-channel-best-norm", "importance-channel-sampling"]
+UPDATES += ["gradient-divergence"]
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,8 @@ class Plain:
         self.participating = list(range(self.k))
         self.indicator, self.computed_in = np.zeros(self.k), np.full(self.k, -1)
         self.training_loss = np.full(self.k, np.nan)
+        self.change, self.told = np.zeros(self.k), np.zeros((self.k, len(self.initial)))
+        self.arrived_last = np.zeros_like(self.told)
         lazy = self.config.mode == "lazy"
         self.knowledge = "lazy" if lazy else self.config.indicators
         self.kept_back = np.zeros((self.k, len(self.initial)))
@@ -165,6 +167,8 @@ class Plain:
                 told, self.training_loss[k] = self.trained(w, k)
                 if config.update == "gradient":
                     told = self.loss_and_gradient(w, self.rows[k])[1]
+                self.told[k] = told
+                self.change[k] = np.linalg.norm(told - self.arrived_last[k])
             self.indicator[k], self.computed_in[k] = np.linalg.norm(told), self.rounds
 
     def broadcast_s(self, receivers: list[int]) -> float:
@@ -279,6 +283,7 @@ class Plain:
                 told = self.loss_and_gradient(w, self.rows[k])[1]
                 told = told if config.update == "gradient" else update
                 self.indicator[k], self.computed_in[k] = np.linalg.norm(told), self.rounds
+        self.arrived_last[arrived] = self.told[arrived]
         total, weight = np.zeros_like(w), 0.0
         r = config.redundancy
         for first in range(0, self.k, r):
@@ -381,6 +386,10 @@ def compare_present(plain: Plain, observation: dict[str, Any]) -> None:
         "training_loss": np.where(np.isnan(plain.training_loss), guess, plain.training_loss),
         "participates": taking_part,
     }
+    if plain.knowledge in ("reported", "free"):
+        devices["change"] = plain.change
+    else:
+        assert "change" not in env.tables["devices"]
     elapsed_s = column(env, observation, "system", "elapsed_s")
     assert elapsed_s == pytest.approx(plain.elapsed_s(), rel=1e-5)
     for name, wanted in devices.items():
@@ -1084,7 +1093,8 @@ def test_devices_may_be_named_in_any_order(name: str) -> None:
     by_device = [key for key, value in problem.items() if np.shape(value)[1:2] == (4,)]
     assert {"rows", "energy_j"} < set(by_device)
     permuted = {key: problem[key][:, order] for key in by_device}
-    permuted["memory"] = {"vectors": problem["memory"]["vectors"][:, order]}
+    for part in ("memory", "arrived"):
+        permuted[part] = {"vectors": problem[part]["vectors"][:, order]}
     twin.set_state({**state, "problem": {**problem, **permuted}})
     action = np.array([0.2, 0.9, -0.5, 0.3])
     ours, theirs = twin.step(action[order]), env.step(action)
