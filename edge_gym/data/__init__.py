@@ -8,6 +8,7 @@ from edge_gym.data.labels import decode_labels, draw_wrong_labels, encode_labels
 from edge_gym.data.partitions import (
     SCHEMES,
     check_partition,
+    order_by_class,
     order_long_tailed,
     partition,
     partition_dirichlet,
@@ -35,6 +36,7 @@ __all__ = [
     "encode_labels",
     "load_dataset",
     "load_features",
+    "order_by_class",
     "order_long_tailed",
     "partition",
     "partition_dirichlet",

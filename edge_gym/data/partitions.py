@@ -167,6 +167,11 @@ def partition_dirichlet(
     return [np.flatnonzero(owner == device) for device in range(n_devices)]
 
 
+def order_by_class(labels: Labels, parts: Partition) -> NDArray[np.int64]:
+    """Return devices, ``(K,)``, in the order of the mean label of their samples."""
+    return np.argsort([labels[part].mean() for part in parts], kind="stable")
+
+
 def order_long_tailed(
     rng: np.random.Generator, labels: Labels, rows: NDArray[np.int64], imbalance: float
 ) -> NDArray[np.int64]:

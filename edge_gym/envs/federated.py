@@ -29,6 +29,7 @@ from edge_gym.data import (
     draw_wrong_labels,
     encode_labels,
     load_features,
+    order_by_class,
     order_long_tailed,
     partition,
 )
@@ -406,8 +407,8 @@ class FederatedLearning(Problem):
             self.rows[lane, holders, : len(part)] = pool[part]
             self.sizes[lane, holders] = len(part)
         self._corrupt_labels(lane, copies)
-        held = np.repeat([ranks[part].mean() for part in parts], copies)
-        return np.argsort(held, kind="stable")
+        groups = order_by_class(ranks, parts)
+        return (groups[:, None] * copies + np.arange(copies)).ravel()
 
     def _corrupt_labels(self, lane: int, copies: int) -> None:
         """Draw whose labels are wrong, and these labels; devices with the same samples share them.

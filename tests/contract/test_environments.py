@@ -690,6 +690,11 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         "actions": ("devices", "", None),
         "labels": ("both", "", None),
         "path_loss_exponent": (-0.1, 6.1, np.nan, np.inf, None, "2"),
+        # Without path loss it would have no effect.
+        "partition_by_distance": (1, 0, None, "yes", True),
+        # More than there are devices, too.
+        "corrupt_devices": (-1, 11, 2.5, "3", None, True),
+        "label_noise": (-0.1, 1.1, np.nan, None, "1"),
     },
     UpdateSchedulingConfig: {
         **BAD_FEDERATED,
@@ -772,6 +777,7 @@ BAD_VALUES: dict[type[Any], dict[str, tuple[Any, ...]]] = {
     },
     OffloadingConfig: {
         **BAD_FEDERATED,
+        "partition_by_distance": (*BAD_FEDERATED["partition_by_distance"], True),
         # Whole models are exchanged.
         "bits": (*BAD_FEDERATED["bits"], 8),
         "density": (*BAD_FEDERATED["density"], 0.5),

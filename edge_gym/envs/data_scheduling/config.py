@@ -27,6 +27,14 @@ class DataSchedulingConfig(CentralizedConfig):
         path_loss_exponent: Devices lie anywhere in a disc, each as likely, and their mean SNR falls
             with this power of their distance: ``mean_snr_db`` is that of the median distance. 0
             gives all devices the same, as in Wen et al. 2019.
+        partition_by_distance: Whether what devices hold follows from where they lie: an episode
+            draws an order of the classes, and the first are held by the nearest devices. Shards of
+            a device are then neighbours in this order.
+        corrupt_devices: Devices whose labels are wrong, where devices know labels; an episode draws
+            which, and no observation says who they are. What they upload, and what they tell of
+            their samples, is by these labels.
+        label_noise: Probability that a sample of such a device has another label, each of the
+            others as likely. Initial, validation and test samples have their true labels always.
         content: Whether a sample's principal components are observed, so that an agent can find out
             over many episodes which samples are worth learning.
     """
@@ -38,6 +46,9 @@ class DataSchedulingConfig(CentralizedConfig):
     actions: str = "sample"
     labels: str = "device"
     path_loss_exponent: float = 0.0
+    partition_by_distance: bool = False
+    corrupt_devices: int = 0
+    label_noise: float = 1.0
     content: bool = True
 
     def __post_init__(self) -> None:
@@ -49,6 +60,19 @@ class DataSchedulingConfig(CentralizedConfig):
         check_choice("actions", self.actions, ACTIONS)
         check_choice("labels", self.labels, ("device", "server"))
         check_number("path_loss_exponent", self.path_loss_exponent, 0, 6)
+        check_flag("partition_by_distance", self.partition_by_distance)
+        if self.partition_by_distance and not self.path_loss_exponent:
+            raise ValueError(
+                "partition_by_distance has no effect with path_loss_exponent=0, where all devices "
+                "have the same mean SNR: raise path_loss_exponent"
+            )
+        check_integer("corrupt_devices", self.corrupt_devices, 0, self.n_devices)
+        if self.corrupt_devices and self.labels != "device":
+            raise ValueError(
+                'corrupt_devices needs labels="device": the server labels samples truly, got '
+                f"{self.corrupt_devices}"
+            )
+        check_number("label_noise", self.label_noise, 0, 1)
         check_flag("content", self.content)
         if self.budget % self.uploads_per_block:
             raise ValueError(

@@ -15,7 +15,7 @@ from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
-from edge_gym.data import partition
+from edge_gym.data import draw_wrong_labels, order_by_class, partition
 from edge_gym.envs.budget import Budget
 from edge_gym.envs.centralized import CentralizedLearning
 from edge_gym.envs.data_scheduling.actions import (
@@ -47,6 +47,10 @@ def _samples(problem: DataScheduling) -> tuple[int, ...]:
     return problem.config.n_devices, problem.config.buffer_size
 
 
+def _told_labels(problem: DataScheduling) -> tuple[int, ...]:
+    return (len(problem.features.train_labels) if problem.config.corrupt_devices else 0,)
+
+
 def _turns(problem: DataScheduling) -> tuple[int, ...]:
     return (problem.config.uploads_per_block,)
 
@@ -62,6 +66,7 @@ class DataScheduling(CentralizedLearning):
         buffers: What devices hold.
         gain: Power gains of all blocks, ``(n_lanes, T/M, K)``.
         mean_snr: γ̄ of each device, ``(n_lanes, K)``.
+        corrupt: Whose labels are wrong, ``(n_lanes, K)``: for oracles and reports, never observed.
         block: Blocks that are over, ``(n_lanes,)``.
         n_chosen: Devices chosen in this block so far, ``(n_lanes,)``.
         chosen_device: These, and those of the last block after them, ``(n_lanes, M)``.
@@ -90,6 +95,9 @@ class DataScheduling(CentralizedLearning):
         np.float64, lambda problem: (problem.config.blocks, problem.config.n_devices), reset=None
     )
     mean_snr = LaneArray(np.float64, _devices, reset=None)
+    corrupt = LaneArray(np.bool_, _devices)
+    # Labels of all training rows as their holders know them, where some are wrong.
+    told_labels = LaneArray(np.int32, _told_labels, reset=None)
     block = LaneArray(np.int64)
     n_chosen = LaneArray(np.int64)
     chosen_device = LaneArray(np.int64, _turns)
@@ -133,8 +141,10 @@ class DataScheduling(CentralizedLearning):
         for row, lane in enumerate(lanes):
             rng = self.generators[lane]
             initial[row], pool = self._draw_data(lane)
-            self._fill_buffers(lane, pool)
+            order = self._fill_buffers(lane, pool)
             distance = np.maximum(np.sqrt(rng.random(config.n_devices)), _LEAST_DISTANCE)
+            if config.partition_by_distance:
+                distance[order] = np.sort(distance)
             loss_db = wireless.log_distance_path_loss_db(
                 distance, 0.0, config.path_loss_exponent, _MEDIAN_DISTANCE
             )
@@ -162,6 +172,9 @@ class DataScheduling(CentralizedLearning):
         info["uploaded_snr_db"][complete] = snr_db
         info["projected"] = projected.astype(np.float64)
         final_info["fairness"] = jain_index(self.device_uploads[lanes])
+        if self.config.corrupt_devices:
+            uploads = np.where(self.corrupt[lanes], self.device_uploads[lanes], 0)
+            final_info["corrupt_uploads"] = uploads.sum(axis=1).astype(np.float64)
         return Step(reward, over, np.zeros_like(over), info, final_info)
 
     def observe(self) -> dict[str, NDArray[np.float32]]:
@@ -216,14 +229,55 @@ class DataScheduling(CentralizedLearning):
     def _least_samples(self) -> tuple[str, int]:
         return "buffer_size", self.config.buffer_size
 
-    def _fill_buffers(self, lane: int, pool: IntArray) -> None:
-        """Spread the pool over devices; each holds N samples in its buffer, the rest in reserve."""
+    def labels_of(self, lanes: IntArray, rows: IntArray) -> IntArray:
+        """Return the labels of training rows as their holders know them.
+
+        Args:
+            lanes: Of each row; broadcasts to the shape of ``rows``.
+            rows: ``(m, ...)``.
+        """
+        if not self.config.corrupt_devices:
+            return np.asarray(self.features.train_labels[rows])
+        return self.told_labels[lanes, rows].astype(np.int64)
+
+    def _fill_buffers(self, lane: int, pool: IntArray) -> IntArray:
+        """Spread the pool over devices; each holds N samples in its buffer, the rest in reserve.
+
+        Returns:
+            The devices, ``(K,)``, in the order of the classes that they hold.
+        """
         config, rng = self.config, self.generators[lane]
         labels = self.features.train_labels[pool]
+        if config.partition_by_distance:
+            labels = rng.permutation(self.n_classes)[labels]
         parts = partition(
-            rng, labels, config.n_devices, config.partition, min_samples=config.buffer_size
+            rng,
+            labels,
+            config.n_devices,
+            config.partition,
+            adjacent=config.partition_by_distance,
+            min_samples=config.buffer_size,
         )
         self.buffers.fill(lane, [pool[rng.permutation(part)] for part in parts])
+        if config.corrupt_devices:
+            self._corrupt_labels(lane, [pool[part] for part in parts])
+        return order_by_class(labels, parts)
+
+    def _corrupt_labels(self, lane: int, held: list[IntArray]) -> None:
+        """Draw whose labels are wrong, and these labels.
+
+        Args:
+            lane: The lane.
+            held: Rows of each device.
+        """
+        config, rng = self.config, self.generators[lane]
+        true, told = self.features.train_labels, self.told_labels[lane]
+        told[:] = true
+        corrupt = rng.permutation(config.n_devices)[: config.corrupt_devices]
+        self.corrupt[lane, corrupt] = True
+        for device in np.sort(corrupt):
+            rows = held[device]
+            told[rows] = draw_wrong_labels(rng, true[rows], self.n_classes, config.label_noise)
 
     def _acquire(
         self,
@@ -296,7 +350,7 @@ class DataScheduling(CentralizedLearning):
                 self._noise[lanes],
             )
             received = wireless.mrc_combine(received, effective)
-            self._acquire(lanes, received, self.features.train_labels[rows], effective)
+            self._acquire(lanes, received, self.labels_of(lanes, rows), effective)
             self.buffers.take(lanes, device, sample)
             self.device_uploads[lanes, device] += 1
             self.last_upload[lanes, device] = self.block[lanes] + 1
@@ -330,12 +384,17 @@ class DataScheduling(CentralizedLearning):
         rows = self._flat(self.buffers.rows)[lanes[:, None], slots]
         present = rows >= 0
         rows = np.where(present, rows, 0)
-        labels = self.features.train_labels
-        assessment = self.learner.assess_rows(lanes, self.features.train, labels, rows)
+        features, labels = self.features, self.labels_of(lanes[:, None], rows)
+        if self.config.corrupt_devices:
+            assessment = self.learner.assess(lanes, features.train[rows], labels)
+        else:
+            assessment = self.learner.assess_rows(
+                lanes, features.train, features.train_labels, rows
+            )
         for array, values in (
             (self.uncertainty, assessment.uncertainty),
             (self.margin, assessment.margin),
-            (self.wrong, assessment.predicted != labels[rows]),
+            (self.wrong, assessment.predicted != labels),
         ):
             self._flat(array)[lanes[:, None], slots] = values * present
 

@@ -78,7 +78,8 @@ class DataSchedulingEnv(EdgeEnv):
     ## Episode End
     Terminates after ``budget`` uploads. The last ``info`` adds {final_scores}, ``uploads_to_NN``
     (all of the budget where it was not reached), and ``fairness`` (Jain's index of the devices'
-    uploads). There is no truncation.
+    uploads), with ``corrupt_devices`` also ``corrupt_uploads``, how many came from such devices.
+    There is no truncation.
 
     ## Information
     ``validation_accuracy``, ``accuracy_gain``, ``validation_loss``, ``loss_decrease``,

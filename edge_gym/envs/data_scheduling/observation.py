@@ -142,6 +142,8 @@ def observe(problem: DataScheduling) -> dict[str, NDArray[np.float32]]:
     """Return the observations of all lanes by part."""
     present = problem.buffers.present
     rows = np.where(present, problem.buffers.rows, 0)
+    lanes = np.arange(problem.n_lanes)[:, None, None]
+    labels = problem.labels_of(lanes, rows)
     snr_db = wireless.linear_to_db(problem.current_snr(np.arange(problem.n_lanes)))
     devices: dict[str, NDArray[Any]] = {
         "snr_db": snr_db,
@@ -164,8 +166,6 @@ def observe(problem: DataScheduling) -> dict[str, NDArray[np.float32]]:
         "novelty": problem.novelty,
     }
     if problem.config.labels == "device":
-        lanes = np.arange(problem.n_lanes)[:, None, None]
-        labels = problem.features.train_labels[rows]
         samples["margin"] = problem.margin
         samples[problem.learner.loss] = problem.losses()
         samples["zero_one_loss"] = problem.wrong
@@ -175,7 +175,7 @@ def observe(problem: DataScheduling) -> dict[str, NDArray[np.float32]]:
     if problem.config.content:
         content = problem.embeddings.shown[rows] * present[..., None]
         if problem.config.signed_content:
-            content *= (1 - 2 * problem.features.train_labels[rows])[..., None]
+            content *= (1 - 2 * labels)[..., None]
         samples |= {f"content_{i}": content[..., i] for i in range(EMBEDDING_SIZE)}
     system = {
         "budget_left": problem.config.budget - problem.device_uploads.sum(axis=1),

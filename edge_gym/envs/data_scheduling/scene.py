@@ -42,7 +42,7 @@ def picture(problem: DataScheduling, lane: int) -> Scene:
     if uploads and not over:
         targets[f"in block {done}"] = np.where(last, channels(done - 1), np.nan)
     names = load_dataset(config.dataset).class_names
-    label = names[features.classes[features.train_labels[int(row)]]]
+    label = names[features.classes[problem.labels_of(np.array(lane), np.array(int(row)))]]
     kind = problem.learner.uncertainty
     uncertainty = problem.uncertainty[lane, :shown]
     present = problem.buffers.present[lane, :shown] & np.isfinite(uncertainty)

@@ -174,3 +174,86 @@ def test_some_classes_are_rare_on_devices_and_common_in_the_validation_set() -> 
 def test_places_mean_nothing_where_all_train() -> None:
     with pytest.raises(ValueError, match="partition_by_distance must be false"):
         make_vec("Offloading-v0", 1, partition_by_distance=True)
+
+
+# ------------------------------------------------------------------------------- data scheduling
+
+SAMPLES = {"n_devices": 6, "buffer_size": 5, "budget": 30, "classes": None, "learner": "svm-ovo"}
+
+
+def scheduling(n_lanes: int, name: str = "DataSchedulingDevice-v0", **fields: Any) -> Any:
+    return make_vec(name, n_lanes, **{**SAMPLES, **fields}).unwrapped
+
+
+@pytest.mark.parametrize("learner", ["svm-ovo", "mlp"])
+def test_corrupt_devices_judge_and_upload_by_wrong_labels(learner: str) -> None:
+    env = scheduling(4, learner=learner, corrupt_devices=2, image_size=7)
+    env.reset(seed=0)
+    problem, lanes = env.problem, np.arange(4)
+    assert (problem.corrupt.sum(axis=1) == 2).all()
+    assert len({tuple(who) for who in problem.corrupt.tolist()}) > 1
+    true = problem.features.train_labels
+
+    def compare() -> None:
+        rows = problem.buffers.rows
+        told = problem.labels_of(lanes[:, None, None], rows)
+        wrong = told != true[rows]
+        np.testing.assert_array_equal(
+            wrong, np.broadcast_to(problem.corrupt[:, :, None], rows.shape)
+        )
+        samples = problem.features.train[rows].reshape(4, -1, problem.features.train.shape[1])
+        judged = problem.learner.assess(lanes, samples, told.reshape(4, -1))
+        np.testing.assert_allclose(
+            problem.margin.reshape(4, -1), judged.margin, rtol=1e-4, atol=1e-5
+        )
+        np.testing.assert_array_equal(
+            problem.wrong.reshape(4, -1), judged.predicted != told.reshape(4, -1)
+        )
+
+    compare()
+    for step in range(12):
+        device = (problem.corrupt if step % 2 else ~problem.corrupt).argmax(axis=1)
+        counts = problem.counts.copy()
+        env.step(device)
+        row = problem.uploaded[:, 1].astype(np.int64)
+        acquired = (problem.counts - counts).argmax(axis=1)
+        assert ((acquired == true[row]) == (step % 2 == 0)).all()
+        compare()
+
+
+def test_the_end_of_data_scheduling_tells_how_many_uploads_were_corrupt() -> None:
+    env = scheduling(2, corrupt_devices=3, label_noise=0.5)
+    env.reset(seed=1)
+    for _ in range(30):
+        *_, infos = env.step(env.problem.corrupt.argmax(axis=1))
+    np.testing.assert_array_equal(infos["corrupt_uploads"], [30, 30])
+    told, true = env.problem.told_labels, env.problem.features.train_labels
+    held = env.problem.validation
+    for lane in range(2):
+        assert (told[lane, held[lane]] == true[held[lane]]).all()
+        # Half of the devices' samples, half of them wrong.
+        pool = (len(true) - len(held[lane])) / 4
+        assert (told[lane] != true).sum() == pytest.approx(pool, rel=0.05)
+
+
+def test_samples_follow_the_distance() -> None:
+    fields = {"partition": "shards", "path_loss_exponent": 3.76, "n_devices": 10}
+    env = scheduling(4, **fields, partition_by_distance=True)
+    env.reset(seed=2)
+    problem = env.problem
+    for lane in range(4):
+        labels = problem.features.train_labels[problem.buffers.rows[lane]]
+        near, far = np.split(labels[np.argsort(-problem.mean_snr[lane])], 2)
+        assert len(set(near.ravel()) & set(far.ravel())) <= 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"partition_by_distance": True}, "partition_by_distance has no effect"),
+        ({"corrupt_devices": 1, "labels": "server"}, 'corrupt_devices needs labels="device"'),
+    ],
+)
+def test_settings_without_effect_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        scheduling(1, **fields)
