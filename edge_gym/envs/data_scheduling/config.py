@@ -63,8 +63,8 @@ class DataSchedulingConfig(CentralizedConfig):
         check_flag("partition_by_distance", self.partition_by_distance)
         if self.partition_by_distance and not self.path_loss_exponent:
             raise ValueError(
-                "partition_by_distance has no effect with path_loss_exponent=0, where all devices "
-                "have the same mean SNR: raise path_loss_exponent"
+                "partition_by_distance must be false with path_loss_exponent = 0, where all devices "
+                "have the same mean SNR, got True"
             )
         check_integer("corrupt_devices", self.corrupt_devices, 0, self.n_devices)
         if self.corrupt_devices and self.labels != "device":

@@ -250,7 +250,7 @@ def test_samples_follow_the_distance() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"partition_by_distance": True}, "partition_by_distance has no effect"),
+        ({"partition_by_distance": True}, "partition_by_distance must be false"),
         ({"corrupt_devices": 1, "labels": "server"}, 'corrupt_devices needs labels="device"'),
     ],
 )
