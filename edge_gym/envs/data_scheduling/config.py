@@ -63,7 +63,7 @@ class DataSchedulingConfig(CentralizedConfig):
         check_flag("partition_by_distance", self.partition_by_distance)
         if self.partition_by_distance and not self.path_loss_exponent:
             raise ValueError(
-                "partition_by_distance must be false with path_loss_exponent = 0, where all devices "
+                "partition_by_distance must be false with path_loss_exponent = 0, where devices "
                 "have the same mean SNR, got True"
             )
         check_integer("corrupt_devices", self.corrupt_devices, 0, self.n_devices)
