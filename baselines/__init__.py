@@ -12,6 +12,7 @@ from edge_gym.baselines.catalogue import (
     find_baseline,
     make_baseline,
     register_baseline,
+    tuned_only_baselines,
     zero_baseline,
 )
 
@@ -22,5 +23,6 @@ __all__ = [
     "find_baseline",
     "make_baseline",
     "register_baseline",
+    "tuned_only_baselines",
     "zero_baseline",
 ]

@@ -34,7 +34,8 @@ OURS = "edge_gym"
 PUBLISHED, ADAPTED, PROJECT = "published", "adapted", "project"
 YOURS, REFERENCE = "yours", "reference"
 """Kinds of rules: from a paper or textbook; the same with what this project added to it, such as a
-schedule; of this project; brought by its users; ``random``."""
+schedule; of this project; brought by its users; ``random`` and
+``index``, by which others are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,8 @@ class Baseline(ABC):
         needs_space: Class or classes of action spaces that it acts in; None for any.
         needs_actions_per: What actions may be of, see ``Problem.actions_per``; None for anything.
         needs_codec: Class of the problem's ``codec``, which says what actions mean; None for any.
+        tuned_only: Whether the rule acts with parameters that were searched alone, as weights are;
+            it is then not listed among those that apply, but for its tuned version.
         parameters: The parameters that hold: the early ones, or within ``act`` those of the lanes
             that it is called for.
         schedule: The late parameters, None where they are the early ones.
@@ -92,6 +95,7 @@ class Baseline(ABC):
     )
     needs_actions_per: ClassVar[str | Sequence[str] | None] = None
     needs_codec: ClassVar[type[ActionCodec[Any]] | None] = None
+    tuned_only: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from edge_gym.baselines.base import Baseline, RandomPolicy
@@ -149,19 +150,30 @@ def make_baseline(name: str, env: Any, **parameters: Any) -> Baseline:
 
 
 def applicable_baselines(env: Any) -> list[str]:
-    """Return the names of the baselines that apply to an environment.
+    """Return the names of the baselines that apply to an environment as they are.
 
     Raises:
         ValueError: If two of one name do.
     """
-    return [name for name in BASELINES if _applying(name, env) is not None]
+    return [name for name, rule in _all_applying(env) if not rule.tuned_only]
+
+
+def tuned_only_baselines(env: Any) -> list[str]:
+    """Return the names of those that apply once their parameters are searched."""
+    return [name for name, rule in _all_applying(env) if rule.tuned_only]
 
 
 def zero_baseline(env: Any) -> str:
     """Return the name of the rule that scores count as 0; see ``Baseline.is_zero``."""
     config = env.unwrapped.config
-    rules = (rule for name in BASELINES if (rule := _applying(name, env)) is not None)
-    return next((rule.name for rule in rules if rule.is_zero(config)), RandomPolicy.name)
+    rules = (name for name, rule in _all_applying(env) if rule.is_zero(config))
+    return next(rules, RandomPolicy.name)
+
+
+def _all_applying(env: Any) -> Iterator[tuple[str, type[Baseline]]]:
+    for name in BASELINES:
+        if (rule := _applying(name, env)) is not None:
+            yield name, rule
 
 
 def _applying(name: str, env: Any) -> type[Baseline] | None:

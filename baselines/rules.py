@@ -5,6 +5,7 @@ from __future__ import annotations
 from edge_gym.baselines import (
     batch_slot,
     data_scheduling,
+    index_policy,
     offloading,
     retransmission,
     task_allocation,
@@ -24,4 +25,5 @@ RULES: tuple[type[Baseline], ...] = (
     *task_allocation.RULES,
     *task_resources.RULES,
     *offloading.RULES,
+    *index_policy.RULES,
 )

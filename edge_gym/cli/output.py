@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edge_gym.agents.training.search_results import Search
     from edge_gym.evaluation.comparison import Results
     from edge_gym.evaluation.rollouts import TaskProgress
+    from edge_gym.evaluation.tuning import Tuning
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 """Exit codes."""
@@ -199,6 +200,27 @@ def run_comparison(
     if results.interrupted:
         remark("stopped; what was finished is kept")
     return results
+
+
+def print_tunings(tunings: Sequence[Tuning]) -> None:
+    """Print what searches for parameters found: all trials of a grid, the result of CMA-ES."""
+    columns = ["policy", "parameters", "episodes", "mean return", "95 % interval", ""]
+    rows = []
+    for tuning in tunings:
+        searched = tuning.method == "cma"
+        for trial in (tuning.best,) if searched else tuning.trials:
+            parameters = trial.parameters["weights"] if searched else trial.parameters
+            rows.append(
+                [
+                    tuning.policy,
+                    parameters_text(parameters),
+                    str(trial.episodes),
+                    f"{trial.mean_return:.4f}",
+                    interval(trial.ci95),
+                    "best" if trial is tuning.best else "",
+                ]
+            )
+    print_table("", columns, rows)
 
 
 _BEST_TRIALS = 4  # shown of a search, beside the base recipe

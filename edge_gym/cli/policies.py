@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,11 +23,11 @@ from edge_gym.cli.options import (
 from edge_gym.cli.output import (
     INTERRUPTED,
     errors,
-    interval,
-    parameters_text,
     print_json,
     print_table,
+    print_tunings,
     progress_bars,
+    remark,
     run_comparison,
 )
 from edge_gym.core.registration import find_environment
@@ -33,7 +35,9 @@ from edge_gym.evaluation.seeds import EVALUATION, TUNING
 from edge_gym.runtime.messages import shown
 
 if TYPE_CHECKING:
-    pass
+    from edge_gym.core.vector_env import EdgeVectorEnv
+    from edge_gym.evaluation.rollouts import TaskProgress
+    from edge_gym.evaluation.tuning import Tuning
 
 
 @app.command("agents")
@@ -159,61 +163,135 @@ def tune(
     env_id: EnvironmentArgument,
     policy: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Baseline; all that have a grid if not given."),
+        typer.Option(
+            metavar="NAME",
+            help="Baseline, or module:Class of your own; all that have a grid if not given.",
+        ),
     ] = None,
-    episodes: Annotated[int, typer.Option(help="Episodes of the points left in the end.")] = 512,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="grid|cma",
+            help="cma finds the weights of a linear index by CMA-ES, grid the parameters of rules.",
+        ),
+    ] = "grid",
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            help="Budget of trials of each: of larger grids as many points are drawn. 64 of grid, "
+            "480 of cma if not given."
+        ),
+    ] = None,
+    episodes: Annotated[
+        int | None,
+        typer.Option(
+            help="Episodes of the trials left in the end, 512 if not given; of cma those of each "
+            "trial, 64."
+        ),
+    ] = None,
     lanes: LanesOption = 64,
     settings: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of cma; runs/tune-ID if not given.")
+    ] = None,
     write: Annotated[bool, typer.Option("--write", help="Ship the result with the rules.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Search the parameters of baselines, on tuning seeds."""
-
-    from edge_gym.baselines import applicable_baselines
     from edge_gym.evaluation.rollouts import make_lanes, own_config, plain_config
-    from edge_gym.evaluation.tuning import (
-        LEAST_EPISODES,
-        grid_points,
-        tunable_baselines,
-        tuned_folder,
-        write_tunings,
-    )
-    from edge_gym.evaluation.tuning import tune as search
-    from edge_gym.runtime.checks import check_integer
+    from edge_gym.evaluation.tuning import tuned_folder, write_tunings
+    from edge_gym.runtime.checks import check_choice, check_integer
     from edge_gym.runtime.files import prepare_folder
 
+    check_choice("method", method, ("grid", "cma"))
     check_integer("lanes", lanes, 1)
-    check_integer("episodes", episodes, LEAST_EPISODES, len(TUNING))
     env = make_lanes(env_id, lanes, read_settings(settings))
     if write and plain_config(env.config) != plain_config(own_config(env_id)):
         raise ValueError("--write ships searches of the id's own configuration: leave out --set")
-    applicable = applicable_baselines(env)
-    names = policy or tunable_baselines(env)
-    for name in names:
-        if name not in applicable:
-            raise ValueError(f"no baseline {shown(name)} here; there are {', '.join(applicable)}")
-        grid_points(name, env)
+    if write and (own := [name for name in policy or () if ":" in name]):
+        raise ValueError(f"--write ships rules by their names, not {shown(own[0])}")
+    if method == "cma":
+        folder = out or Path("runs") / f"tune-{find_environment(env_id).file_name}"
+        searches = [_weight_search(env, policy, trials, episodes, folder)]
+    elif out is not None:
+        raise ValueError("--out is for --method cma: a grid leaves nothing to go on from")
+    else:
+        searches = _grid_searches(env, policy, trials, episodes)
     if write:
         prepare_folder(tuned_folder())
+    tunings, stopped = [], None
     with progress_bars() as progress:
-        tunings = [search(env, name, episodes, progress) for name in names]
+        try:
+            for search in searches:
+                tunings.append(search(progress))
+        except KeyboardInterrupt as error:
+            stopped = str(error) or "stopped; what was finished is kept"
+            if not tunings and not str(error):
+                raise
     if as_json:
         print_json([asdict(tuning) for tuning in tunings])
     else:
-        rows = [
-            [
-                tuning.policy,
-                parameters_text(trial.parameters),
-                str(trial.episodes),
-                f"{trial.mean_return:.4f}",
-                interval(trial.ci95),
-                "best" if trial is tuning.best else "",
-            ]
-            for tuning in tunings
-            for trial in tuning.trials
-        ]
-        columns = ["policy", "parameters", "episodes", "mean return", "95 % interval", ""]
-        print_table("", columns, rows)
-    if write:
+        print_tunings(tunings)
+    if write and tunings:
         path = write_tunings(env_id, env.config, tunings)
         errors().print(f"written: {path}", highlight=False)
+    if stopped is not None:
+        remark(stopped)
+        raise typer.Exit(INTERRUPTED)
+
+
+def _grid_searches(
+    env: EdgeVectorEnv, policies: list[str] | None, trials: int | None, episodes: int | None
+) -> list[Callable[[TaskProgress], Tuning]]:
+    """Return the checked searches for the parameters of rules, one for each."""
+    from edge_gym.evaluation.tuning import (
+        LEAST_EPISODES,
+        SHIPPED_EPISODES,
+        TRIALS,
+        grid_points,
+        tunable_baselines,
+        tune,
+    )
+    from edge_gym.runtime.checks import check_integer
+
+    episodes = SHIPPED_EPISODES if episodes is None else episodes
+    trials = TRIALS if trials is None else trials
+    check_integer("episodes", episodes, LEAST_EPISODES, len(TUNING))
+    check_integer("trials", trials, 1)
+    names = policies or tunable_baselines(env)
+    for name in names:
+        grid_points(name, env)
+    return [
+        functools.partial(lambda name, bar: tune(env, name, episodes, bar, trials), name)
+        for name in names
+    ]
+
+
+def _weight_search(
+    env: EdgeVectorEnv,
+    policies: list[str] | None,
+    trials: int | None,
+    episodes: int | None,
+    folder: Path,
+) -> Callable[[TaskProgress], Tuning]:
+    """Return the search for the weights of a linear index."""
+    from edge_gym.baselines.index_policy import IndexPolicy
+    from edge_gym.evaluation import weight_search
+
+    names = policies or [IndexPolicy.name]
+    if len(names) > 1:
+        raise ValueError("cma finds the weights of one policy at a time")
+
+    def search(progress: TaskProgress) -> Tuning:
+        found = weight_search.search_weights(
+            env,
+            names[0],
+            out=folder,
+            episodes=weight_search.EPISODES if episodes is None else episodes,
+            trials=weight_search.TRIALS if trials is None else trials,
+            progress=progress,
+        )
+        errors().print(f"written: {folder / weight_search.WEIGHTS}", highlight=False)
+        return found
+
+    return search

@@ -54,6 +54,22 @@ def make_own_policy(place: str, env: Any, parameters: Mapping[str, Any]) -> Poli
     return as_policy(found)
 
 
+def own_rule(place: str, env: Any) -> type[Baseline]:
+    """Return the rule at ``"module:Class"``; modules of the current directory are found too.
+
+    Raises:
+        ValueError: If there is no such module or attribute, or the rule does not apply.
+        TypeError: If it is no ``Baseline``.
+    """
+    find_own_modules()
+    found = load(place)
+    if not isinstance(found, type) or not issubclass(found, Baseline):
+        raise TypeError(f"{place} is no subclass of edge_gym.baselines.Baseline")
+    if (reason := found.misses(env)) is not None:
+        raise ValueError(f"policy {place!r} does not apply to this environment: {reason}")
+    return found
+
+
 def code_digest(policy: Any) -> str:
     """Return what tells versions of the module of a policy apart; nothing where it has no file."""
     kind = getattr(policy, "function", None) or type(policy)

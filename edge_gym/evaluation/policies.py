@@ -9,7 +9,13 @@ from typing import Any
 
 import yaml
 
-from edge_gym.baselines import BASELINES, applicable_baselines, make_baseline
+from edge_gym.baselines import (
+    BASELINES,
+    applicable_baselines,
+    find_baseline,
+    make_baseline,
+    tuned_only_baselines,
+)
 from edge_gym.baselines.base import ADAPTED, PROJECT, PUBLISHED, REFERENCE, YOURS, Baseline
 from edge_gym.baselines.catalogue import TUNED
 from edge_gym.core.registration import find_environment
@@ -17,7 +23,7 @@ from edge_gym.evaluation.own_policies import make_own_policy, split_place
 from edge_gym.evaluation.policy_sources import shipped_policies, source_names, source_of
 from edge_gym.evaluation.rollouts import ActingFunction, Policy, TaskProgress, as_policy, make_lanes
 from edge_gym.evaluation.tuning import (
-    grid_points,
+    check_tunable,
     shipped_parameters,
     tunable_baselines,
     tuned_parameters,
@@ -126,7 +132,7 @@ def resolve(
             )
         if tuned:
             # Whether the rule applies is said before anything is searched.
-            make_baseline(name, env)
+            find_baseline(name, env)
             parameters = tuned_parameters(name, env, lanes, progress)
         else:
             parameters = parse_parameters(text, spec) if colon else {}
@@ -175,7 +181,7 @@ def resolve_all(
         if spec.startswith(TUNED):
             rule = spec.removeprefix(TUNED).partition(":")[0]
             if rule in BASELINES and spec == TUNED + rule:
-                grid_points(rule, env)
+                check_tunable(rule, env)
                 continue
         ready[name] = resolve(spec, env)
     for name, spec in specs.items():
@@ -209,6 +215,8 @@ def default_specs(env_id: str, env: Any) -> list[str]:
         specs.append(name)
         if name in tunable:
             specs.append(TUNED + name)
+    searched = [name for name in tuned_only_baselines(env) if shipped_parameters(name, env)]
+    specs += [TUNED + name for name in searched]
     return [*specs, *shipped_policies(find_environment(env_id).id)]
 
 
@@ -228,6 +236,8 @@ def _is_new(spec: str, env: Any) -> bool:
     found = shipped_parameters(name, env)
     if found is None:
         return False
+    if find_baseline(name, env).tuned_only:
+        return True
     usual = make_baseline(name, env).named_parameters()
     return make_baseline(name, env, **found).named_parameters() != usual
 

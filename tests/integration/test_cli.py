@@ -374,7 +374,16 @@ def test_ctrl_c_in_a_callback_is_not_lost() -> None:
         (["watch", ID, "--every", "0"], "every must be an integer"),
         (["watch", ID, "--out", "/proc/x/episode.gif"], "cannot write to the folder"),
         (["tune", ID, "--policy", "random"], "nothing to tune"),
-        (["tune", ID, "--policy", "nothing"], "no baseline 'nothing'"),
+        (["tune", ID, "--policy", "nothing"], "unknown baseline 'nothing'"),
+        (["tune", ID, "--policy", "no.module:Rule"], "there is no module 'no'"),
+        (["tune", ID, "--policy", "json:dumps"], "no subclass of edge_gym.baselines.Baseline"),
+        (["tune", ID, "--policy", "m:Rule", "--write"], "--write ships rules by their names"),
+        (["tune", ID, "--method", "annealing"], "method must be"),
+        (["tune", ID, "--trials", "0"], "trials must be"),
+        (["tune", ID, "--out", "x"], "--out is for --method cma"),
+        (["compare", ID, "--policy", "index"], "no weights: edge-gym tune ID --method cma"),
+        (["compare", ID, "--policy", "index:weights=none.yaml"], "no file of weights 'none.yaml'"),
+        (["compare", ID, "--policy", "tuned-index"], "no tuned parameters of 'index' ship"),
         (["tune", ID, "--episodes", "2"], "episodes must be an integer in [8"),
         (["tune", ID, "--set", "budget=24", "--write"], "leave out --set"),
         (
@@ -561,6 +570,61 @@ def test_tune(
     assert "best" in succeed(capsys, *arguments, "--write")
     written = yaml.safe_load((tmp_path / f"{ID}.yaml").read_text())
     assert written["policies"]["channel-aware"]["parameters"] == {"max_snr_db": 9.0}
+
+
+def test_tune_weights(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cmaes")
+    from edge_gym.evaluation import weight_search
+
+    arguments = ["tune", ID, "--method", "cma", *SET, "--out", str(tmp_path)]
+    assert "has no weights" in fail(capsys, *arguments, "--policy", "random")
+    assert "one policy at a time" in fail(capsys, *arguments, *RULES)
+    few = ["--episodes", "4", "--trials", "11"]
+    content = json.loads(succeed(capsys, *arguments, *few, "--json"))
+    written = yaml.safe_load((tmp_path / "weights.yaml").read_text())
+    assert content[0]["best"]["parameters"]["weights"] == written
+    assert len(content[0]["trials"]) == 11
+    policies = ["--policy", f"index:weights={tmp_path / 'weights.yaml'}", "--policy", "random"]
+    compared = ["compare", ID, *SET, "--episodes", "4", "--out", str(tmp_path), *policies]
+    found = json.loads(succeed(capsys, *compared, "--json"))["policies"]
+    (name,) = (name for name in found if name.startswith("index"))
+    assert found[name]["parameters"]["weights"] == written
+
+    # Only the result is printed, not all trials.
+    trial = tuning.GridPoint({"weights": {"margin * left": 0.5}}, 8, 0.1, (0.0, 0.2))
+    with monkeypatch.context() as patch:
+        result = tuning.Tuning("index", trial, (trial, trial), tuning.CMA)
+        patch.setattr(weight_search, "search_weights", lambda *_, **__: result)
+        assert succeed(capsys, *arguments).count("margin * left=0.5") == 1
+
+    # Ctrl-C leaves what was done, and says how to go on.
+    def stop(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weight_search, "run_episodes", stop)
+    assert main([*arguments, *few, "--trials", "22"]) == 130
+    assert "stopped after 11 trials; to go on, tune again" in capsys.readouterr().err
+
+
+def test_stopped_tuning_keeps_the_rules_that_are_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = tuning.GridPoint({"max_snr_db": 9.0}, 8, 0.1, (0.0, 0.2))
+
+    def search(env: Any, name: str, *_: Any) -> tuning.Tuning:
+        if name != "channel-aware":
+            raise KeyboardInterrupt
+        return tuning.Tuning(name, trial, (trial,))
+
+    monkeypatch.setattr(tuning, "tune", search)
+    assert main(["tune", ID, "--json"]) == 130
+    streams = capsys.readouterr()
+    assert [found["policy"] for found in json.loads(streams.out)] == ["channel-aware"]
+    assert "what was finished is kept" in streams.err
+    assert main(["tune", ID, "--policy", "importance-aware"]) == 130
+    assert capsys.readouterr().out == ""
 
 
 def test_reproduce(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
