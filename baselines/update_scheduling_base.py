@@ -201,7 +201,11 @@ class TopRule(SchedulingRule):
             numbers = {"devices": _below(config, _MIDDLE)}
         if config.agent_chooses_participants:
             grids.append({**numbers, **cls.few, "participants": _below(config, _PARTICIPANTS)})
-        if config.chooses_number:
+        if config.agent_chooses_participants and config.chooses_number:
+            early, late = _below(config, (2, 3, 4)), _below(config, (6, 8))
+            some = (None, *_below(config, (6,)))
+            grids.append({"devices": early, "devices_late": late, "participants": some, **cls.few})
+        elif config.chooses_number:
             late = _below(config, _LATE_DEVICES)
             grids.append({"devices": _below(config, _FEW), "devices_late": late, **cls.few})
         else:

@@ -603,9 +603,9 @@ def test_sampling_draws_with_its_probabilities() -> None:
     seen = draw(env, 2)
     wanted = rule.probabilities(Observation(env.tables, seen))
     rule.begin(np.arange(2), [4, 5])
-    drawn = np.array([rule.act(seen) > 0 for _ in range(3000)])
+    drawn = np.array([rule.act(seen) > 0 for _ in range(1500)])
     assert (drawn.sum(axis=2) == 1).all()
-    assert drawn.mean(axis=0) == pytest.approx(wanted, abs=0.04)
+    assert drawn.mean(axis=0) == pytest.approx(wanted, abs=0.05)
     # Without replacement.
     several = make_baseline("importance-channel-sampling", env, devices=4)
     several.begin(np.arange(2), [4, 5])
