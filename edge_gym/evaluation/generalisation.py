@@ -206,8 +206,8 @@ def generalise(
     """Run policies in settings that they were neither trained nor tuned for.
 
     Every policy runs in the environment's own setting. In the others do the policy without skill
-    whose score is 0, the shipped agents, and the best published rule and the best of this project
-    there, with the parameters that they have there.
+    whose score is 0, the shipped agents, and the best rule of each kind there, with the parameters
+    that they have there.
 
     Args:
         environments: Ids; None takes those with shipped agents.

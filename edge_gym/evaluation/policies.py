@@ -63,7 +63,7 @@ class Contender:
 
 
 def best_rules(contenders: Iterable[Contender]) -> list[Contender]:
-    """Return those among which the best rule is looked for: published ones and this project's.
+    """Return those among which the best rule is looked for: those of ``RULE_KINDS``.
 
     Where there are none, as in a problem of a user's own, it is the user's registered rules.
     """

@@ -455,7 +455,10 @@ def test_tuned_values_are_inside_their_grids() -> None:
         env = make_lanes(name, 1)
         for policy, record in entry["policies"].items():
             rule = find_baseline(policy, env)
-            if record.get("points") != len(rule.points(env.config)):
+            if record.get("method") == "cma":  # which searches beyond any grid
+                continue
+            tried, points = record.get("points"), rule.points(env.config)
+            if tried is None or (record["method"] == "grid" and tried != len(points)):
                 wrong.append(f"{name}, {policy}: searched on other points")
             ends = rule.at_ends(env.config, record["parameters"])
             wrong += [f"{name}, {policy}: {parameter} is at an end" for parameter in ends]

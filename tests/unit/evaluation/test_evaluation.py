@@ -476,6 +476,18 @@ def test_folders_are_checked_before_anything_runs(tmp_path: Any) -> None:
     assert file.read_text() == "mine"
 
 
+def test_differences_are_told_to_the_best_rule_of_each_kind() -> None:
+    changing = "channel-aware:max_snr_db_late=2"
+    names = ["random", "channel-aware", changing, "support-vector-aware", "importance-aware"]
+    results = compare("Retransmission-v0", names, episodes=20, overrides=SMALL)
+    returns = {name: result.mean for name, result in results.policies.items()}
+    published = max(("channel-aware", "importance-aware"), key=returns.__getitem__)
+    wanted = {"published": published, "adapted": changing, "project": "support-vector-aware"}
+    for result in results.policies.values():
+        assert {kind: gap.baseline for kind, gap in result.differences.items()} == wanted
+    assert results.policies[changing].differences["adapted"].mean == 0
+
+
 def test_policies_by_name() -> None:
     env = make_lanes("Retransmission-v0", 2, SMALL)
     given = resolve("importance-aware:max_snr_db=16,alignment_probability=0.8", env)
