@@ -30,7 +30,7 @@ def perceptron_loss_and_gradient(
     A row beyond the data set carries a label of its own.
     """
     n, d = features.train.shape
-    x = features.train[rows % n].astype(np.float64) * math.sqrt(d)
+    x = features.train[np.asarray(rows) % n].astype(np.float64) * math.sqrt(d)
     y = np.array([features.train_labels[row] if row < n else row // n - 1 for row in rows])
     w1, b1, w2, b2 = np.split(w, np.cumsum([d * hidden, hidden, hidden * 10]))
     w1, w2 = w1.reshape(d, hidden), w2.reshape(hidden, 10)

@@ -15,6 +15,7 @@ from edge_gym.agents.recipe import parse_recipe
 ID = "edge_gym/Retransmission-v0"
 TINY = {
     "budget": 24,
+    "reward": "accuracy",
     "initial_samples": 6,
     "retrain_every": 4,
     "validation_size": 60,

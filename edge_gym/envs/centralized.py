@@ -109,7 +109,7 @@ class CentralizedConfig(Config):
     test_size: int | None = None
     C: float = 1.0
     tolerance: float = 1e-3
-    reward: str = "accuracy"
+    reward: str = "area"
     targets: tuple[float, ...] = (0.8, 0.85, 0.9)
     hidden_size: int = 64
     learning_rate: float = 0.003

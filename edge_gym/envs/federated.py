@@ -172,7 +172,7 @@ class FederatedConfig(Config):
     validation_size: int = 500
     test_size: int | None = 1000
     learning_rate: float = 0.3
-    reward: str = "accuracy"
+    reward: str = "area"
     targets: tuple[float, ...] = (0.5, 0.6, 0.7)
     bandwidth_hz: float = 5e6
     cell_radius_m: float = 500.0

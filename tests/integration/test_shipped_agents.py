@@ -117,10 +117,15 @@ def first_seeds() -> list[Any]:
     return agents
 
 
+def trained_for(env_id: str) -> dict[str, str]:
+    """Return the reward that the shipped agents of an id were trained and chosen for."""
+    return {"reward": "loss" if env_id.startswith("BatchSlot") else "accuracy"}
+
+
 @functools.cache
 def returns_of(env_id: str, policy: str, episodes: int) -> NDArray[np.float64]:
     """Return what a rule comes to in the first evaluation episodes, which agents share."""
-    env = make_lanes(env_id, episodes)
+    env = make_lanes(env_id, episodes, trained_for(env_id))
     return run_episodes(env, make_policy(policy, env), EVALUATION[:episodes]).returns
 
 
@@ -131,7 +136,7 @@ def test_a_shipped_agent_beats_chance(path: Path) -> None:
     few = env_id.startswith(FEDERATED) or "CNN" in env_id
     rule, behind = LEVEL.get(env_id, ("random", 0.0))
     episodes = MORE_EPISODES.get(env_id, 16 if few and rule == "random" else 48)
-    env = make_lanes(env_id, episodes)
+    env = make_lanes(env_id, episodes, trained_for(env_id))
     agent = run_episodes(env, load_agent(name, env, seed=seed), EVALUATION[:episodes]).returns
     gain = agent - returns_of(env_id, rule, episodes)
     assert gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(len(gain)) - behind
@@ -172,7 +177,7 @@ def test_agents_on_devices_act_for_any_number(path: Path, fields: dict[str, int]
     env_id = path.parent.name
     more = {"DataSchedulingCNN": 16, "DataScheduling": 192, "UpdateScheduling": 48}
     episodes = next((n for prefix, n in more.items() if env_id.startswith(prefix)), 16)
-    env = make_lanes(env_id, min(episodes, 48), fields)
+    env = make_lanes(env_id, min(episodes, 48), {**fields, **trained_for(env_id)})
     seeds = EVALUATION[:episodes]
     name, seed = named(path)
     agent = run_episodes(env, load_agent(name, env, seed=seed), seeds).returns

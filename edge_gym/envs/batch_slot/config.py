@@ -63,7 +63,6 @@ class BatchSlotConfig(FederatedConfig):
     samples_per_device: int | None = None
     size_spread: float = 0.0
     learning_rate: float = 0.4
-    reward: str = "loss"
     targets: tuple[float, ...] = (0.8, 0.9, 0.92)
     bandwidth_hz: float = 10e6
     cell_radius_m: float = 200.0

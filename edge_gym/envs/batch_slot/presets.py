@@ -21,6 +21,7 @@ _PAPER: dict[str, Any] = {
     "validation_size": 1000,
     "test_size": None,
     "learning_rate": 0.1,
+    "reward": "loss",
     "budget_s": 2e5,
     "max_rounds": 20_000,
 }

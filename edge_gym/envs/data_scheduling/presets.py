@@ -67,4 +67,5 @@ _register(
     dataset="mnist",
     image_size=None,
     validation_size=1000,
+    reward="accuracy",
 )

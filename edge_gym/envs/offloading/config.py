@@ -60,6 +60,7 @@ class OffloadingConfig(FederatedConfig):
     hidden_sizes: tuple[int, ...] = (32,)
     n_devices: int = 4
     learning_rate: float = 0.1
+    reward: str = "accuracy"
     samples_per_device: int | None = 60
     bandwidth_hz: float = 20e6
     cell_radius_m: float = 50.0

@@ -49,4 +49,5 @@ _register(
     initial_samples=20,
     retrain_every=20,
     validation_size=1000,
+    reward="accuracy",
 )

@@ -424,6 +424,7 @@ def test_the_environment_does_what_the_rule_wants(fields: dict[str, Any]) -> Non
 def test_the_optimum_learns_faster_than_the_documents_benchmarks() -> None:
     """Budgets in which about fifty best rounds take place; the same episodes for all."""
     fields = {**SMALL, **SLOW, "budget_s": 2.0, "learning_rate": 0.2, "validation_size": 300}
+    fields["reward"] = "loss"
     returns = {}
     for name in ("optimal-batch-slot", "online", "full-batch", "random-batches"):
         env: Any = BatchSlotVectorEnv(8, autoreset_mode="Disabled", **fields)

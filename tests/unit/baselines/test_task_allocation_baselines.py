@@ -717,8 +717,9 @@ def test_hu_sync_says_where_it_cannot_train(fields: dict[str, Any], why: str | N
 def test_aware_allocations_learn_more_than_others() -> None:
     """Accuracy gained in three cycles at T = E = 10; the same episodes for all."""
     returns = {}
+    fields = {"cycles": 3, "test_size": 10, "reward": "accuracy"}
     for name in ("ha-asyn", "ha-sync", "hu-sync", "random"):
-        env: Any = TaskAllocationVectorEnv(16, autoreset_mode="Disabled", cycles=3, test_size=10)
+        env: Any = TaskAllocationVectorEnv(16, autoreset_mode="Disabled", **fields)
         rule = RandomPolicy(env) if name == "random" else make(name, env)
         returns[name] = run_episodes(env, rule, range(16)).returns
     best = returns.pop("ha-asyn")
@@ -726,7 +727,7 @@ def test_aware_allocations_learn_more_than_others() -> None:
     for name, margin in (("ha-sync", 0.01), ("hu-sync", 0.5), ("random", 0.02)):
         assert (best - returns[name]).mean() > margin, name
     # With time for everybody to wait for the slowest, they learn, but 0.26 and 0.25 less.
-    slow = {"cycle_s": 20.0, "energy_limit_j": 20.0, "cycles": 3, "test_size": 10}
+    slow = {**fields, "cycle_s": 20.0, "energy_limit_j": 20.0}
     env = TaskAllocationVectorEnv(8, autoreset_mode="Disabled", **slow)
     pair = [run_episodes(env, make(name, env), range(8)).returns for name in ("ha-asyn", "hu-sync")]
     assert pair[1].min() > 0.2

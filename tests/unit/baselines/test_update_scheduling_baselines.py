@@ -769,7 +769,7 @@ def test_importance_beats_the_channel_where_devices_differ(
     small = {"image_size": 7, "samples_per_device": 30, "validation_size": 300, "test_size": 20}
     small |= {"n_devices": 10, "partition": "shards", "budget_s": 0.12, "budget_j": 0.03}
     small |= {"learning_rate": learning_rate, "local_epochs": 1, "batch_size": 20}
-    env = make_lanes(env_id, 20, small)
+    env = make_lanes(env_id, 20, {**small, "reward": "accuracy"})
     by_channel, by_importance = (
         run_episodes(env, make_baseline(rule, env, devices=3), range(40))
         for rule in ("channel-aware", name)

@@ -38,6 +38,7 @@ SMALL: dict[str, Any] = {
     "budget_s": 4e-3,
     "max_rounds": 60,
     "learning_rate": 0.1,
+    "reward": "loss",
     # A cell in which this small network's best batches are between the bounds.
     "bandwidth_hz": 1e8,
 }

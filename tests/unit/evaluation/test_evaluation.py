@@ -30,7 +30,13 @@ from edge_gym.evaluation.rollouts import (
 from edge_gym.evaluation.statistics import interquartile_mean, mean_intervals
 from edge_gym.reports.describe import describe
 
-SMALL = {"budget": 24, "image_size": 7, "validation_size": 60, "test_size": 40}
+SMALL = {
+    "budget": 24,
+    "image_size": 7,
+    "validation_size": 60,
+    "test_size": 40,
+    "reward": "accuracy",
+}
 NAMES = ["random", "channel-aware", "support-vector-aware"]
 
 

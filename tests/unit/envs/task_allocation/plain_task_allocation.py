@@ -28,6 +28,7 @@ SMALL: dict[str, Any] = {
     "cycle_s": 1.5,
     "energy_limit_j": 3.0,
     "energy_spread_j": 1.0,
+    "reward": "accuracy",
 }
 
 STALENESS, JOINT, FADING = {"actions": "staleness"}, {"actions": "joint"}, {"fading": "cycle"}
