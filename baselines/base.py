@@ -207,7 +207,7 @@ class Baseline(ABC):
                 )
         # Written with the results, so in Python's own types.
         plain = {parameter: plain_scalar(value) for parameter, value in given.items()}
-        early, late, share = split_late(plain)
+        early, late, share = split_late(cls.Parameters, plain)
         parameters = cls.Parameters(**early)
         replace(parameters, **late)  # which raises where a value is out of range
         late = {name: value for name, value in late.items() if value != getattr(parameters, name)}

@@ -92,25 +92,25 @@ def numeric_fields(parameters: type[Any]) -> list[str]:
     return [field.name for field in fields(parameters) if _is_number(field.type)]
 
 
-def split_late(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], float]:
+def split_late(
+    parameters: type[Any], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], float]:
     """Return the parameters given early, the late ones that are not None, and ``late_share``.
+
+    Args:
+        parameters: The dataclass of the parameters, whose fields may have any name.
+        given: Values by name.
 
     Raises:
         ValueError: If the share is not between 0 and 1.
     """
-    early = {name: value for name, value in given.items() if not _is_of_schedule(name)}
-    late = {
-        name.removesuffix(LATE): value
-        for name, value in given.items()
-        if name.endswith(LATE) and value is not None
-    }
-    share = given.get(LATE_SHARE, USUAL_SHARE)
+    own = {field.name for field in fields(parameters)}
+    early = {name: value for name, value in given.items() if name in own}
+    further = {name: value for name, value in given.items() if name not in own}
+    share = further.pop(LATE_SHARE, USUAL_SHARE)
     check_number(LATE_SHARE, share, 0, 1, open_low=True, open_high=True)
+    late = {name.removesuffix(LATE): value for name, value in further.items() if value is not None}
     return early, late, share
-
-
-def _is_of_schedule(name: str) -> bool:
-    return name == LATE_SHARE or name.endswith(LATE)
 
 
 def _is_number(annotation: Any) -> bool:

@@ -150,6 +150,7 @@ class Parameters:
         flag: None.
         name: None.
         flags: Of a type that has no value at run time.
+        shows_late: Named as what holds late of another parameter.
     """
 
     many: float = 1.0
@@ -157,6 +158,7 @@ class Parameters:
     flag: bool = False
     name: str = ""
     flags: Unknown | None = None  # type: ignore[name-defined]  # noqa: F821
+    shows_late: bool = False
 
 
 class Counting(Baseline):
@@ -184,14 +186,13 @@ def test_rules_of_ones_own_have_schedules_too() -> None:
     env: Any = make_lanes("TaskAllocation-v0", 3, SMALL["TaskAllocation-v0"])
     observations, _ = env.reset(seed=0)
     seen = with_left(env, observations, [1.0, 0.3, 0.1])
-    rule = CountingAgain(env, many=2, many_late=3.0, most_late=4, late_share=0.3)
+    changes = {"many_late": 3.0, "most_late": 4, "late_share": 0.3}
+    rule = CountingAgain(env, many=2, shows_late=True, **changes)
     assert rule.act(seen).tolist() == [22, 73, 73]
     assert rule.kind() == "yours"
     assert rule.named_parameters() == {
-        **asdict(Parameters(many=2)),
-        "many_late": 3.0,
-        "most_late": 4,
-        "late_share": 0.3,
+        **asdict(Parameters(many=2, shows_late=True)),
+        **changes,
     }
 
 
