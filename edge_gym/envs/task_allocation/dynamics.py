@@ -18,7 +18,13 @@ from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.budget import Budget
-from edge_gym.envs.federated import FederatedLearning, per_device, speeds_by_group
+from edge_gym.envs.federated import (
+    MAX_LOSS,
+    FederatedLearning,
+    clip_finite,
+    per_device,
+    speeds_by_group,
+)
 from edge_gym.envs.task_allocation.actions import CapCodec, JointCodec, TaskCodec, action_codec
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.envs.task_allocation.costs import (
@@ -79,6 +85,8 @@ class TaskAllocation(FederatedLearning):
     samples = LaneArray(np.int64, per_device)
     updates = LaneArray(np.int64, per_device)
     finish_s = LaneArray(np.float64, per_device)
+    # Mean loss of each learner's last training that arrived.
+    training_loss = LaneArray(np.float64, per_device)
     spent_j = LaneArray(np.float64, per_device)
     resource_shares = LaneArray(np.float64, lambda problem: (3, problem.config.n_devices))
     mean_updates = LaneArray(np.float64)
@@ -225,6 +233,9 @@ class TaskAllocation(FederatedLearning):
             "samples": self.samples,
             "updates": self.updates,
             "finish_s": self.finish_s,
+            "training_loss": np.where(
+                self.arrivals > 0, self.training_loss, np.log(self.network.n_classes)
+            ),
         }
         for i, name in enumerate(("band_share", "power_share", "cpu_share")):
             if name in self.tables["devices"]:
@@ -309,7 +320,7 @@ class TaskAllocation(FederatedLearning):
             for lane, own, all_of_group in zip(lanes, given, held, strict=True)
         ]
         rows, counts = pad_rows(parts)
-        vectors, _ = self.learner.local_updates(
+        vectors, losses = self.learner.local_updates(
             lanes,
             rows,
             np.where(arrived, counts, 0),
@@ -318,6 +329,8 @@ class TaskAllocation(FederatedLearning):
             learning_rate=config.learning_rate,
             epochs=np.where(arrived, updates, 0),
         )
+        losses = clip_finite(losses, MAX_LOSS)
+        self.training_loss[lanes] = np.where(arrived, losses, self.training_loss[lanes])
         groups = arrived.reshape(len(lanes), -1, config.redundancy).sum(axis=2)
         copies = np.repeat(np.maximum(groups, 1), config.redundancy, axis=1)
         self.learner.add(lanes, average(vectors, counts / copies, arrived))

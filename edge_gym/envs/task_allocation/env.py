@@ -35,7 +35,9 @@ class TaskAllocationEnv(EdgeEnv):
     does not arrive, or it sends what was ready after as many updates as time allowed. Every cycle
     takes T, whoever answers in it. Who is lost has spent the energy of its updates and of sending
     them; who finishes no update that it had time for has computed until T, and sends nothing. With
-    ``redundancy`` several learners train on the same samples, and one of them is enough.
+    ``redundancy`` several learners train on the same samples, and one of them is enough. With
+    ``corrupt_devices`` some learners' own samples have wrong labels, and nobody knows which: their
+    training loss, which comes with their models at no cost, stays high.
 
     ## Action Space
     - ``actions="direct"`` (``TaskAllocation-v0``): ``Box(-1, 1, (K, 2))``. The first column ℓ

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_gym.core.observation import Column, ObservationTable
-from edge_gym.envs.federated import score_columns
+from edge_gym.envs.federated import MAX_LOSS, score_columns
 from edge_gym.envs.task_allocation.config import TaskAllocationConfig
 from edge_gym.physics import wireless
 
@@ -89,6 +89,10 @@ def observation_tables(
         Column("samples", "sample", 0, 1e9, "its last d_k", share, share),
         Column("updates", "update", 0, 1e6, "its last τ_k", 3, 2),
         Column("finish_s", "s", 0, 1e9, "when it finished last", limit_s, limit_s / 3),
+        Column(
+            *("training_loss", "nat", 0, MAX_LOSS),
+            *("mean loss of its last training that arrived, ln C before the first", 1, 0.7),
+        ),
     ]
     if config.actions == "joint":
         devices += [

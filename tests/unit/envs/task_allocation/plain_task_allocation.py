@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from references import Vector, global_model
 
+from edge_gym.data import decode_labels
 from edge_gym.envs.task_allocation.env import TaskAllocationEnv, TaskAllocationVectorEnv
 from edge_gym.solvers.task_allocation import TaskCosts, Tasks, exact_allocation
 
@@ -81,6 +82,8 @@ class Plain:
         self.cycle, self.slope = 0, 0.0
         self.joules, self.arrivals = np.zeros(self.k), np.zeros(self.k)
         self.unfinished = 0
+        self.losses: list[float] = []
+        self.training_loss = np.full(self.k, math.log(10))
         self.told: list[tuple[float, float]] = []
 
     # -- costs
@@ -202,11 +205,15 @@ class Plain:
     def loss(self, w: torch.Tensor, rows: Any) -> torch.Tensor:
         """Return the mean cross-entropy of the network with the weights ``w``."""
         features = self.problem.features
-        h = torch.tensor(features.train[rows], dtype=torch.float64) * math.sqrt(self.sizes[0])
+        x = features.train[rows % len(features.train)]
+        h = torch.tensor(x, dtype=torch.float64) * math.sqrt(self.sizes[0])
         for i, (a, b) in enumerate(itertools.pairwise(self.sizes)):
             weights, biases, w = w[: a * b].view(a, b), w[a * b : a * b + b], w[a * b + b :]
             h = (h if i == 0 else h.relu()) @ weights + biases
-        return torch.nn.functional.cross_entropy(h, torch.tensor(features.train_labels[rows]))
+        labels = torch.tensor(decode_labels(rows, features.train_labels)[1])
+        loss = torch.nn.functional.cross_entropy(h, labels)
+        self.losses += [loss.item()] * len(rows)
+        return loss
 
     def trained(self, model: Vector, rows: Any, epochs: int, rng: np.random.Generator) -> Vector:
         """Return what epochs of mini-batch SGD add to a model."""
@@ -266,6 +273,10 @@ class Plain:
                 costs[k] = config.cycle_s, max(part, 0) * (one_j - ways_j)
                 self.unfinished += 1
         self.finish_s = [costs[k][0] if planned[k] > 0 else 0 for k in ks]
+        # Of all samples that were trained on in this cycle, one learner's after the other.
+        seen = np.split(self.losses, np.cumsum([held[k] * done[k] for k in arrived]))
+        self.training_loss[arrived] = [losses.mean() for losses in seen[:-1]]
+        self.losses = []
         spent = np.array([costs[k][1] if planned[k] > 0 else 0 for k in ks])
         self.joules += spent
         self.arrivals += [k in arrived for k in ks]

@@ -59,6 +59,7 @@ def compare_seen(plain: Plain, observation: dict[str, Any], info: Any) -> None:
             sum(d for i, d in enumerate(ones) if (-d, i) < (-ones[k], k)) / plain.total for k in ks
         ],
         "drop_out": plain.problem.drop_out[0],
+        "training_loss": plain.training_loss,
         "arrivals": plain.arrivals / plain.cycle if begun else np.ones(plain.k),
         "equal_updates": [
             max(
@@ -113,6 +114,7 @@ def compare_seen(plain: Plain, observation: dict[str, Any], info: Any) -> None:
         {"model_bits_per_sample": 2e4, "batch_size": 100, "hidden_sizes": (8, 6)},
         {**RISK, "redundancy": 2},
         {**FEDERATED, "redundancy": 4, "size_spread": 0.5, "drop_out": 0.5},
+        {**FEDERATED, "corrupt_devices": 2},
         {**OWN_COSTS, "task_share": 0.5},
         {"energy_limit_j": 0.7, "energy_spread_j": 0.7},
         {"n_devices": 7, "most_updates": 3, "transmit_power_dbm": 17.0, "cycle_s": 1.2},
