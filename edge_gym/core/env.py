@@ -82,7 +82,7 @@ class EdgeEnv(OfProblem, Copied, gym.Env[Any, Any]):
         """
         super().reset(seed=None if seed is None else check_seed("seed", seed))
         self.problem.generators[0] = self.np_random
-        info = self.problem.reset_lanes(np.zeros(1, np.int64))
+        info = self.problem.begin_lanes(np.zeros(1, np.int64))
         self._begun = self._running = True
         self._show()
         return lane_of(self.problem.observe(), 0), _scalars(info)

@@ -2,15 +2,15 @@
 
 A ``Problem`` holds the state of N lanes in arrays with a leading lane axis. ``EdgeVectorEnv`` is
 its Gymnasium vector environment and ``EdgeEnv`` its one-lane view, so both are the same code.
-Each lane owns a generator and draws only from it: lane i of a vector environment seeded s is the
-scalar environment seeded s + i.
+Each lane owns a generator and streams whose keys come from it, and draws only from these: lane i of
+a vector environment seeded s is the scalar environment seeded s + i.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from edge_gym.core.actions import ActionCodec
 from edge_gym.core.observation import ObservationTable
 from edge_gym.core.scene import BarPanel, Scene
 from edge_gym.core.state import declared_arrays
+from edge_gym.runtime.streams import Streams
 from edge_gym.typing import BoolArray, IntArray
 
 
@@ -42,7 +43,7 @@ class Step(NamedTuple):
     final_info: dict[str, NDArray[Any]]
 
 
-class Generators:
+class Generators(Sequence[np.random.Generator]):
     """One random generator per lane, made when first used.
 
     A lane without a seed takes one from the system then, not when the environment is made: copies
@@ -58,7 +59,7 @@ class Generators:
     def __iter__(self) -> Iterator[np.random.Generator]:
         return (self[lane] for lane in range(len(self)))
 
-    def __getitem__(self, lane: int) -> np.random.Generator:
+    def __getitem__(self, lane: Any) -> Any:
         generator = self._made[lane]
         if generator is None:
             generator = self._made[lane] = np.random.default_rng()
@@ -80,6 +81,9 @@ class Problem(ABC):
         n_lanes: Number of episodes run at a time.
 
     Attributes:
+        streams: What chance brings, by purpose and step: draw from these, so that two policies on
+            one seed meet the same (see ``runtime.streams``).
+        generators: Each lane's generator, from which an episode's streams begin.
         documented_tables: The default configuration's tables, for docstrings.
         documented_texts: What docstrings of environments hold in the place of ``{NAME}``, by name.
         state_parts: Names of attributes that hold state of their own, as learners do: with
@@ -115,6 +119,12 @@ class Problem(ABC):
         self.config = config
         self.n_lanes = n_lanes
         self.generators = Generators(n_lanes)
+        self.streams = Streams(n_lanes)
+
+    def begin_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
+        """Draw the keys of new episodes in ``lanes``, begin them and return their infos."""
+        self.streams.begin(lanes, self.generators)
+        return self.reset_lanes(lanes)
 
     @abstractmethod
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
@@ -169,6 +179,7 @@ class Problem(ABC):
         state: dict[str, Any] = {name: getattr(self, name)[lanes].copy() for name in self._saved()}
         for part in self.state_parts:
             state[part.removeprefix("_")] = getattr(self, part).get_state(lanes)
+        state["streams"] = self.streams.get_state(lanes)
         state["generators"] = [
             copy.deepcopy(self.generators[lane].bit_generator.state) for lane in lanes
         ]
@@ -180,6 +191,7 @@ class Problem(ABC):
             getattr(self, name)[lanes] = state[name]
         for part in self.state_parts:
             getattr(self, part).set_state(lanes, state[part.removeprefix("_")])
+        self.streams.set_state(lanes, state["streams"])
         for lane, generator_state in zip(lanes, state["generators"], strict=True):
             self.generators[lane].bit_generator.state = copy.deepcopy(generator_state)
 

@@ -236,7 +236,7 @@ class EdgeVectorEnv(OfProblem, Copied, gym.vector.VectorEnv[Any, Any, Any]):
         return tuple(draw(self.problem.scene(lane)) for lane in range(self.num_envs))
 
     def _reset_lanes(self, lanes: IntArray, infos: Info) -> None:
-        self._add(infos, lanes, self.problem.reset_lanes(lanes))
+        self._add(infos, lanes, self.problem.begin_lanes(lanes))
         self._begun[lanes] = True
         self._done[lanes] = False
         self._elapsed[lanes] = 0

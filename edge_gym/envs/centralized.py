@@ -36,6 +36,7 @@ from edge_gym.data import (
     load_features,
 )
 from edge_gym.envs.budget import Budget
+from edge_gym.envs.fading import Fading
 from edge_gym.envs.targets import TargetTimes, check_targets
 from edge_gym.envs.tracking import DOCUMENTED, REWARDS, GainTracker
 from edge_gym.learning import LEARNERS, Score, make_learner
@@ -49,6 +50,7 @@ from edge_gym.runtime.checks import (
     check_number,
 )
 from edge_gym.runtime.messages import shown
+from edge_gym.runtime.streams import Purpose
 from edge_gym.typing import BoolArray, IntArray
 
 SNR_DB_BOUNDS = (-30.0, 60.0)
@@ -157,6 +159,7 @@ class CentralizedLearning(Problem):
         n_lanes: Number of lanes.
         n_steps: Steps of an episode.
         budget: What limits it.
+        links: Shape of a lane's links to the server.
 
     Attributes:
         features: The data set.
@@ -164,6 +167,7 @@ class CentralizedLearning(Problem):
         tracker: How good they are.
         targets: When they reached targets.
         channel: How links fade.
+        fading: Their gains.
         validation: Training rows that a lane is validated on, ``(n_lanes, V)``.
         test: Test rows that it is tested on, ``(n_lanes, T)``.
         counts: Samples of each class that it has acquired, ``(n_lanes, C)``.
@@ -178,14 +182,20 @@ class CentralizedLearning(Problem):
     counts = LaneArray(np.int64, lambda problem: (problem.n_classes,))
     unlearned = LaneArray(np.int64)
     documented_texts = DOCUMENTED
-    state_parts: ClassVar[tuple[str, ...]] = ("learner", "tracker", "targets")
+    state_parts: ClassVar[tuple[str, ...]] = ("learner", "tracker", "targets", "fading")
 
     def __init__(
-        self, config: CentralizedConfig, n_lanes: int, n_steps: int, budget: Budget
+        self,
+        config: CentralizedConfig,
+        n_lanes: int,
+        n_steps: int,
+        budget: Budget,
+        links: tuple[int, ...],
     ) -> None:
         super().__init__(config, n_lanes)
         self.n_steps = n_steps
         self.channel = make_channel(config.channel)
+        self.fading = Fading(n_lanes, self.channel, links)
         self.features = load_features(config.dataset, config.classes, config.image_size)
         self.n_classes = len(self.features.classes)
         rows = len(self.features.train)
@@ -253,7 +263,8 @@ class CentralizedLearning(Problem):
 
     def _draw_data(self, lane: int) -> tuple[IntArray, IntArray]:
         """Draw an episode's data; return the rows of the initial samples and of the pool."""
-        config, rng, labels = self.config, self.generators[lane], self.features.train_labels
+        config, labels = self.config, self.features.train_labels
+        rng = self.streams.generator(lane, Purpose.DATA)
         split = draw_split(
             rng,
             labels,
@@ -272,12 +283,10 @@ class CentralizedLearning(Problem):
 
         The declared arrays of ``lanes`` have been cleared.
         """
-        generators = [self.generators[lane] for lane in lanes]
-        self.learner.reset(lanes, generators)
+        self.learner.reset(lanes, self.streams.generators(lanes, Purpose.MODEL))
         for rows in initial.T:
             self._acquire(lanes, self.features.train[rows], self.features.train_labels[rows])
-        self.learner.fit(lanes, generators)
-        self.unlearned[lanes] = 0
+        self._fit(lanes)
         return self.tracker.begin(lanes, self._score)
 
     def _acquire(
@@ -305,12 +314,17 @@ class CentralizedLearning(Problem):
         learning = (self.unlearned[lanes] >= self.config.retrain_every) | over
         learners = lanes[learning]
         if len(learners):
-            self.learner.fit(learners, [self.generators[lane] for lane in learners])
-            self.unlearned[learners] = 0
+            self._fit(learners)
         reward, info = self.tracker.update(lanes, learning, over, spent, self._score)
         info["samples"] = self.counts[lanes].sum(axis=1).astype(np.float64)
         info["trained"] = learning.astype(np.float64)
         return reward, info, self.tracker.final_info(lanes)
+
+    def _fit(self, lanes: IntArray) -> None:
+        """Train; what is drawn follows from the number of samples that were acquired."""
+        acquired = self.counts[lanes].sum(axis=1)
+        self.learner.fit(lanes, self.streams.generators(lanes, Purpose.ORDERS, acquired))
+        self.unlearned[lanes] = 0
 
     def _score(self, lanes: IntArray, test: bool) -> Score:
         """Score the classifiers on their test or validation samples."""

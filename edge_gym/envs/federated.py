@@ -50,6 +50,7 @@ from edge_gym.runtime.checks import (
     check_integer,
     check_number,
 )
+from edge_gym.runtime.streams import Keys, Purpose
 from edge_gym.typing import IntArray
 
 MAX_LOSS = 100.0
@@ -340,27 +341,28 @@ class FederatedLearning(Problem):
             "loss_slope": tracker.loss_slope,
         }
 
-    def _draw_system(self, lane: int, copies: int = 1) -> None:
-        """Draw an episode's data, the devices' places and processors.
+    def _draw_system(self, lanes: IntArray, copies: int = 1) -> None:
+        """Draw episodes' data, the devices' places and processors.
 
         Args:
-            lane: The lane.
+            lanes: The lanes.
             copies: As for ``_draw_data``.
         """
-        config, rng = self.config, self.generators[lane]
-        order = self._draw_data(lane, copies)
-        distance_m = np.maximum(
-            config.cell_radius_m * np.sqrt(rng.random(config.n_devices)), _LEAST_DISTANCE_M
-        )
+        config, k = self.config, self.config.n_devices
+        orders = [self._draw_data(lane, copies) for lane in lanes.tolist()]
+        places = self.streams.uniforms(lanes, Purpose.PLACES, (k,))
+        distance_m = np.maximum(config.cell_radius_m * np.sqrt(places), _LEAST_DISTANCE_M)
         if config.partition_by_distance:
-            distance_m[order] = np.sort(distance_m)
+            np.put_along_axis(distance_m, np.array(orders), np.sort(distance_m, axis=1), axis=1)
         loss_db = wireless.log_distance_path_loss_db(distance_m, *self.path_loss, 1000.0)
         noise_dbm = wireless.watt_to_dbm(
             wireless.noise_power_watt(config.bandwidth_hz, _NOISE_DBM_HZ)
         )
         snr_db = config.transmit_power_dbm - loss_db - noise_dbm
-        self.mean_snr[lane] = wireless.db_to_linear(snr_db)
-        self.cpu_hz[lane] = rng.uniform(*config.cpu_hz, config.n_devices)
+        self.mean_snr[lanes] = wireless.db_to_linear(snr_db)
+        slowest, fastest = config.cpu_hz
+        drawn = self.streams.uniforms(lanes, Purpose.PROCESSORS, (k,))
+        self.cpu_hz[lanes] = slowest + (fastest - slowest) * drawn
 
     def _draw_data(self, lane: int, copies: int = 1) -> IntArray:
         """Draw an episode's data and who holds which.
@@ -373,7 +375,8 @@ class FederatedLearning(Problem):
         Returns:
             The devices, ``(K,)``, in the order of the classes that they hold.
         """
-        config, rng, labels = self.config, self.generators[lane], self.features.train_labels
+        config, labels = self.config, self.features.train_labels
+        rng = self.streams.generator(lane, Purpose.DATA)
         split = draw_split(
             rng, labels, self.features.test_labels, config.validation_size, config.test_size
         )
@@ -421,7 +424,7 @@ class FederatedLearning(Problem):
         self.corrupt[lane] = False
         if not config.corrupt_devices:
             return
-        rng, groups = self.generators[lane], config.n_devices // copies
+        rng, groups = self.streams.generator(lane, Purpose.LABELS), config.n_devices // copies
         for group in np.sort(rng.permutation(groups)[: config.corrupt_devices // copies]):
             first = group * copies
             holders, size = slice(first, first + copies), self.sizes[lane, first]
@@ -440,7 +443,7 @@ class FederatedLearning(Problem):
         return self.tracker.begin(lanes, self._score)
 
     def _draw_models(self, lanes: IntArray) -> None:
-        self.learner.reset(lanes, [self.generators[lane] for lane in lanes])
+        self.learner.reset(lanes, self.streams.generators(lanes, Purpose.MODEL))
 
     def _end_round(
         self, lanes: IntArray, over: NDArray[np.bool_], spent: NDArray[Any]
@@ -485,6 +488,11 @@ class FederatedLearning(Problem):
         efficiency = np.where(receiving, np.maximum(np.log2(1 + snr), 1e-6), np.inf)
         rate = self.config.bandwidth_hz * efficiency.min(axis=1)
         return np.asarray(FULL_BITS * self.network.n_values / rate)
+
+    def _orders(self, lanes: IntArray) -> Keys:
+        """Return what the orders of devices' samples in this round follow from, ``(m, K)``."""
+        k = self.config.n_devices
+        return self.streams.keys(lanes, Purpose.ORDERS, k, self.rounds[lanes])
 
     def device_labels(self) -> list[str]:
         """Return what stands below the bars of the devices that a picture shows."""

@@ -4,8 +4,8 @@ It is no contender: policies see observations, the planner sees all. At every st
 candidate act once in copies of the episode, goes on with a base policy to the end, and takes the
 candidate whose copies end best (the rollout algorithm, one step of policy iteration). Where even
 that is no better than the base policy, agents that end level with it have hardly missed anything.
-What an environment draws when an episode begins, channels of later steps say, is the same in all
-copies, so a planner may win by luck foreseen; what is drawn on the way is drawn anew.
+What is drawn on the way, such as channels, is drawn anew in each copy; what an environment draws when
+an episode begins, such as where samples and devices are, is the same in all.
 
 Source: Bertsekas, *Rollout, Policy Iteration, and Distributed Reinforcement Learning*, 2020.
 """
@@ -174,12 +174,16 @@ class _Planner:
         problem = self.copies.problem
         state = self.env.problem.get_state(np.repeat(np.arange(n), self.tried * futures))
         if self.futures:
-            state["generators"] = [
-                np.random.default_rng([_KEY, self.steps, lane, future]).bit_generator.state
+            drawn = [
+                np.random.default_rng([_KEY, self.steps, lane, future])
                 for lane in range(n)
                 for _ in range(self.tried)
                 for future in range(futures)
             ]
+            keys = [rng.integers(1 << 64, dtype=np.uint64) for rng in drawn]
+            state["streams"] = {"episode": np.array(keys)}
+            # Of problems that draw from these alone.
+            state["generators"] = [rng.bit_generator.state for rng in drawn]
         running = np.arange(self.copies.num_envs)
         problem.set_state(running, state)
         total = np.zeros(len(running))

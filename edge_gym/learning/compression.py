@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from edge_gym.learning.base import IntArray
 from edge_gym.learning.networks.architecture import STATISTICS_BITS
 from edge_gym.runtime.compiling import compiled
 from edge_gym.runtime.messages import shown
+from edge_gym.runtime.streams import Keys, uniforms_of
 from edge_gym.runtime.threads import for_ranges
 
 ROUNDINGS = ("stochastic", "nearest")
@@ -205,19 +205,19 @@ class Compressor:
         self,
         lanes: IntArray,
         vectors: Tensor,
-        generators: Sequence[np.random.Generator],
+        keys: Keys,
         devices: ArrayLike | None = None,
         sent: ArrayLike | None = None,
     ) -> Tensor:
         """Return what the server makes of the vectors that devices send.
 
-        Stochastic rounding draws one single-precision uniform per value sent, of the devices in
-        their order and of each device's values in their order, from the lane's generator.
+        Stochastic rounding draws one single-precision uniform per value that a device sends, in
+        their order, from the device's key.
 
         Args:
             lanes: Lane indices, ``(m,)``.
             vectors: Gradients or updates, ``(m, D, S)``, S = ``n_values + n_exact``.
-            generators: ``generators[i]`` belongs to ``lanes[i]``.
+            keys: What the rounding of each vector follows from, ``(m, D)``; see ``Streams.keys``.
             devices: Which device each vector is of, ``(m, D)``, distinct within a lane; None means
                 all K devices in order.
             sent: Whether the device sends, ``(m, D)``; others give zeros and remember what they
@@ -255,7 +255,7 @@ class Compressor:
             else:
                 own = self._like(np.asarray(lanes)[lane], vectors), self._like(which, vectors)
                 wanted = wanted + self.memory[own]
-        uniforms = self._uniforms(on, vectors, generators)
+        uniforms = self._uniforms(keys[on], vectors)
         if self.n_kept < self.n_values:
             places, kept = top_k(wanted, self.n_kept)
             values = quantise(kept, self.bits, uniforms)
@@ -286,17 +286,10 @@ class Compressor:
                 self.memory
             )
 
-    def _uniforms(
-        self, on: np.ndarray[Any, Any], vectors: Tensor, generators: Sequence[np.random.Generator]
-    ) -> Tensor | None:
+    def _uniforms(self, keys: Keys, vectors: Tensor) -> Tensor | None:
         if self.bits == FULL_BITS or self.rounding == "nearest":
             return None
-        draws = [
-            rng.random((n, self.n_kept), np.float32)
-            for rng, n in zip(generators, on.sum(1).tolist(), strict=True)
-        ]
-        joined = np.concatenate(draws) if draws else np.zeros((0, self.n_kept), np.float32)
-        return torch.from_numpy(joined).to(vectors)
+        return torch.from_numpy(uniforms_of(keys, self.n_kept)).to(vectors)
 
     @staticmethod
     def _like(values: ArrayLike, tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ A round of gradient averaging (Ren et al. 2021) and one of model averaging (FedA
     gradients, losses = learner.gradients(lanes, rows, counts)
     learner.apply(lanes, average(gradients, counts, arrived), learning_rate)
 
-    updates, losses = learner.local_updates(lanes, rows, counts, generators, epochs=epochs, ...)
+    updates, losses = learner.local_updates(lanes, rows, counts, keys, epochs=epochs, ...)
     learner.add(lanes, average(updates, counts, arrived))
 
     accuracy, loss = learner.score(lanes, validation_rows)
@@ -61,6 +61,7 @@ from edge_gym.learning.networks import numba_mlp as perceptrons
 from edge_gym.learning.networks.architecture import Network
 from edge_gym.learning.networks.torch_backend import Perceptron, log_probabilities
 from edge_gym.runtime.isolation import isolated
+from edge_gym.runtime.streams import Keys
 from edge_gym.runtime.threads import for_ranges
 
 FloatArray = NDArray[np.float64]
@@ -215,7 +216,7 @@ class FederatedLearner:
         lanes: IntArray,
         rows: IntArray,
         counts: ArrayLike | None,
-        generators: Generators,
+        keys: Keys,
         *,
         batch_size: int,
         learning_rate: ArrayLike,
@@ -226,13 +227,13 @@ class FederatedLearner:
         """Let every device train its own copy of the global model with mini-batch SGD.
 
         An epoch goes once through the device's samples in random order; its last mini-batch has
-        what is left. All of a lane's orders come from one ``generator.random(Σ epochs·count)``.
+        what is left. A device's orders follow from its key alone (``streams.permutations``).
 
         Args:
             lanes: Lane indices, ``(m,)``.
             rows: Training rows of each device, ``(m, K, N)``.
             counts: How many of them each device has, ``(m, K)``; None means all.
-            generators: ``generators[i]`` belongs to ``lanes[i]``.
+            keys: What each device's orders follow from, ``(m, K)``; see ``Streams.keys``.
             batch_size: Samples of a mini-batch.
             learning_rate: Step size of SGD; a number or an array that broadcasts to ``(m, K)``.
             epochs: Epochs τ_k of each device, broadcast to ``(m, K)``; either these or steps.
@@ -266,7 +267,7 @@ class FederatedLearner:
         per_epoch = -(-count // batch_size)
         n_steps = wanted * per_epoch if steps is None else np.where(count > 0, wanted, 0)
         n_epochs = -(-n_steps // np.maximum(per_epoch, 1))
-        stream, first = shuffled(rows, n, n_epochs.reshape(shape), generators)
+        stream, first = shuffled(rows, n, n_epochs.reshape(shape), keys)
         jobs = Jobs(
             lane=np.repeat(lanes, shape[1]),
             stream=stream,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edge_gym.data import Features
 from edge_gym.learning.base import IntArray
+from edge_gym.runtime.streams import Keys, permutations
 
 SAMPLES_AT_ONCE = 256
 """Most samples of a mini-batch that are computed at a time."""
@@ -138,24 +139,19 @@ def _decoded(codes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def shuffled(
-    rows: IntArray,
-    counts: IntArray,
-    epochs: IntArray,
-    generators: Sequence[np.random.Generator],
+    rows: IntArray, counts: IntArray, epochs: IntArray, keys: Keys
 ) -> tuple[IntArray, IntArray]:
-    """Return every device's epochs in random order as one stream, and where each begins."""
-    sizes = counts * epochs
-    first = np.cumsum(sizes.ravel()) - sizes.ravel()
-    streams = []
-    for rng, own, n, repeats in zip(generators, rows, counts, epochs, strict=True):
-        devices = np.repeat(np.arange(len(n)), repeats)
-        lengths = n[devices]
-        epoch = np.repeat(np.arange(len(devices)), lengths)
-        # Sorting random numbers in [e, e + 1) shuffles every epoch e on its own.
-        order = np.argsort(epoch + rng.random(len(epoch)))
-        begins = np.cumsum(lengths) - lengths
-        streams.append(own[devices[epoch], order - begins[epoch]])
-    return np.concatenate(streams) if streams else np.zeros(0, np.int64), first
+    """Return every device's epochs in random order as one stream, and where each begins.
+
+    Args:
+        rows: Samples of each device, ``(m, K, N)``.
+        counts: Their number, ``(m, K)``.
+        epochs: Times that each device goes through them, ``(m, K)``.
+        keys: What each device's orders follow from, ``(m, K)``.
+    """
+    lengths = np.asarray(counts * epochs, np.int64).ravel()
+    order, first = permutations(keys.ravel(), counts.ravel(), lengths)
+    return rows.reshape(counts.size, -1)[np.repeat(np.arange(counts.size), lengths), order], first
 
 
 def padded_widths(sizes: IntArray) -> IntArray:

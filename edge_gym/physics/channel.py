@@ -34,7 +34,7 @@ from edge_gym.physics import wireless
 from edge_gym.registry import Registry
 from edge_gym.runtime.checks import check_number
 from edge_gym.runtime.messages import shown
-from edge_gym.typing import Float64Array
+from edge_gym.typing import BoolArray, Float64Array
 
 _NODES, _SHADOWING_NODES = 96, 24
 LARGEST_GAIN = 1e6
@@ -45,9 +45,9 @@ LARGEST_GAIN = 1e6
 class Channel(ABC):
     """A model of fading.
 
-    A subclass states ``quantile``, from which all else follows; it may also state ``gain_of``, from
-    how many normal numbers, and ``draw_independent`` where these are faster. Its own parameters are
-    further fields, checked in ``__post_init__``.
+    A subclass states ``quantile``, from which all else follows; it may also state ``gain_of``, and
+    from how many normal numbers, where that is faster. Its own parameters are further fields,
+    checked in ``__post_init__``.
 
     Attributes:
         shadowing_db: Standard deviation of log-normal shadowing, dB.
@@ -90,59 +90,60 @@ class Channel(ABC):
         # The last float below 1: no quantile is infinite.
         return self.quantile(np.minimum(special.ndtr(normals[0]), np.nextafter(1, 0)))
 
-    def draw_independent(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float64Array:
-        """Draw small-scale gains that have nothing to do with each other, ``shape``."""
-        return self.gain_of(rng.standard_normal((self.n_normals, *shape)))
-
     @property
     def memory(self) -> int:
         """Numbers a link that ``step`` carries from one step to the next; 0 has no memory."""
-        if not self.correlation and not self.shadowing_db:
-            return 0
-        return self.n_normals + 1
+        return self.n_drawn if self.correlation or self.shadowing_db else 0
+
+    @property
+    def n_drawn(self) -> int:
+        """Standard normal numbers that one step of a link takes."""
+        return self.n_normals + bool(self.shadowing_db)
 
     def gains(self, rng: np.random.Generator, steps: int, links: tuple[int, ...]) -> Float64Array:
-        """Draw the gains of whole episodes.
+        """Draw the gains of several steps with a generator of one's own.
 
         Args:
-            rng: The lane's generator.
+            rng: The generator.
             steps: Number of steps.
             links: Shape of the links.
 
         Returns:
             ``(steps, *links)``; every step is distributed like the first.
         """
-        if not self.memory:
-            return self._cut(self.draw_independent(rng, (steps, *links)))
         drawn = np.empty((steps, *links))
-        state: Float64Array | None = None
+        memory: Float64Array | None = None
         for step in range(steps):
-            drawn[step], state = self.step(rng, links, state)
+            drawn[step], memory = self.step(rng.standard_normal((self.n_drawn, *links)), memory)
         return drawn
 
     def step(
-        self, rng: np.random.Generator, links: tuple[int, ...], state: Float64Array | None
+        self,
+        normals: Float64Array,
+        memory: Float64Array | None = None,
+        begun: BoolArray | bool = True,
     ) -> tuple[Float64Array, Float64Array]:
-        """Draw the gains of one step.
+        """Return the gains of one step.
 
         Args:
-            rng: The lane's generator.
-            links: Shape of the links.
-            state: What this returned for the step before, ``(memory, *links)``; None at first.
+            normals: Standard normal numbers, ``(n_drawn, ...)``.
+            memory: What this returned for the step before, ``(memory, ...)``; None at first.
+            begun: Where there was a step before; broadcasts to ``(...)``.
 
         Returns:
-            The gains, ``links``, and the state.
+            The gains, ``(...)``, and what to hand over at the next step, ``(memory, ...)``.
         """
         if not self.memory:
-            return self._cut(self.draw_independent(rng, links)), np.zeros((0, *links))
-        fresh = rng.standard_normal((self.memory, *links))
-        if state is not None:
-            kept = np.full(self.memory, self.correlation)
-            kept[-1] = self.shadowing_correlation
-            kept = kept.reshape(-1, *[1] * len(links))
-            fresh = kept * state + np.sqrt(1 - kept**2) * fresh
-        shadowing = wireless.db_to_linear(self.shadowing_db * fresh[-1])
-        return self._cut(self.gain_of(fresh[:-1]) * shadowing), fresh
+            return self._cut(self.gain_of(normals)), normals[:0]
+        if memory is not None:
+            kept = np.full(self.n_drawn, self.correlation)
+            kept[self.n_normals :] = self.shadowing_correlation
+            kept = np.where(begun, kept.reshape(-1, *[1] * (normals.ndim - 1)), 0.0)
+            normals = kept * memory + np.sqrt(1 - kept**2) * normals
+        gains = self.gain_of(normals[: self.n_normals])
+        if self.shadowing_db:
+            gains = gains * wireless.db_to_linear(self.shadowing_db * normals[-1])
+        return self._cut(gains), normals
 
     def spectral_efficiency(self, mean_snr: ArrayLike) -> Float64Array:
         """Return the ergodic spectral efficiency E[log₂(1 + γ̄·g)], bit/s/Hz.
@@ -195,10 +196,6 @@ class Rayleigh(Channel):
     def gain_of(self, normals: Float64Array) -> Float64Array:
         """Return |h|² of a complex normal amplitude."""
         return np.asarray((normals**2).sum(axis=0) / 2)
-
-    def draw_independent(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float64Array:
-        """Draw |h|² ~ Exp(1)."""
-        return wireless.rayleigh_gain(rng, shape)
 
     def spectral_efficiency(self, mean_snr: ArrayLike) -> Float64Array:
         """Return the mean over fading, in closed form where there is no shadowing."""
@@ -257,22 +254,20 @@ class Nakagami(Channel):
         """Return the quantile of a gamma distribution of mean 1."""
         return np.asarray(special.gammaincinv(self.m, probability) / self.m)
 
-    def draw_independent(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float64Array:
-        """Draw from the gamma distribution."""
-        return rng.standard_gamma(self.m, shape) / self.m
-
 
 @dataclass(frozen=True, kw_only=True)
 class NoFading(Channel):
     """White noise alone: the gain is 1, but for shadowing."""
 
+    n_normals = 0
+
     def quantile(self, probability: Float64Array) -> Float64Array:
         """Return 1."""
         return np.ones_like(probability)
 
-    def draw_independent(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float64Array:
+    def gain_of(self, normals: Float64Array) -> Float64Array:
         """Return 1."""
-        return np.ones(shape)
+        return np.ones(normals.shape[1:])
 
 
 CHANNELS: Registry[type[Channel]] = Registry("channel")

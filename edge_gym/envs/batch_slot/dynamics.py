@@ -28,6 +28,7 @@ from edge_gym.envs.batch_slot.observation import (
 )
 from edge_gym.envs.batch_slot.scene import round_scene
 from edge_gym.envs.budget import Budget
+from edge_gym.envs.fading import Fading
 from edge_gym.envs.federated import (
     MAX_LOSS,
     FederatedLearning,
@@ -39,6 +40,7 @@ from edge_gym.learning.averaging import average
 from edge_gym.learning.compression import FULL_BITS, Compressor, payload_bits
 from edge_gym.physics import sharing, wireless
 from edge_gym.physics.compute import cpu_latency, gpu_latency, gpu_offset, gpu_update_latency
+from edge_gym.runtime.streams import Purpose, permutations
 from edge_gym.solvers.batch_slot import Allocation, RoundCosts, latency, optimal_allocation
 from edge_gym.typing import Float64Array, IntArray
 
@@ -52,12 +54,6 @@ def _both_ways(problem: BatchSlot) -> tuple[int, int]:
     return (2, problem.config.n_devices)
 
 
-def _of_fading(problem: BatchSlot) -> tuple[int, int, int]:
-    """Return the shape of the gains of all rounds, up and down; of none without fading."""
-    rounds = problem.config.max_rounds if problem.config.fading == "round" else 0
-    return (rounds, *_both_ways(problem))
-
-
 class BatchSlot(FederatedLearning):
     """The batch and slot problem for many lanes; see ``BatchSlotEnv``."""
 
@@ -65,10 +61,8 @@ class BatchSlot(FederatedLearning):
     config_type = BatchSlotConfig
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(BatchSlotConfig())
     codec: DirectCodec | GlobalCodec
-    state_parts = (*FederatedLearning.state_parts, "server")
+    state_parts = (*FederatedLearning.state_parts, "server", "fading")
 
-    # Power gains of all rounds, up and down; none where rates are means over fading.
-    gain = LaneArray(np.float64, _of_fading, reset=None)
     # Bits that the next download is expected to have: exact unless the union is sent.
     download_bits = LaneArray(np.float64, reset=None)
     # Seconds of an upload and of a download in the whole frame.
@@ -103,6 +97,8 @@ class BatchSlot(FederatedLearning):
             n_exact=self.network.n_statistics,
             device=config.compute_device,
         )
+        # Up and down; nobody asks for it where rates are means over fading.
+        self.fading = Fading(n_lanes, self.channel, (2, k))
         typical = 1 / self._speed_of(np.array(self._processors())).mean()
         transfer_s = size / (TYPICAL_EFFICIENCY * config.bandwidth_hz)
         self.tables = observation_tables(config, float(typical), transfer_s)
@@ -121,16 +117,12 @@ class BatchSlot(FederatedLearning):
         self.download_bits[:] = size
 
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
-        """Draw the system, its fading and the model; the first round begins."""
+        """Draw the system and the model; the first round begins."""
         config, k = self.config, self.config.n_devices
         self.clear(lanes)
-        for lane in lanes:
-            self._draw_system(lane)
-            if config.cpu_groups_hz is not None:
-                self.cpu_hz[lane] = speeds_by_group(config.cpu_groups_hz, k)
-            # At once, so that a round's fading does not depend on the batches before it.
-            fades, *links = self.gain.shape[1:]
-            self.gain[lane] = self.channel.gains(self.generators[lane], fades, tuple(links))
+        self._draw_system(lanes)
+        if config.cpu_groups_hz is not None:
+            self.cpu_hz[lanes] = speeds_by_group(config.cpu_groups_hz, k)
         self.server.reset(lanes)
         if self._sends_union:
             # As if no two devices sent the same value.
@@ -261,9 +253,8 @@ class BatchSlot(FederatedLearning):
         both = np.array([1.0, float(wireless.db_to_linear(up_db))])[:, None]
         snr = self.mean_snr[lanes, None] * both
         if config.fading == "round":
-            rate = wireless.shannon_rate(
-                config.bandwidth_hz, snr * self.gain[lanes, self.rounds[lanes]]
-            )
+            self.fading.advance(self.streams, lanes, self.rounds[lanes])
+            rate = wireless.shannon_rate(config.bandwidth_hz, snr * self.fading.gain[lanes])
         else:
             rate = self.channel.ergodic_rate(config.bandwidth_hz, snr)
         self.transfer_s[lanes] = self._message_bits(lanes) / np.maximum(rate, _LEAST_RATE)
@@ -289,7 +280,10 @@ class BatchSlot(FederatedLearning):
         for first in range(0, len(lanes), at_once):
             some, sizes = lanes[first : first + at_once], batch[first : first + at_once]
             rows = self.draw_batches(some, sizes)
-            generators = [self.generators[lane] for lane in some]
+            # The last key is the server's.
+            rounding = self.streams.keys(
+                some, Purpose.ROUNDING, config.n_devices + 1, self.rounds[some]
+            )
             if config.update == "gradient":
                 vectors, losses = learner.gradients(some, rows, sizes)
             else:
@@ -297,7 +291,7 @@ class BatchSlot(FederatedLearning):
                     some,
                     rows,
                     sizes,
-                    generators,
+                    self._orders(some),
                     batch_size=config.local_batch_size,
                     learning_rate=config.step_size(self._stepped_on(sizes))[:, None],
                     epochs=config.local_epochs,
@@ -305,11 +299,11 @@ class BatchSlot(FederatedLearning):
             self.norm[some] = clip_finite(learner.norms(vectors), MAX_NORM)
             self.batch_loss[some] = clip_finite(losses, MAX_LOSS)
             if self.compressor.changes:
-                vectors = self.compressor.compress(some, vectors, generators)
+                vectors = self.compressor.compress(some, vectors, rounding[:, :-1])
             mean = average(vectors, sizes)
             self.mean_norm[some] = clip_finite(learner.norms(mean), MAX_NORM)
             if self.server.changes:
-                mean = self.server.compress(some, mean[:, None], generators)[:, 0]
+                mean = self.server.compress(some, mean[:, None], rounding[:, -1:])[:, 0]
             means.append(mean)
         return torch.cat(means)
 
@@ -339,12 +333,12 @@ class BatchSlot(FederatedLearning):
 
     def draw_batches(self, lanes: IntArray, batch: IntArray) -> IntArray:
         """Draw so many of each device's samples, without replacement; padded ``(m, K, B)``."""
+        k = self.config.n_devices
+        keys = self.streams.keys(lanes, Purpose.SAMPLES, k, self.rounds[lanes])
+        drawn, _ = permutations(keys.ravel(), self.sizes[lanes].ravel(), batch.ravel())
         rows = np.zeros((*batch.shape, batch.max()), np.int64)
-        for i, lane in enumerate(lanes):
-            rng = self.generators[lane]
-            for k, size in enumerate(batch[i].tolist()):
-                drawn = rng.choice(self.sizes[lane, k], size, replace=False, shuffle=False)
-                rows[i, k, :size] = self.rows[lane, k, drawn]
+        lane, device, _ = used = np.nonzero(np.arange(rows.shape[2]) < batch[..., None])
+        rows[used] = self.rows[lanes[lane], device, drawn]
         return rows
 
     def _stepped_on(self, batch: IntArray) -> NDArray[Any]:

@@ -33,6 +33,7 @@ from edge_gym.envs.data_scheduling.scene import picture
 from edge_gym.learning import importance
 from edge_gym.physics import wireless
 from edge_gym.physics.sharing import jain_index
+from edge_gym.runtime.streams import Purpose
 from edge_gym.typing import BoolArray, IntArray
 
 _LEAST_DISTANCE = 0.1
@@ -64,7 +65,7 @@ class DataScheduling(CentralizedLearning):
 
     Attributes:
         buffers: What devices hold.
-        gain: Power gains of all blocks, ``(n_lanes, T/M, K)``.
+        last_gain: Power gains of the last block, for pictures, ``(n_lanes, K)``.
         mean_snr: γ̄ of each device, ``(n_lanes, K)``.
         corrupt: Whose labels are wrong, ``(n_lanes, K)``: for oracles and reports, never observed.
         block: Blocks that are over, ``(n_lanes,)``.
@@ -91,9 +92,7 @@ class DataScheduling(CentralizedLearning):
     )
     state_parts = (*CentralizedLearning.state_parts, "buffers")
 
-    gain = LaneArray(
-        np.float64, lambda problem: (problem.config.blocks, problem.config.n_devices), reset=None
-    )
+    last_gain = LaneArray(np.float64, _devices)
     mean_snr = LaneArray(np.float64, _devices, reset=None)
     corrupt = LaneArray(np.bool_, _devices)
     # Labels of all training rows as their holders know them, where some are wrong.
@@ -109,15 +108,14 @@ class DataScheduling(CentralizedLearning):
     margin = LaneArray(np.float32, _samples, reset=None)
     wrong = LaneArray(np.bool_, _samples, reset=None)
     novelty = LaneArray(np.float32, _samples, reset=None)
-    received = LaneArray(np.float32, _features)
+    received = LaneArray(np.float32, lambda problem: (problem.features.train.shape[1],))
     uploaded = LaneArray(np.float64, (3,))
-    _noise = LaneArray(np.float32, _features, reset=None, saved=False)
 
     def __init__(self, config: DataSchedulingConfig, n_lanes: int) -> None:
         turns = config.uploads_per_block if config.in_turns else 1
-        budget = Budget(config.blocks, {"uploads": float(config.uploads_per_block)})
-        super().__init__(config, n_lanes, config.blocks * turns, budget)
         k, n = config.n_devices, config.buffer_size
+        budget = Budget(config.blocks, {"uploads": float(config.uploads_per_block)})
+        super().__init__(config, n_lanes, config.blocks * turns, budget, links=(k,))
         self.tables = observation_tables(config)
         self.observation_space = spaces.Dict(
             {
@@ -134,22 +132,23 @@ class DataScheduling(CentralizedLearning):
         self.buffers = Buffers(n_lanes, k, n, config.blocks if config.refill else 0)
 
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
-        """Draw the split, the buffers, positions and fading; train on the initial set."""
+        """Draw the split, the buffers and positions; train on the initial set."""
         config = self.config
         self.clear(lanes)
         initial = np.zeros((len(lanes), config.initial_samples), np.int64)
+        orders = []
         for row, lane in enumerate(lanes):
-            rng = self.generators[lane]
             initial[row], pool = self._draw_data(lane)
-            order = self._fill_buffers(lane, pool)
-            distance = np.maximum(np.sqrt(rng.random(config.n_devices)), _LEAST_DISTANCE)
-            if config.partition_by_distance:
-                distance[order] = np.sort(distance)
-            loss_db = wireless.log_distance_path_loss_db(
-                distance, 0.0, config.path_loss_exponent, _MEDIAN_DISTANCE
-            )
-            self.mean_snr[lane] = wireless.db_to_linear(config.mean_snr_db - loss_db)
-            self.gain[lane] = self.channel.gains(rng, config.blocks, (config.n_devices,))
+            orders.append(self._fill_buffers(lane, pool))
+        places = self.streams.uniforms(lanes, Purpose.PLACES, (config.n_devices,))
+        distance = np.maximum(np.sqrt(places), _LEAST_DISTANCE)
+        if config.partition_by_distance:
+            np.put_along_axis(distance, np.array(orders), np.sort(distance, axis=1), axis=1)
+        loss_db = wireless.log_distance_path_loss_db(
+            distance, 0.0, config.path_loss_exponent, _MEDIAN_DISTANCE
+        )
+        self.mean_snr[lanes] = wireless.db_to_linear(config.mean_snr_db - loss_db)
+        self.fading.advance(self.streams, lanes, self.block[lanes])
         self.inverse[lanes] = importance.prior_inverse(EMBEDDING_SIZE)
         info = self._begin_learning(lanes, initial)
         self._judge(lanes, self._everywhere(lanes))
@@ -195,9 +194,8 @@ class DataScheduling(CentralizedLearning):
         return picture(self, lane)
 
     def current_snr(self, lanes: IntArray) -> NDArray[np.float64]:
-        """Return γ of all devices in the current block, ``(m, K)``."""
-        block = np.minimum(self.block[lanes], self.config.blocks - 1)
-        return np.asarray(self.mean_snr[lanes] * self.gain[lanes, block])
+        """Return γ of all devices in the current block, or in an episode's last, ``(m, K)``."""
+        return np.asarray(self.mean_snr[lanes] * self.fading.gain[lanes])
 
     def steps(self) -> IntArray:
         """Return the steps taken in each lane's episode, ``(n_lanes,)``."""
@@ -246,8 +244,8 @@ class DataScheduling(CentralizedLearning):
         Returns:
             The devices, ``(K,)``, in the order of the classes that they hold.
         """
-        config, rng = self.config, self.generators[lane]
-        labels = self.features.train_labels[pool]
+        config, labels = self.config, self.features.train_labels[pool]
+        rng = self.streams.generator(lane, Purpose.SAMPLES)
         if config.partition_by_distance:
             labels = rng.permutation(self.n_classes)[labels]
         parts = partition(
@@ -270,7 +268,7 @@ class DataScheduling(CentralizedLearning):
             lane: The lane.
             held: Rows of each device.
         """
-        config, rng = self.config, self.generators[lane]
+        config, rng = self.config, self.streams.generator(lane, Purpose.LABELS)
         true, told = self.features.train_labels, self.told_labels[lane]
         told[:] = true
         corrupt = rng.permutation(config.n_devices)[: config.corrupt_devices]
@@ -338,8 +336,7 @@ class DataScheduling(CentralizedLearning):
         for turn in range(self.config.uploads_per_block if len(lanes) else 0):
             device, sample = self.chosen_device[lanes, turn], self.chosen_sample[lanes, turn]
             rows = self.buffers.rows[lanes, device, sample]
-            for lane in lanes:
-                self.generators[lane].standard_normal(dtype=np.float32, out=self._noise[lane])
+            upload = self.block[lanes] * self.config.uploads_per_block + turn
             received = np.zeros_like(self.received[lanes])
             effective = np.zeros(len(lanes), np.float32)
             wireless.mrc_accumulate(
@@ -347,7 +344,7 @@ class DataScheduling(CentralizedLearning):
                 effective,
                 self.features.train[rows],
                 snr[everyone, device],
-                self._noise[lanes],
+                self.streams.normals(lanes, Purpose.NOISE, received.shape[1:], upload, np.float32),
             )
             received = wireless.mrc_combine(received, effective)
             self._acquire(lanes, received, self.labels_of(lanes, rows), effective)
@@ -360,6 +357,9 @@ class DataScheduling(CentralizedLearning):
             self.uploaded[lanes] = np.column_stack([device, rows, snr_db])
         self.n_chosen[lanes] = 0
         self.block[lanes] += 1
+        self.last_gain[lanes] = self.fading.gain[lanes]
+        going = lanes[self.block[lanes] < self.config.blocks]
+        self.fading.advance(self.streams, going, self.block[going])
         return total_db / self.config.uploads_per_block
 
     def _judge_after_upload(self, lanes: IntArray, trained: BoolArray) -> None:

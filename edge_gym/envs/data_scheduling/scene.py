@@ -28,19 +28,19 @@ def picture(problem: DataScheduling, lane: int) -> Scene:
     last = (problem.last_upload[lane, :shown] == done) & (uploads > 0)
     low, high = config.mean_snr_db - 20, config.mean_snr_db + 25
 
-    def channels(block: int) -> NDArray[np.float64]:
-        snr = problem.mean_snr[lane, :shown] * problem.gain[lane, block, :shown]
+    def channels(gain: NDArray[np.float64]) -> NDArray[np.float64]:
+        snr = problem.mean_snr[lane, :shown] * gain[lane, :shown]
         return np.clip(wireless.linear_to_db(snr), low + 0.5, high)
 
     # The last upload is over: bars are the channels that the next one is decided on.
-    bars = channels(done - over)
+    bars = channels(problem.fading.gain)
     series, targets = acted_on(bars, last, "uploaded last"), {}
     if config.in_turns:
         chosen = problem.is_chosen()[lane, :shown]
         series = {name: np.where(chosen, np.nan, values) for name, values in series.items()}
         series["chosen"] = np.where(chosen, bars, np.nan)
     if uploads and not over:
-        targets[f"in block {done}"] = np.where(last, channels(done - 1), np.nan)
+        targets[f"in block {done}"] = np.where(last, channels(problem.last_gain), np.nan)
     names = load_dataset(config.dataset).class_names
     label = names[features.classes[problem.labels_of(np.array(lane), np.array(int(row)))]]
     kind = problem.learner.uncertainty

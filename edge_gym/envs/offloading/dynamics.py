@@ -17,6 +17,7 @@ from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.budget import Budget
+from edge_gym.envs.fading import Fading
 from edge_gym.envs.federated import FederatedLearning, per_device
 from edge_gym.envs.offloading.actions import (
     CombinationCodec,
@@ -31,6 +32,7 @@ from edge_gym.envs.offloading.scene import scene_of
 from edge_gym.learning.averaging import average
 from edge_gym.physics import wireless
 from edge_gym.physics.compute import cpu_energy, cpu_latency
+from edge_gym.runtime.streams import Purpose
 from edge_gym.solvers.offloading import (
     Evaluation,
     Offloading,
@@ -62,12 +64,9 @@ class OffloadingProblem(FederatedLearning):
         reset=None,
     )
     staleness = LaneArray(np.int64, per_device)
-    # Where users are, the server in the middle; how their channels fade, and the channels' gains.
+    state_parts = (*FederatedLearning.state_parts, "fading")
+    # Where users are, the server in the middle, and their channels' gains.
     place_m = LaneArray(np.float64, lambda problem: (problem.config.n_devices, 2))
-    fading = LaneArray(np.float64, per_device, reset=1)
-    fading_state = LaneArray(
-        np.float64, lambda problem: (problem.channel.memory, problem.config.n_devices)
-    )
     gain = LaneArray(np.float64, per_device, reset=1)
     task_bits = LaneArray(np.float64, per_device)
     # Seconds after the server had the last model at which each user's download has come and its
@@ -102,6 +101,7 @@ class OffloadingProblem(FederatedLearning):
                 "system": self.tables["system"].space(),
             }
         )
+        self.fading = Fading(n_lanes, self.channel, (config.n_devices,))
         self.codec = action_codec(config)
         self.action_space = self.codec.space
         self.actions_per = "combination" if config.actions == "combination" else "device"
@@ -109,9 +109,9 @@ class OffloadingProblem(FederatedLearning):
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw the system and the model, which all users have; the first iteration begins."""
         self.clear(lanes)
-        for lane in lanes:
+        for lane in lanes.tolist():
             self._draw_data(lane)
-            self.place_m[lane] = self._draw_places(self.generators[lane])
+        self.place_m[lanes] = self._draw_places(lanes)
         self.begin_s[lanes] = self.config.first_download_s
         info = self._begin_learning(lanes)
         self.held[lanes] = self._models(lanes)[:, None]
@@ -230,36 +230,34 @@ class OffloadingProblem(FederatedLearning):
         """Show what was offloaded, the band, latencies and the accuracy."""
         return scene_of(self, lane)
 
-    def _draw_places(self, rng: np.random.Generator) -> Float64Array:
-        """Draw where users are, ``(M, 2)``, the server in the middle."""
+    def _draw_places(self, lanes: IntArray) -> Float64Array:
+        """Draw where users are, ``(m, M, 2)``, the server in the middle."""
         config = self.config
-        angle = rng.uniform(0, 2 * np.pi, config.n_devices)
-        radius = np.full(config.n_devices, config.cell_radius_m)
+        drawn = self.streams.uniforms(lanes, Purpose.PLACES, (2, config.n_devices))
+        angle, radius = 2 * np.pi * drawn[:, 0], np.full_like(drawn[:, 1], config.cell_radius_m)
         if config.placement == "disc":
-            radius *= np.sqrt(rng.random(config.n_devices))
+            radius *= np.sqrt(drawn[:, 1])
         return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
 
     def _begin_iteration(self, lanes: IntArray) -> None:
         """Let users move, channels fade and tasks arrive."""
-        config, m = self.config, self.config.n_devices
-        for lane in lanes:
-            rng = self.generators[lane]
-            begun = self.rounds[lane] > 0
-            if begun and config.move_m:
-                self.place_m[lane] = _moved(
-                    self.place_m[lane], config.move_m, config.cell_radius_m, rng
-                )
-            if not begun or config.fading == "iteration":
-                state = self.fading_state[lane] if begun else None
-                self.fading[lane], self.fading_state[lane] = self.channel.step(rng, (m,), state)
-            if config.has_tasks(int(self.rounds[lane]) + 1):
-                spread = config.task_spread * rng.uniform(-1, 1, m)
-                self.task_bits[lane] = self._mean_task_bits * (1 + spread)
-            else:
-                self.task_bits[lane] = 0
+        config, rounds, links = self.config, self.rounds[lanes], (self.config.n_devices,)
+        begun = rounds > 0
+        if config.move_m and begun.any():
+            movers = lanes[begun]
+            direction = self.streams.uniforms(movers, Purpose.MOVES, links, rounds[begun])
+            self.place_m[movers] = _moved(
+                self.place_m[movers], config.move_m, config.cell_radius_m, 2 * np.pi * direction
+            )
+        fading = lanes if config.fading == "iteration" else lanes[~begun]
+        self.fading.advance(self.streams, fading, self.rounds[fading])
+        spread = 2 * self.streams.uniforms(lanes, Purpose.TASKS, links, rounds) - 1
+        arrive = np.array([config.has_tasks(n) for n in (rounds + 1).tolist()], np.bool_)
+        bits = self._mean_task_bits * (1 + config.task_spread * spread)
+        self.task_bits[lanes] = np.where(arrive[:, None], bits, 0)
         distance_m = np.hypot(self.place_m[lanes, :, 0], self.place_m[lanes, :, 1])
         mean = mean_gain(config, np.maximum(distance_m, 1.0))
-        self.gain[lanes] = np.maximum(mean * self.fading[lanes], 1e-30)
+        self.gain[lanes] = np.maximum(mean * self.fading.gain[lanes], 1e-30)
 
     def _decide(
         self, costs: OffloadingCosts, has_tasks: BoolArray, actions: NDArray[Any]
@@ -279,7 +277,7 @@ class OffloadingProblem(FederatedLearning):
             lanes,
             self.rows[lanes],
             self.sizes[lanes],
-            [self.generators[lane] for lane in lanes],
+            self._orders(lanes),
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             epochs=config.local_epochs,
@@ -293,17 +291,10 @@ class OffloadingProblem(FederatedLearning):
         """Classify the images of all tasks by the new model, which users and server have."""
         if not len(lanes):
             return
-        config = self.config
-        rows = np.stack(
-            [
-                self.test[lane][
-                    self.generators[lane].integers(
-                        len(self.test[lane]), size=config.n_devices * config.task_images
-                    )
-                ]
-                for lane in lanes
-            ]
-        )
+        images = (self.config.n_devices * self.config.task_images,)
+        drawn = self.streams.uniforms(lanes, Purpose.SAMPLES, images, self.rounds[lanes])
+        places = (drawn * self.test_size).astype(np.int64)
+        rows = np.take_along_axis(self.test[lanes], places, axis=1)
         score = self.learner.score(lanes, rows, test=True)
         self.inference_accuracy[lanes] = score.accuracy
 
@@ -383,11 +374,10 @@ class OffloadingProblem(FederatedLearning):
 
 
 def _moved(
-    place_m: Float64Array, step_m: float, radius_m: float, rng: np.random.Generator
+    place_m: Float64Array, step_m: float, radius_m: float, angle: Float64Array
 ) -> Float64Array:
-    """Return places ``(M, 2)`` after a step in a random direction; the cell's edge throws back."""
-    angle = rng.uniform(0, 2 * np.pi, len(place_m))
+    """Return places ``(m, M, 2)`` after a step in these directions; the cell's edge throws back."""
     moved = place_m + step_m * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    distance = np.maximum(np.hypot(moved[:, 0], moved[:, 1]), 1e-9)
+    distance = np.maximum(np.hypot(moved[..., 0], moved[..., 1]), 1e-9)
     inside = np.where(distance > radius_m, np.abs(2 * radius_m - distance), distance)
-    return np.asarray(moved * (np.minimum(inside, radius_m) / distance)[:, None])
+    return np.asarray(moved * (np.minimum(inside, radius_m) / distance)[..., None])

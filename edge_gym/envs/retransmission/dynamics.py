@@ -22,6 +22,7 @@ from edge_gym.envs.retransmission.config import RetransmissionConfig
 from edge_gym.envs.retransmission.observation import observation_table, observe
 from edge_gym.envs.retransmission.scene import picture
 from edge_gym.physics import wireless
+from edge_gym.runtime.streams import Purpose
 from edge_gym.typing import BoolArray, IntArray
 
 
@@ -38,7 +39,6 @@ class Retransmission(CentralizedLearning):
 
     Attributes:
         sequence: Training row of the sample that is sent at each position, ``(n_lanes, budget)``.
-        gain: Power gain of the channel in each use, ``(n_lanes, budget)``.
         position: Which sample of the sequence is being sent, ``(n_lanes,)``.
         uses: Channel uses so far, ``(n_lanes,)``.
         transmissions: Receptions of the current sample, ``(n_lanes,)``.
@@ -58,8 +58,7 @@ class Retransmission(CentralizedLearning):
         "": observation_table(RetransmissionConfig())
     }
 
-    sequence = LaneArray(np.int64, _budget, reset=None)
-    gain = LaneArray(np.float64, _budget, reset=None)
+    sequence = LaneArray(np.int64, lambda problem: (problem.config.budget,), reset=None)
     position = LaneArray(np.int64)
     uses = LaneArray(np.int64)
     transmissions = LaneArray(np.int64)
@@ -71,11 +70,10 @@ class Retransmission(CentralizedLearning):
     informative_noise = LaneArray(np.float64)
     trace = LaneArray(np.float32, lambda problem: (problem.config.budget, 3))
     _weighted_sum = LaneArray(np.float32, _sample)
-    _noise = LaneArray(np.float32, _sample, reset=None, saved=False)
 
     def __init__(self, config: RetransmissionConfig, n_lanes: int) -> None:
         budget = Budget(config.budget, {"channel_uses": 1.0})
-        super().__init__(config, n_lanes, config.budget, budget)
+        super().__init__(config, n_lanes, config.budget, budget, links=())
         self.table = observation_table(config)
         self.tables = {"": self.table}
         self.observation_space = self.table.space()
@@ -84,15 +82,14 @@ class Retransmission(CentralizedLearning):
         self._mean_snr = float(wireless.db_to_linear(config.mean_snr_db))
 
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
-        """Draw splits, buffers, the order of samples and fading; train on the initial set."""
+        """Draw splits, buffers and the order of samples; train on the initial set."""
         config = self.config
         self.clear(lanes)
         initial = np.zeros((len(lanes), config.initial_samples), np.int64)
         for row, lane in enumerate(lanes):
-            rng = self.generators[lane]
             initial[row], pool = self._draw_data(lane)
+            rng = self.streams.generator(lane, Purpose.SAMPLES)
             self.sequence[lane] = self._draw_sequence(rng, pool)
-            self.gain[lane] = self.channel.gains(rng, config.budget, ())
         info = self._begin_learning(lanes, initial)
         self.informative[lanes] = config.initial_samples
         self._transmit(lanes)
@@ -163,12 +160,13 @@ class Retransmission(CentralizedLearning):
 
     def _transmit(self, lanes: IntArray) -> None:
         """Send the current samples once more by analog modulation, and combine all receptions."""
-        for lane in lanes:
-            self.generators[lane].standard_normal(dtype=np.float32, out=self._noise[lane])
+        use = self.uses[lanes]
+        self.fading.advance(self.streams, lanes, use)
         weighted_sum, effective_snr = self._weighted_sum[lanes], self.snr[lanes]
-        snr = self._mean_snr * self.gain[lanes, self.uses[lanes]]
+        snr = self._mean_snr * self.fading.gain[lanes]
         sent = self.features.train[self.current_rows(lanes)]
-        wireless.mrc_accumulate(weighted_sum, effective_snr, sent, snr, self._noise[lanes])
+        noise = self.streams.normals(lanes, Purpose.NOISE, sent.shape[1:], use, np.float32)
+        wireless.mrc_accumulate(weighted_sum, effective_snr, sent, snr, noise)
         self.received[lanes] = wireless.mrc_combine(weighted_sum, effective_snr)
         self._weighted_sum[lanes], self.snr[lanes] = weighted_sum, effective_snr
         self.transmissions[lanes] += 1

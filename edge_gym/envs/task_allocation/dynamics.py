@@ -18,6 +18,8 @@ from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.budget import Budget
+from edge_gym.envs.fading import Fading
+from edge_gym.envs.failures import slow_downs
 from edge_gym.envs.federated import (
     MAX_LOSS,
     FederatedLearning,
@@ -40,17 +42,13 @@ from edge_gym.learning.averaging import average
 from edge_gym.learning.jobs import pad_rows
 from edge_gym.physics import wireless
 from edge_gym.physics.compute import cpu_energy, cpu_latency
+from edge_gym.runtime.streams import Purpose
 from edge_gym.solvers.task_allocation import TaskCosts, exact_allocation, relaxed_updates
 from edge_gym.solvers.task_resources import ResourceLimits, Resources
 from edge_gym.typing import BoolArray, Float64Array, IntArray
 
 _LEAST_RATE = 1.0
 _LIMITED = ("base_s", "sample_s", "update_s", "base_j", "sample_j", "update_j")
-
-
-def _fading(problem: TaskAllocation) -> tuple[int, int]:
-    config = problem.config
-    return (config.cycles + 1 if config.fading == "cycle" else 1, config.n_devices)
 
 
 def _allocations(problem: TaskAllocation) -> tuple[int, int, int]:
@@ -73,11 +71,12 @@ class TaskAllocation(FederatedLearning):
         TaskAllocationConfig()
     )
 
-    # Of the episode: energy limits, shares of cycles in which models are lost, gains of all cycles,
-    # and the samples d of a cycle.
+    state_parts = (*FederatedLearning.state_parts, "fading")
+
+    # Of the episode: energy limits, shares of cycles in which models are lost, and the samples d of
+    # a cycle.
     limit_j = LaneArray(np.float64, per_device, reset=None)
     drop_out = LaneArray(np.float64, per_device)
-    gain = LaneArray(np.float64, _fading, reset=1)
     total = LaneArray(np.int64, reset=1)
     # Samples and updates of each learner under each cap, where one of these is chosen.
     allocations = LaneArray(np.int64, _allocations)
@@ -115,6 +114,7 @@ class TaskAllocation(FederatedLearning):
                 "system": self.tables["system"].space(),
             }
         )
+        self.fading = Fading(n_lanes, self.channel, (config.n_devices,))
         self.codec = action_codec(config)
         self.action_space = self.codec.space
         self.actions_per = "system" if config.actions == "staleness" else "device"
@@ -127,17 +127,14 @@ class TaskAllocation(FederatedLearning):
         """Draw the system, what it may spend and the model; the first cycle begins."""
         config, k = self.config, self.config.n_devices
         self.clear(lanes)
-        for lane in lanes:
-            self._draw_system(lane, config.redundancy)
-            if config.cpu_groups_hz is not None:
-                self.cpu_hz[lane] = speeds_by_group(config.cpu_groups_hz, k)
-            rng = self.generators[lane]
-            spread = config.energy_spread_j * rng.uniform(-1, 1, k)
-            self.limit_j[lane] = config.energy_limit_j + spread
-            self.drop_out[lane] = np.minimum(2 * config.drop_out * rng.random(k), 1)
-            # At once, so that a cycle's fading does not depend on the tasks before it.
-            if config.fading == "cycle":
-                self.gain[lane] = self.channel.gains(rng, config.cycles + 1, (k,))
+        self.fading.clear(lanes)
+        self._draw_system(lanes, config.redundancy)
+        if config.cpu_groups_hz is not None:
+            self.cpu_hz[lanes] = speeds_by_group(config.cpu_groups_hz, k)
+        spread = 2 * self.streams.uniforms(lanes, Purpose.ENERGY, (k,)) - 1
+        self.limit_j[lanes] = config.energy_limit_j + config.energy_spread_j * spread
+        drawn = self.streams.uniforms(lanes, Purpose.LOSSES, (k,))
+        self.drop_out[lanes] = np.minimum(2 * config.drop_out * drawn, 1)
         held = self.sizes[lanes].sum(axis=1) // config.redundancy
         self.total[lanes] = np.maximum(np.rint(config.task_share * held), 1)
         info = self._begin_learning(lanes)
@@ -151,10 +148,14 @@ class TaskAllocation(FederatedLearning):
         held = self.held_samples(lanes, given)
         costs = self.cycle_costs(lanes, resources)
         planned = np.minimum(wanted, costs.max_updates(held))
-        draws = np.stack([self.generators[lane].random((2, config.n_devices)) for lane in lanes])
-        slower = np.where(draws[:, 1] < config.slowdown_probability, config.slowdown, 1.0)
+        cycle, k = self.rounds[lanes], config.n_devices
+        slower = slow_downs(
+            self.streams, lanes, cycle, k, config.slowdown_probability, config.slowdown
+        )
+        # Those of step 0 are of the episode.
+        lost = self.streams.uniforms(lanes, Purpose.LOSSES, (k,), cycle + 1) < self.drop_out[lanes]
         done = np.minimum(planned, costs.max_updates(held, slower))
-        arrived = (done > 0) & (draws[:, 0] >= self.drop_out[lanes])
+        arrived = (done > 0) & ~lost
         self.train(lanes, given, held, done, arrived)
 
         seconds, joules = costs.spent(held, done, slower)
@@ -265,8 +266,10 @@ class TaskAllocation(FederatedLearning):
         return scene_of(self, lane)
 
     def _begin_cycle(self, lanes: IntArray) -> None:
-        """Find out what each cap would mean, where one of them is chosen."""
+        """Let channels fade, and find out what each cap would mean, where one is chosen."""
         config = self.config
+        if config.fading == "cycle":
+            self.fading.advance(self.streams, lanes, self.rounds[lanes])
         # Without fading the allocations are those of the first cycle.
         if not self.allocations.shape[1] or (config.fading == "none" and self.rounds[lanes].any()):
             return
@@ -317,14 +320,14 @@ class TaskAllocation(FederatedLearning):
         config = self.config
         parts = [
             self.draw_tasks(lane, own, all_of_group)
-            for lane, own, all_of_group in zip(lanes, given, held, strict=True)
+            for lane, own, all_of_group in zip(lanes.tolist(), given, held, strict=True)
         ]
         rows, counts = pad_rows(parts)
         vectors, losses = self.learner.local_updates(
             lanes,
             rows,
             np.where(arrived, counts, 0),
-            [self.generators[lane] for lane in lanes],
+            self._orders(lanes),
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             epochs=np.where(arrived, updates, 0),
@@ -337,8 +340,8 @@ class TaskAllocation(FederatedLearning):
 
     def draw_tasks(self, lane: int, given: IntArray, held: IntArray) -> list[IntArray]:
         """Draw the rows of each learner's samples for a cycle."""
-        config, rng = self.config, self.generators[lane]
-        sizes, r = self.sizes[lane], config.redundancy
+        config, sizes, r = self.config, self.sizes[lane], self.config.redundancy
+        rng = self.streams.generator(lane, Purpose.SAMPLES, int(self.rounds[lane]))
         tasks: list[IntArray] = []
         if config.learning == "federated":
             for first in range(0, config.n_devices, r):
@@ -355,8 +358,7 @@ class TaskAllocation(FederatedLearning):
 
     def _rate(self, lanes: IntArray) -> Float64Array:
         """Return rates in a learner's fair band, in both directions, bit/s, ``(m, K)``."""
-        now = self.rounds[lanes] % self.gain.shape[1]
-        snr = self.mean_snr[lanes] * self.gain[lanes, now]
+        snr = self.mean_snr[lanes] * self.fading.gain[lanes]
         return np.maximum(wireless.shannon_rate(self.config.bandwidth_hz, snr), _LEAST_RATE)
 
     def _own_samples(self, lanes: IntArray) -> Float64Array:

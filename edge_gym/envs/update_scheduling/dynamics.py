@@ -17,6 +17,8 @@ from edge_gym.core.problem import Step
 from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.budget import Budget
+from edge_gym.envs.fading import Fading
+from edge_gym.envs.failures import slow_downs
 from edge_gym.envs.federated import MAX_LOSS, FederatedLearning, clip_finite, per_device
 from edge_gym.envs.redundancy import copies_arrived
 from edge_gym.envs.update_scheduling.actions import (
@@ -38,6 +40,7 @@ from edge_gym.envs.update_scheduling.timing import Clock, share_band
 from edge_gym.learning.averaging import average
 from edge_gym.physics import compute, wireless
 from edge_gym.physics.sharing import jain_index
+from edge_gym.runtime.streams import Keys, Purpose
 from edge_gym.typing import BoolArray, Float64Array, IntArray
 
 
@@ -51,13 +54,8 @@ class UpdateScheduling(FederatedLearning):
         UpdateSchedulingConfig()
     )
     action_fill = 1.0
-    state_parts = (*FederatedLearning.state_parts, "memory", "arrived")
-    # The round that begins: fading gains and what the channel remembers, computing times with
-    # slow-downs, and who takes part.
-    gain = LaneArray(np.float64, per_device)
-    fading_state = LaneArray(
-        np.float64, lambda problem: (problem.channel.memory, *per_device(problem))
-    )
+    state_parts = (*FederatedLearning.state_parts, "fading", "memory", "arrived")
+    # The round that begins: computing times with slow-downs, and who takes part.
     compute_s = LaneArray(np.float64, per_device)
     participates = LaneArray(np.bool_, per_device, reset=True)
     # The last indicator that the server knows of each device, and the round that it is of; -1
@@ -109,6 +107,7 @@ class UpdateScheduling(FederatedLearning):
         )
         # What devices have computed for this round before it is decided, or uploaded last (lazy).
         values = 0 if config.knowledge == "remembered" else self.network.n_values
+        self.fading = Fading(n_lanes, self.channel, (k,))
         self.memory = DeviceMemory(n_lanes, k, values, config.compute_device)
         # What arrived of them last, as they computed it.
         values = self.network.n_values if config.tells_change else 0
@@ -117,11 +116,10 @@ class UpdateScheduling(FederatedLearning):
     def reset_lanes(self, lanes: IntArray) -> dict[str, NDArray[Any]]:
         """Draw the system and the model; the first round begins."""
         self.clear(lanes)
-        for lane in lanes:
-            self._draw_system(lane, self.config.redundancy)
-            draws = self.generators[lane].random((2, self.config.n_devices))
-            self.packet_error[lane] = self.config.packet_error * draws[0]
-            self.drop_out[lane] = self.config.drop_out * draws[1]
+        self._draw_system(lanes, self.config.redundancy)
+        draws = self.streams.uniforms(lanes, Purpose.LOSSES, (2, self.config.n_devices))
+        self.packet_error[lanes] = self.config.packet_error * draws[:, 0]
+        self.drop_out[lanes] = self.config.drop_out * draws[:, 1]
         info = self._begin_learning(lanes)
         if self.config.mode == "lazy":
             index = torch.from_numpy(lanes)
@@ -138,7 +136,10 @@ class UpdateScheduling(FederatedLearning):
         decision = self.codec.decode(actions)
         participates = self.participates[lanes]
         scheduled = select_devices(decision.scores, participates, config)
-        draws = np.stack([self.generators[lane].random((2, config.n_devices)) for lane in lanes])
+        # Those of step 0 are of the episode.
+        draws = self.streams.uniforms(
+            lanes, Purpose.LOSSES, (2, config.n_devices), self.rounds[lanes] + 1
+        )
         answering = scheduled & (draws[:, 0] >= self.drop_out[lanes])
         lost = draws[:, 1] < self.packet_error[lanes]
         clock = self._clock(lanes, scheduled)
@@ -261,15 +262,16 @@ class UpdateScheduling(FederatedLearning):
     def _begin_round(self, lanes: IntArray) -> None:
         """Draw channels and slow-downs; let devices compute what the server decides by."""
         config = self.config
-        for lane in lanes:
-            rng = self.generators[lane]
-            past = self.fading_state[lane] if self.rounds[lane] else None
-            self.gain[lane], self.fading_state[lane] = self.channel.step(
-                rng, (config.n_devices,), past
-            )
-            slow = rng.random(config.n_devices) < config.slowdown_probability
-            self.compute_s[lane] = np.where(slow, config.slowdown, 1)
-        self.compute_s[lanes] *= self.nominal_s(lanes)
+        self.fading.advance(self.streams, lanes, self.rounds[lanes])
+        slower = slow_downs(
+            self.streams,
+            lanes,
+            self.rounds[lanes],
+            config.n_devices,
+            config.slowdown_probability,
+            config.slowdown,
+        )
+        self.compute_s[lanes] = slower * self.nominal_s(lanes)
         self.efficiency_sum[lanes] += self._efficiency(lanes)
         if config.knowledge == "lazy":
             everyone = np.ones_like(self.participates[lanes])
@@ -277,7 +279,8 @@ class UpdateScheduling(FederatedLearning):
         elif config.knowledge != "remembered":
             participates = self.participates[lanes]
             sizes = np.where(participates, self.sizes[lanes], 0)
-            vectors, losses = self._compute(lanes, self.rows[lanes], sizes)
+            orders = self._orders(lanes)
+            vectors, losses = self._compute(lanes, self.rows[lanes], sizes, orders)
             self.memory.keep(lanes, vectors)
             self._learn_indicators(lanes, participates, self._norms(vectors))
             self._learn_losses(lanes, participates, losses)
@@ -332,7 +335,7 @@ class UpdateScheduling(FederatedLearning):
         return np.stack(known, axis=2)
 
     def _compute(
-        self, lanes: IntArray, rows: IntArray, sizes: IntArray
+        self, lanes: IntArray, rows: IntArray, sizes: IntArray, orders: Keys
     ) -> tuple[torch.Tensor, Float64Array]:
         """Let devices compute from the current model.
 
@@ -340,6 +343,7 @@ class UpdateScheduling(FederatedLearning):
             lanes: Lane indices, ``(m,)``.
             rows: Samples of each device, ``(m, D, N)``.
             sizes: Their number, ``(m, D)``; 0 where it does not compute.
+            orders: What the orders of the samples follow from, ``(m, D)``.
 
         Returns:
             Descents that are to be added, ``(m, D, S)``, and the mean training loss on the way,
@@ -356,7 +360,7 @@ class UpdateScheduling(FederatedLearning):
             lanes,
             rows,
             sizes,
-            [self.generators[lane] for lane in lanes],
+            orders,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             epochs=config.local_epochs,
@@ -378,7 +382,8 @@ class UpdateScheduling(FederatedLearning):
             sent, arrived = (np.take_along_axis(who, devices, axis=1) for who in (sent, arrived))
             weights = np.take_along_axis(weights, devices, axis=1)
             rows, sizes = (array[lanes[:, None], devices] for array in (self.rows, self.sizes))
-            updates, losses = self._compute(lanes, rows, np.where(sent, sizes, 0))
+            orders = np.take_along_axis(self._orders(lanes), devices, axis=1)
+            updates, losses = self._compute(lanes, rows, np.where(sent, sizes, 0), orders)
             self._learn_losses(lanes, told, _of_devices(losses, devices, told.shape))
             if config.knowledge == "lazy":
                 lane, place = np.nonzero(sent)
@@ -389,8 +394,11 @@ class UpdateScheduling(FederatedLearning):
                 self._learn_indicators(lanes, told, norms)
         received = updates
         if self.compressor.changes:
-            generators = [self.generators[lane] for lane in lanes]
-            received = self.compressor.compress(lanes, updates, generators, devices, sent)
+            k, step = self.config.n_devices, self.rounds[lanes]
+            keys = self.streams.keys(lanes, Purpose.ROUNDING, k, step)
+            if devices is not None:
+                keys = np.take_along_axis(keys, devices, axis=1)
+            received = self.compressor.compress(lanes, updates, keys, devices, sent)
         self.learner.add(lanes, average(received, weights, arrived))
 
     def _clock(self, lanes: IntArray, scheduled: BoolArray) -> Clock:
@@ -413,7 +421,9 @@ class UpdateScheduling(FederatedLearning):
         if config.broadcast == "free":
             return np.zeros(len(lanes))
         receiving = self.participates[lanes] if config.knowledge != "remembered" else scheduled
-        return self._broadcast_s(lanes, self.gain[lanes], receiving, config.downlink_power_dbm)
+        return self._broadcast_s(
+            lanes, self.fading.gain[lanes], receiving, config.downlink_power_dbm
+        )
 
     def _elapsed_s(self, lanes: IntArray) -> Float64Array:
         """Return when in this round the server decides, ``(m,)``: after the last report, if any."""
@@ -437,7 +447,7 @@ class UpdateScheduling(FederatedLearning):
 
     def _efficiency(self, lanes: IntArray) -> Float64Array:
         """Return the spectral efficiency log₂(1 + γ) in bit/s/Hz, ``(m, K)``."""
-        return np.asarray(np.log2(1 + self.mean_snr[lanes] * self.gain[lanes]))
+        return np.asarray(np.log2(1 + self.mean_snr[lanes] * self.fading.gain[lanes]))
 
     def upload_s(self, lanes: IntArray) -> Float64Array:
         """Return the seconds of an upload in the whole band, ``(m, K)``."""

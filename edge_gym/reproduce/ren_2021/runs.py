@@ -92,7 +92,7 @@ class _Pretrained(BatchSlot):
                 one,
                 part[None, None],
                 None,
-                [rng],
+                rng.integers(1 << 64, size=(1, 1), dtype=np.uint64),
                 batch_size=config.local_batch_size,
                 learning_rate=config.learning_rate,
                 epochs=1,
