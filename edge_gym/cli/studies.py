@@ -72,6 +72,9 @@ def plan(
     futures: Annotated[
         int, typer.Option(help="Copies of each candidate; 0 for one that knows what will come.")
     ] = 4,
+    hold: Annotated[
+        int, typer.Option(help="Steps that a candidate acts for before the base goes on.")
+    ] = 1,
     episodes: EpisodesOption = 32,
     seed: SeedOption = TUNING.start,
     settings: SetOption = None,
@@ -87,6 +90,7 @@ def plan(
             base,
             candidate or (),
             futures=futures,
+            hold=hold,
             episodes=episodes,
             seed=seed,
             overrides=read_settings(settings),
@@ -95,10 +99,12 @@ def plan(
     if as_json:
         print_json(asdict(bound))
         return
-    print(
-        f"{bound.environment}: planner {bound.mean:.4f}, {base} {bound.base_mean:.4f}, "
-        f"difference {bound.difference:+.4f} {interval(bound.difference_ci95, '+')}"
-    )
+    print(bound.environment)
+    for name, found in bound.metrics.items():
+        print(
+            f"  {name}: planner {found.mean:.4f}, {base} {found.base_mean:.4f}, "
+            f"difference {found.difference:+.4f} {interval(found.difference_ci95, '+')}"
+        )
 
 
 @app.command()

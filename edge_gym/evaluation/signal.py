@@ -20,7 +20,7 @@ from edge_gym.core.registration import find_environment
 from edge_gym.evaluation.metrics import LESS_IS_BETTER, REPORTED
 from edge_gym.evaluation.policies import resolve_all, shipped_specs
 from edge_gym.evaluation.policy_sources import shipped_policies
-from edge_gym.evaluation.rollouts import TaskProgress, make_lanes, run_episodes
+from edge_gym.evaluation.rollouts import Episodes, TaskProgress, make_lanes, run_episodes
 from edge_gym.evaluation.seeds import TUNING
 from edge_gym.runtime.checks import check_integer
 
@@ -129,8 +129,7 @@ def signal(
 
         found = run_episodes(env, contender.policy, seeds, tell)
         for metric in METRICS:
-            told = found.returns if metric == RETURN else found.infos.get(metric)
-            if told is not None and np.isfinite(told).all():
+            if (told := values_of(metric, found)) is not None:
                 values[metric][name] = told
     complete = {metric: found for metric, found in values.items() if len(found) == len(contenders)}
     return Signal(
@@ -138,6 +137,12 @@ def signal(
         (seed, episodes),
         tuple(metric_signal(metric, found, references) for metric, found in complete.items()),
     )
+
+
+def values_of(metric: str, episodes: Episodes) -> NDArray[np.float64] | None:
+    """Return a metric of each episode, ``(n,)``; None unless all of them tell it."""
+    told = episodes.returns if metric == RETURN else episodes.infos.get(metric)
+    return None if told is None or not np.isfinite(told).all() else told
 
 
 def metric_signal(
