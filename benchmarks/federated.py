@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
+import itertools
 import logging
 import os
 import time
@@ -31,6 +32,7 @@ from edge_gym.learning.federated import FederatedLearner
 from edge_gym.learning.networks import torch_backend as models
 from edge_gym.learning.networks.architecture import Network
 from edge_gym.learning.networks.factory import make_network
+from edge_gym.runtime.streams import Purpose, Streams
 
 RATE = 0.05
 
@@ -140,15 +142,17 @@ def edge_gym_rounds(task: Task, seconds: float, n_lanes: int) -> float:
     features = load_features("mnist-subset", None, task.side)
     learner = FederatedLearner(n_lanes, network_of(task), features)
     lanes = np.arange(n_lanes)
-    generators = [np.random.default_rng(lane) for lane in lanes]
-    learner.reset(lanes, generators)
+    streams = Streams(n_lanes)
+    streams.begin(lanes, [np.random.default_rng(lane) for lane in lanes])
+    learner.reset(lanes, streams.generators(lanes, Purpose.MODEL))
     shape = (task.n_devices, task.n_samples)
     rows = np.broadcast_to(np.arange(np.prod(shape)).reshape(shape), (n_lanes, *shape))
-    weights = np.ones((n_lanes, task.n_devices))
+    weights, steps = np.ones((n_lanes, task.n_devices)), itertools.count()
 
     def play() -> None:
+        keys = streams.keys(lanes, Purpose.ORDERS, task.n_devices, next(steps))
         updates, _ = learner.local_updates(
-            *(lanes, rows, None, generators),
+            *(lanes, rows, None, keys),
             batch_size=task.batch_size,
             learning_rate=RATE,
             epochs=task.epochs,

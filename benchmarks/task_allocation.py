@@ -27,6 +27,7 @@ from benchmarks.federated import Module, Task
 from edge_gym.baselines import make_baseline
 from edge_gym.evaluation.rollouts import make_lanes
 from edge_gym.learning.jobs import pad_rows
+from edge_gym.runtime.streams import Purpose
 from edge_gym.solvers import task_allocation as allocation
 from edge_gym.typing import IntArray
 from tests.unit.solvers.test_task_allocation_solver import (
@@ -107,11 +108,12 @@ def training(env_id: str, n_lanes: int, repeats: int) -> dict[str, float]:
     held = problem.held_samples(lanes, given)
     updates = np.minimum(wanted, problem.cycle_costs(lanes).max_updates(held))
     rows, counts = pad_rows([problem.draw_tasks(lane, given[lane], held[lane]) for lane in lanes])
-    learner, generators = problem.learner, [problem.generators[lane] for lane in lanes]
+    learner, cycle = problem.learner, problem.rounds[lanes]
+    keys = problem.streams.keys(lanes, Purpose.ORDERS, config.n_devices, cycle)
 
     def train(columns: slice, lane: slice = slice(None)) -> None:
         learner.local_updates(
-            *(lanes[lane], rows[lane, columns], counts[lane, columns], generators[lane]),
+            *(lanes[lane], rows[lane, columns], counts[lane, columns], keys[lane, columns]),
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             epochs=updates[lane, columns],

@@ -236,6 +236,8 @@ class Compressor:
         on = np.ones((m, d), bool) if sent is None else np.asarray(sent, bool)
         if on.shape != (m, d):
             raise ValueError(f"sent must have shape {(m, d)}, got {on.shape}")
+        if keys.shape != (m, d):
+            raise ValueError(f"keys must have shape {(m, d)}, got {keys.shape}")
         if not self.changes:
             return vectors.masked_fill(~self._like(on, vectors)[..., None], 0)
         lane, place = np.nonzero(on)

@@ -264,6 +264,8 @@ class FederatedLearner:
         rate = np.broadcast_to(np.asarray(learning_rate, np.float64), shape).ravel()
         if not np.isfinite(rate).all():
             raise ValueError(f"learning_rate must be finite, got {rate[~np.isfinite(rate)][0]}")
+        if keys.shape != shape:
+            raise ValueError(f"keys must have shape {shape}, got {keys.shape}")
         per_epoch = -(-count // batch_size)
         n_steps = wanted * per_epoch if steps is None else np.where(count > 0, wanted, 0)
         n_epochs = -(-n_steps // np.maximum(per_epoch, 1))

@@ -84,11 +84,6 @@ def watt_to_dbm(watt: ArrayLike, floor_dbm: float = FLOOR_DB) -> Float64Array:
     return linear_to_db(not_negative("watt", watt), floor_dbw) + 30
 
 
-def rayleigh_gain(rng: np.random.Generator, shape: int | tuple[int, ...]) -> Float64Array:
-    """Draw power gains |h|² ~ Exp(1) of Rayleigh block fading, one per block; their mean is 1."""
-    return rng.standard_exponential(shape)
-
-
 def log_distance_path_loss_db(
     distance_m: ArrayLike,
     reference_loss_db: ArrayLike,

@@ -128,6 +128,7 @@ class _LazyGenerators(Sequence[np.random.Generator]):
 
     def __init__(self, streams: Streams, lanes: IntArray, purpose: int, steps: IntArray) -> None:
         self._streams, self._lanes, self._purpose, self._steps = streams, lanes, purpose, steps
+        self._made: dict[int, np.random.Generator] = {}
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -135,8 +136,11 @@ class _LazyGenerators(Sequence[np.random.Generator]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        lane, step = int(self._lanes[index]), int(self._steps[index])
-        return self._streams.generator(lane, self._purpose, step)
+        place = range(len(self))[index]
+        if place not in self._made:
+            lane, step = int(self._lanes[place]), int(self._steps[place])
+            self._made[place] = self._streams.generator(lane, self._purpose, step)
+        return self._made[place]
 
     def __iter__(self) -> Iterator[np.random.Generator]:
         return (self[i] for i in range(len(self)))

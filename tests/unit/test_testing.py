@@ -14,6 +14,7 @@ from edge_gym.core.observation import Column, ObservationTable
 from edge_gym.core.problem import Problem, Step
 from edge_gym.core.state import LaneArray
 from edge_gym.physics.channel import Channel, Rayleigh
+from edge_gym.runtime.streams import Purpose
 from edge_gym.testing import check_baseline, check_channel, check_problem
 
 
@@ -43,11 +44,11 @@ class Walk(Problem):
         return {}
 
     def draw(self, lanes: Any) -> Any:
-        return np.array([self.generators[lane].normal() for lane in lanes])
+        return self.streams.normals(lanes, Purpose.MOVES, (), self.step[lanes])
 
     def step_lanes(self, lanes: Any, actions: Any) -> Step:
-        self.place[lanes] += 2 * actions - 1 + self.draw(lanes)
         self.step[lanes] += 1
+        self.place[lanes] += 2 * actions - 1 + self.draw(lanes)
         over = self.step[lanes] >= self.config.steps
         return Step(-abs(self.place[lanes]), over, np.zeros(len(lanes), np.bool_), {}, {})
 
@@ -62,13 +63,27 @@ class OneGenerator(Walk):
         return self.generators[0].normal(size=len(lanes))
 
 
+class OneStream(Walk):
+    """All lanes draw from the first one's streams."""
+
+    def draw(self, lanes: Any) -> Any:
+        return self.streams.normals(lanes * 0, Purpose.MOVES, (), self.step[lanes])
+
+
+class GoesOn(Walk):
+    """Draws from each lane's generator while the episode runs, which is saved too."""
+
+    def draw(self, lanes: Any) -> Any:
+        return np.array([self.generators[lane].normal() for lane in lanes])
+
+
 class NotSaved(Walk):
     """The place is no part of the state."""
 
     place = LaneArray(np.float64, saved=False)
 
 
-class NotCleared(Walk):
+class NotCleared(GoesOn):
     """Steps of the episode before count."""
 
     step = LaneArray(np.int64, reset=None)
@@ -95,14 +110,16 @@ class NoAction(Walk):
         return np.zeros((self.n_lanes, 2), np.bool_)
 
 
-def test_a_good_problem_passes() -> None:
-    check_problem(Walk, {"steps": 6})
+@pytest.mark.parametrize("kind", [Walk, GoesOn])
+def test_good_problems_pass(kind: type[Problem]) -> None:
+    check_problem(kind, {"steps": 6})
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         (OneGenerator, "lane .* of 3 and of a scalar|of 2 and of 5"),
+        (OneStream, "lane .* of 3 and of a scalar|of 2 and of 5"),
         (NotSaved, "restored in another instance"),
         (NotCleared, "scalar environment|again"),
         (Outside, "check_env|outside the space"),
@@ -118,8 +135,8 @@ def test_faults_are_found(kind: type[Problem], message: str) -> None:
 class Strong(Rayleigh):
     """Draws twice as strong as it says."""
 
-    def draw_independent(self, rng: Any, shape: Any) -> Any:
-        return 2 * super().draw_independent(rng, shape)
+    def gain_of(self, normals: Any) -> Any:
+        return 2 * super().gain_of(normals)
 
 
 class Wrong(Rayleigh):

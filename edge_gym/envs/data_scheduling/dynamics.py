@@ -56,10 +56,6 @@ def _turns(problem: DataScheduling) -> tuple[int, ...]:
     return (problem.config.uploads_per_block,)
 
 
-def _features(problem: DataScheduling) -> tuple[int, ...]:
-    return (problem.features.train.shape[1],)
-
-
 class DataScheduling(CentralizedLearning):
     """The data scheduling problem for many lanes; see ``DataSchedulingEnv``.
 

@@ -26,10 +26,6 @@ from edge_gym.runtime.streams import Purpose
 from edge_gym.typing import BoolArray, IntArray
 
 
-def _budget(problem: Retransmission) -> tuple[int, ...]:
-    return (problem.config.budget,)
-
-
 def _sample(problem: Retransmission) -> tuple[int, ...]:
     return (problem.features.train.shape[1],)
 

@@ -30,12 +30,16 @@ def make(name: str, **fields: Any) -> Any:
 
 def gains(name: str, channel: str, steps: int = 40) -> NDArray[np.float64]:
     """Return the gains of 60 episodes, ``(60, steps, links)``."""
-    env = make(name, channel=channel, budget=steps, retrain_every=steps)
-    drawn = []
-    for seed in range(60):
-        env.reset(seed=seed)
-        drawn.append(env.problem.gain[0].reshape(steps, -1).copy())
-    return np.array(drawn)
+    fields = {**TINY, "channel": channel, "budget": steps, "retrain_every": steps}
+    env: Any = gym.make_vec(f"edge_gym/{name}", 60, **fields)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    drawn = [env.problem.fading.gain.copy()]
+    for _ in range(steps - 1):
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        assert not (terminated | truncated).any()
+        drawn.append(env.problem.fading.gain.copy())
+    return np.stack(drawn, axis=1).reshape(60, steps, -1)
 
 
 def correlation(values: NDArray[np.float64]) -> float:
@@ -68,7 +72,8 @@ def test_a_channel_leaves_data_and_first_model_as_they_are(name: str) -> None:
     first, other = (make(name, channel=channel) for channel in ("rayleigh", MANY))
     infos = [env.reset(seed=5)[1] for env in (first, other)]
     assert_same(*infos)
-    assert (first.problem.gain != other.problem.gain).all()
+    assert (first.problem.fading.gain != other.problem.fading.gain).all()
+    assert (gains(name, "rayleigh", 8) != gains(name, MANY, 8)).all()
 
 
 @pytest.mark.parametrize("name", BOTH)

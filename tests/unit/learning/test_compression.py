@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from edge_gym.learning.compression import Compressor, payload_bits, quantise, top_k
+from edge_gym.runtime.streams import Keys, uniforms_of
 
 N, K, L = 23, 4, 3
 Vector = NDArray[np.float64]
@@ -37,13 +38,14 @@ class Reference:
         self.error_feedback = error_feedback
         self.memory = np.zeros(N)
 
-    def send(self, v: Vector, rng: np.random.Generator) -> Vector:
+    def send(self, v: Vector, key: np.uint64) -> Vector:
         wanted = v + self.memory if self.error_feedback else v
         places = sorted(sorted(range(N), key=lambda i: -abs(wanted[i]))[: self.kept])
         values = wanted[places]
         if self.bits < 32:
-            draws = rng.random(self.kept, np.float32) if self.rounding == "stochastic" else None
-            uniforms = None if draws is None else draws.astype(np.float64)
+            uniforms = None
+            if self.rounding == "stochastic":
+                uniforms = uniforms_of(np.array([key]), self.kept)[0].astype(np.float64)
             values = reference_quantise(values, self.bits, uniforms)
         made = np.zeros(N)
         made[places] = values
@@ -54,6 +56,11 @@ class Reference:
 def vectors(seed: int, extra: int = 0) -> Vector:
     values: Vector = np.random.default_rng(seed).standard_normal((L, K, N + extra))
     return values
+
+
+def draw_keys(seed: int, n_lanes: int = L, n_devices: int = K) -> Keys:
+    rng = np.random.default_rng(seed)
+    return rng.integers(2**64, size=(n_lanes, n_devices), dtype=np.uint64)
 
 
 CASES = [
@@ -84,20 +91,18 @@ def test_equals_one_device_after_another(
     devices = [
         [Reference(kept, bits, rounding, error_feedback) for _ in range(K)] for _ in range(L)
     ]
-    ours = [np.random.default_rng(i) for i in range(L)]
-    theirs = [np.random.default_rng(i) for i in range(L)]
     for step in range(4):
         given = vectors(step, extra=2)
         if step == 2:
             given[0, 0, :N] = 0
         sent = np.random.default_rng(step).random((L, K)) < (2 if step == 0 else 0.6)
         lanes = np.array([2, 0, 1])
-        rngs = [ours[lane] for lane in lanes]
-        result = compressor.compress(lanes, torch.from_numpy(given), rngs, sent=sent).numpy()
+        keys = draw_keys(step)
+        result = compressor.compress(lanes, torch.from_numpy(given), keys, sent=sent).numpy()
         for i, lane in enumerate(lanes):
             for k in range(K):
                 if sent[i, k]:
-                    made = devices[lane][k].send(given[i, k, :N], theirs[lane])
+                    made = devices[lane][k].send(given[i, k, :N], keys[i, k])
                     np.testing.assert_allclose(result[i, k, :N], made, rtol=1e-12, atol=1e-15)
                     np.testing.assert_array_equal(result[i, k, N:], given[i, k, N:])
                 else:
@@ -109,17 +114,18 @@ def test_equals_one_device_after_another(
 
 
 def test_named_devices_keep_their_own_memory() -> None:
-    make = {"density": 0.2, "bits": 6, "rounding": "nearest", "dtype": torch.float64}
+    make = {"density": 0.2, "bits": 6, "rounding": "stochastic", "dtype": torch.float64}
     some, every = Compressor(L, K, N, **make), Compressor(L, K, N, **make)  # type: ignore[arg-type]
-    lanes, rngs = np.arange(L), [np.random.default_rng(i) for i in range(L)]
+    lanes = np.arange(L)
     chosen = np.array([[3, 1], [0, 2], [2, 3]])
     for step in range(3):
-        given = torch.from_numpy(vectors(step))
+        given, keys = torch.from_numpy(vectors(step)), draw_keys(step)
         sent = np.zeros((L, K), bool)
         np.put_along_axis(sent, chosen, True, axis=1)
-        whole = every.compress(lanes, given, rngs, sent=sent)
+        whole = every.compress(lanes, given, keys, sent=sent)
         index = torch.from_numpy(chosen)[..., None].expand(-1, -1, N)
-        part = some.compress(lanes, given.gather(1, index), rngs, devices=chosen)
+        own = np.take_along_axis(keys, chosen, axis=1)
+        part = some.compress(lanes, given.gather(1, index), own, devices=chosen)
         assert torch.equal(part, whole.gather(1, index))
         chosen = (chosen + 1) % K
     assert some.memory is not None
@@ -180,9 +186,8 @@ def test_error_feedback_sends_everything_in_the_end() -> None:
     for feedback in (False, True):
         compressor = Compressor(1, 1, N, density=0.1, error_feedback=feedback, dtype=torch.float64)
         v, total = torch.from_numpy(vectors(3)[:1, :1]), torch.zeros(1, 1, N, dtype=torch.float64)
-        rng = [np.random.default_rng(0)]
-        for _ in range(200):
-            total += compressor.compress(np.arange(1), v, rng)
+        for step in range(200):
+            total += compressor.compress(np.arange(1), v, draw_keys(step, 1, 1))
         gap[feedback] = float((total / 200 - v).abs().max())
     assert gap[True] < 0.1 < gap[False]
 
@@ -195,12 +200,12 @@ def test_any_layout_and_no_lanes_at_all() -> None:
     plain, other = (Compressor(3, 2, 40, density=0.2, bits=8) for _ in range(2))
     for _ in range(2):
         made = [
-            compressor.compress(np.arange(3), given, [np.random.default_rng(i) for i in range(3)])
+            compressor.compress(np.arange(3), given, draw_keys(0, 3, 2))
             for compressor, given in ((plain, vectors), (other, turned))
         ]
         assert torch.equal(*made)
         assert made[0].count_nonzero() > 0
-    nothing = plain.compress(np.zeros(0, np.int64), torch.zeros(0, 2, 40), [])
+    nothing = plain.compress(np.zeros(0, np.int64), torch.zeros(0, 2, 40), draw_keys(0, 0, 2))
     assert nothing.shape == (0, 2, 40)
 
 
@@ -209,10 +214,9 @@ def test_lanes_do_not_depend_on_each_other() -> None:
     few = Compressor(2, 3, 1000, density=0.05, bits=8)
     for step in range(3):
         given = torch.from_numpy(np.random.default_rng(step).standard_normal((40, 3, 1000))).float()
-        rngs = [np.random.default_rng([step, lane]) for lane in range(40)]
-        whole = many.compress(np.arange(40), given, rngs)
-        rngs = [np.random.default_rng([step, lane]) for lane in (31, 7)]
-        part = few.compress(np.arange(2), given[[31, 7]], rngs)
+        keys = draw_keys(step, 40, 3)
+        whole = many.compress(np.arange(40), given, keys)
+        part = few.compress(np.arange(2), given[[31, 7]], keys[[31, 7]])
         assert torch.equal(part, whole[[31, 7]])
 
 
@@ -230,13 +234,12 @@ def test_payload() -> None:
 
 def test_state_and_copies_go_on_alike() -> None:
     def go_on(compressor: Compressor, lanes: list[int]) -> torch.Tensor:
-        rngs = [np.random.default_rng(i) for i in lanes]
-        return compressor.compress(np.array(lanes), torch.from_numpy(vectors(5)[:2]), rngs)
+        keys = draw_keys(5)[lanes]
+        return compressor.compress(np.array(lanes), torch.from_numpy(vectors(5)[:2]), keys)
 
     compressor = Compressor(L, K, N, density=0.2, bits=6, dtype=torch.float64)
     every = np.arange(L)
-    rngs = [np.random.default_rng(i) for i in every]
-    compressor.compress(every, torch.from_numpy(vectors(0)), rngs)
+    compressor.compress(every, torch.from_numpy(vectors(0)), draw_keys(0))
     state = compressor.get_state(np.array([2, 0]))
     twins: list[Compressor] = [pickle.loads(pickle.dumps(compressor)), copy.deepcopy(compressor)]
     fresh = Compressor(L, K, N, density=0.2, bits=6, dtype=torch.float64)
@@ -271,12 +274,14 @@ def test_arguments_out_of_range_are_named(changes: dict[str, Any], message: str)
 
 def test_shapes_that_do_not_fit_are_named() -> None:
     compressor = Compressor(L, K, N, bits=8)
-    lanes, rngs = np.arange(L), [np.random.default_rng(i) for i in range(L)]
+    lanes, keys = np.arange(L), draw_keys(0)
     with pytest.raises(ValueError, match="must have 23 values, got 24"):
-        compressor.compress(lanes, torch.zeros(L, K, N + 1), rngs)
+        compressor.compress(lanes, torch.zeros(L, K, N + 1), keys)
     with pytest.raises(ValueError, match="there are 4 devices, got vectors of 2"):
-        compressor.compress(lanes, torch.zeros(L, 2, N), rngs)
+        compressor.compress(lanes, torch.zeros(L, 2, N), keys)
     with pytest.raises(ValueError, match=r"sent must have shape \(3, 4\), got \(3, 2\)"):
-        compressor.compress(lanes, torch.zeros(L, K, N), rngs, sent=np.ones((L, 2)))
+        compressor.compress(lanes, torch.zeros(L, K, N), keys, sent=np.ones((L, 2)))
+    with pytest.raises(ValueError, match=r"keys must have shape \(3, 4\), got \(3, 2\)"):
+        compressor.compress(lanes, torch.zeros(L, K, N), keys[:, :2])
     with pytest.raises(ValueError, match="bits must be in"):
         quantise(torch.zeros(3), 30)

@@ -20,6 +20,7 @@ from edge_gym.learning.jobs import pad_rows
 from edge_gym.learning.networks import numba_mlp as perceptrons
 from edge_gym.learning.networks.architecture import Network
 from edge_gym.learning.networks.factory import make_network
+from edge_gym.runtime.streams import Keys, permutations
 
 SIDE = 14
 FEATURES = load_features("mnist-subset", None, SIDE)
@@ -44,6 +45,15 @@ def make(
 
 def generators(n_lanes: int, first: int = 0) -> list[np.random.Generator]:
     return [np.random.default_rng(first + lane) for lane in range(n_lanes)]
+
+
+def draw_keys(n_lanes: int, n_devices: int, seed: int = 0) -> Keys:
+    return np.stack(
+        [
+            np.random.default_rng([seed, lane]).integers(2**64, size=n_devices, dtype=np.uint64)
+            for lane in range(n_lanes)
+        ]
+    )
 
 
 def draw_rows(n_lanes: int, n_devices: int, size: int, seed: int = 7) -> Rows:
@@ -177,9 +187,10 @@ def test_samples_may_carry_labels_of_their_own(name: str, hidden_sizes: tuple[in
     )
     relabelled.weights = learner.weights
     of_own = np.arange(rows.size).reshape(rows.shape)
+    keys = draw_keys(2, 3)
     options: dict[str, Any] = {"epochs": 2, "batch_size": 8, "learning_rate": 0.1}
-    updates, _ = learner.local_updates(lanes, codes, None, generators(2), **options)
-    expected, _ = relabelled.local_updates(lanes, of_own, None, generators(2), **options)
+    updates, _ = learner.local_updates(lanes, codes, None, keys, **options)
+    expected, _ = relabelled.local_updates(lanes, of_own, None, keys, **options)
     assert torch.equal(updates, expected)
     for found, wanted in zip(
         learner.score(lanes, codes[:, 0]), relabelled.score(lanes, of_own[:, 0]), strict=True
@@ -187,28 +198,14 @@ def test_samples_may_carry_labels_of_their_own(name: str, hidden_sizes: tuple[in
         assert np.array_equal(found, wanted)
 
 
-class Recorder:
-    """A generator that keeps what it drew."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.drawn: list[NDArray[np.float64]] = []
-
-    def random(self, size: int) -> NDArray[np.float64]:
-        self.drawn.append(self.rng.random(size))
-        return self.drawn[-1]
-
-
-def orders(keys: NDArray[np.float64], counts: Rows, epochs: Rows) -> list[list[Rows]]:
-    """Return each device's epochs' orders from the numbers a lane drew."""
-    at, result = 0, []
-    for n, repeats in zip(counts, epochs, strict=True):
-        result.append([])
-        for _ in range(repeats):
-            result[-1].append(np.argsort(keys[at : at + n]))
-            at += n
-    assert at == len(keys)
-    return result
+def orders(key: np.uint64, count: int, epochs: int) -> list[Rows]:
+    """Return the orders of one device's epochs, drawn for it alone."""
+    if not count or not epochs:
+        return []
+    order, _ = permutations(np.array([key]), np.array([count]), np.array([count * epochs]))
+    found = np.split(order, epochs)
+    assert all(sorted(epoch) == list(range(count)) for epoch in found)
+    return found
 
 
 @pytest.mark.parametrize("by", ["epochs", "steps"])
@@ -221,12 +218,12 @@ def test_local_updates_equal_sequential_sgd(
     amount = np.array([[2, 3, 1, 4], [1, 0, 5, 2], [1, 1, 1, 1]])
     rates = np.array([[0.1], [0.03], [0.2]])
     rows, batch_size = draw_rows(3, 4, 50), 8
-    recorders: list[Any] = [Recorder(lane) for lane in range(3)]
+    keys = draw_keys(3, 4)
     updates, losses = learner.local_updates(
         np.arange(3),
         rows,
         counts,
-        recorders,
+        keys,
         batch_size=batch_size,
         learning_rate=rates,
         **{by: amount},  # type: ignore[arg-type]
@@ -235,11 +232,11 @@ def test_local_updates_equal_sequential_sgd(
     for lane in range(3):
         per_epoch = -(-counts[lane] // batch_size)
         epochs = amount[lane] if by == "epochs" else -(-amount[lane] // np.maximum(per_epoch, 1))
-        (keys,) = recorders[lane].drawn
-        drawn = orders(keys, counts[lane], np.where(counts[lane], epochs, 0))
         for k, count in enumerate(counts[lane]):
             batches = [
-                order[s : s + batch_size] for order in drawn[k] for s in range(0, count, batch_size)
+                order[s : s + batch_size]
+                for order in orders(keys[lane, k], count, epochs[k])
+                for s in range(0, count, batch_size)
             ]
             if by == "steps" and count:
                 batches = batches[: amount[lane, k]]
@@ -308,7 +305,10 @@ def test_models_stay_where_nothing_arrives() -> None:
     learner = make("mlp", 2, dtype=torch.float32)
     before, lanes = learner.weights.clone(), np.arange(2)
     updates, _ = learner.local_updates(
-        lanes, draw_rows(2, 3, 20), None, generators(2), batch_size=8, learning_rate=0.1, epochs=1
+        *(lanes, draw_rows(2, 3, 20), None, draw_keys(2, 3)),
+        batch_size=8,
+        learning_rate=0.1,
+        epochs=1,
     )
     arrived = np.array([[False, False, False], [False, True, False]])
     learner.add(lanes, average(updates, np.ones((2, 3)), arrived))
@@ -321,7 +321,7 @@ def test_one_device_with_one_batch_of_all_samples_takes_a_gradient_step() -> Non
     rows, lanes = draw_rows(1, 1, 33), np.arange(1)
     gradients, losses = learner.gradients(lanes, rows)
     updates, local_losses = learner.local_updates(
-        lanes, rows, None, generators(1), batch_size=64, learning_rate=0.3, steps=1
+        lanes, rows, None, draw_keys(1, 1), batch_size=64, learning_rate=0.3, steps=1
     )
     torch.testing.assert_close(updates, -0.3 * gradients)
     np.testing.assert_allclose(local_losses, losses)
@@ -329,17 +329,17 @@ def test_one_device_with_one_batch_of_all_samples_takes_a_gradient_step() -> Non
 
 def test_local_training_goes_on_from_given_models() -> None:
     learner, lanes, rows = make("mlp", 2), np.arange(2), draw_rows(2, 3, 20)
-    rngs = generators(2)
-    options: dict[str, Any] = {"batch_size": 8, "learning_rate": 0.1}
-    first, _ = learner.local_updates(lanes, rows, None, rngs, epochs=1, **options)
+    before, after = draw_keys(2, 3, seed=0), draw_keys(2, 3, seed=1)
+    options: dict[str, Any] = {"batch_size": 8, "learning_rate": 0.1, "epochs": 1}
+    first, _ = learner.local_updates(lanes, rows, None, before, **options)
     reached = learner.weights[:, None] + first
-    second, _ = learner.local_updates(lanes, rows, None, rngs, epochs=1, start=reached, **options)
+    second, _ = learner.local_updates(lanes, rows, None, after, start=reached, **options)
     for k in range(3):
         learner.weights = reached[:, k].clone()
-        rngs = generators(2)
-        for _ in range(2):
-            again, _ = learner.local_updates(lanes, rows, None, rngs, epochs=1, **options)
+        again, _ = learner.local_updates(lanes, rows, None, after, **options)
         torch.testing.assert_close(again[:, k], second[:, k])
+        other, _ = learner.local_updates(lanes, rows, None, before, **options)
+        assert not torch.allclose(other[:, k], second[:, k])
 
 
 @pytest.mark.parametrize("test", [False, True])
@@ -389,7 +389,7 @@ def test_what_diverged_is_rectified_as_by_torch(bias: float) -> None:
 
 def one_round(learner: FederatedLearner, lanes: Rows, *, extra: int = 0) -> dict[str, Any]:
     """Learn from batches that depend on each lane alone, however wide the arrays are."""
-    rngs = [np.random.default_rng(lane) for lane in lanes]
+    keys = draw_keys(int(lanes.max()) + 1, 5)[lanes]
     counts = np.stack([np.random.default_rng(lane).integers(0, 60, 5) for lane in lanes])
     epochs = np.stack([np.random.default_rng(lane).integers(0, 4, 5) for lane in lanes])
     rows = np.zeros((len(lanes), 5, 60 + extra), np.int64)
@@ -397,7 +397,7 @@ def one_round(learner: FederatedLearner, lanes: Rows, *, extra: int = 0) -> dict
     gradients, losses = learner.gradients(lanes, rows, counts)
     learner.apply(lanes, average(gradients, counts), 0.1)
     updates, more = learner.local_updates(
-        lanes, rows, counts, rngs, batch_size=20, learning_rate=0.1, epochs=epochs
+        lanes, rows, counts, keys, batch_size=20, learning_rate=0.1, epochs=epochs
     )
     learner.add(lanes, average(updates, counts, epochs > 0))
     score = learner.score(lanes, rows[:, 0, :50])
@@ -423,21 +423,29 @@ def test_lanes_do_not_depend_on_each_other(
 
 
 def test_devices_do_not_depend_on_each_other() -> None:
-    learner = make("mlp", 1, dtype=torch.float32)
+    learner, lanes = make("mlp", 1, dtype=torch.float32), np.arange(1)
     rows, counts = draw_rows(1, 6, 50), np.array([[50, 3, 17, 0, 50, 31]])
-    together, _ = learner.gradients(np.arange(1), rows, counts)
+    keys, epochs = draw_keys(1, 6), np.array([[2, 1, 3, 1, 0, 2]])
+    options: dict[str, Any] = {"batch_size": 8, "learning_rate": 0.1}
+    together, _ = learner.gradients(lanes, rows, counts)
+    updates, _ = learner.local_updates(lanes, rows, counts, keys, epochs=epochs, **options)
     for k in range(6):
-        alone, _ = learner.gradients(np.arange(1), rows[:, k : k + 1], counts[:, k : k + 1])
+        own = np.s_[:, k : k + 1]
+        alone, _ = learner.gradients(lanes, rows[own], counts[own])
         assert torch.equal(alone[0, 0], together[0, k])
+        alone, _ = learner.local_updates(
+            lanes, rows[own], counts[own], keys[own], epochs=epochs[own], **options
+        )
+        assert torch.equal(alone[0, 0], updates[0, k])
 
 
 def test_training_reaches_a_good_model() -> None:
     learner, lanes = make("mlp", 2, dtype=torch.float32), np.arange(2)
-    rngs = generators(2)
     rows = np.arange(1600).reshape(1, 8, 200).repeat(2, axis=0)
-    for _ in range(6):
+    for step in range(6):
+        keys = draw_keys(2, 8, seed=step)
         updates, _ = learner.local_updates(
-            lanes, rows, None, rngs, batch_size=16, learning_rate=0.1, epochs=2
+            lanes, rows, None, keys, batch_size=16, learning_rate=0.1, epochs=2
         )
         learner.add(lanes, average(updates, np.full((2, 8), 200)))
     validation = np.arange(1600, 2000)[None].repeat(2, axis=0)
@@ -500,7 +508,9 @@ def test_arguments_out_of_range_are_named() -> None:
         ({"learning_rate": np.nan}, "learning_rate must be finite"),
     ):
         with pytest.raises(ValueError, match=message):
-            learner.local_updates(lanes, rows, None, generators(2), **{**options, **changes})
+            learner.local_updates(lanes, rows, None, draw_keys(2, 3), **{**options, **changes})
+    with pytest.raises(ValueError, match=r"keys must have shape \(2, 3\), got \(2, 2\)"):
+        learner.local_updates(lanes, rows, None, draw_keys(2, 2), **options)
 
 
 LARGE = load_features("mnist-subset", None, 28)
@@ -551,11 +561,10 @@ def test_batch_normalised_networks_equal_sequential_sgd(name: str) -> None:
     learner.reset(lanes, generators(1))
     start = learner.weights[0].clone()
     rows, counts = draw_rows(1, 2, 6), np.array([[6, 3]])
-    recorder: Any = Recorder(0)
+    keys = draw_keys(1, 2)
     updates, _ = learner.local_updates(
-        lanes, rows, counts, [recorder], batch_size=4, learning_rate=rate, epochs=1
+        lanes, rows, counts, keys, batch_size=4, learning_rate=rate, epochs=1
     )
-    drawn = orders(recorder.drawn[0], counts[0], np.ones(2, int))
     gradients, losses = learner.gradients(lanes, rows, counts)
     learner.apply(lanes, average(gradients, counts), rate)
 
@@ -582,7 +591,8 @@ def test_batch_normalised_networks_equal_sequential_sgd(name: str) -> None:
         torch.testing.assert_close(gradients[0, k, :p], expected, rtol=1e-6, atol=1e-9)
 
         load(model, start)
-        for batch in [drawn[k][0][s : s + 4] for s in range(0, count, 4)]:
+        (order,) = orders(keys[0, k], count, 1)
+        for batch in [order[s : s + 4] for s in range(0, count, 4)]:
             step(own[batch])
         torch.testing.assert_close(updates[0, k], vector_of(model) - start, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(learner.weights[0], applied, rtol=1e-7, atol=1e-10)

@@ -19,6 +19,7 @@ from edge_gym.learning.federated import FederatedLearner
 from edge_gym.learning.networks.architecture import NETWORKS, register_network
 from edge_gym.learning.networks.factory import make_network
 from edge_gym.learning.networks.modules import ModuleNetwork
+from edge_gym.runtime.streams import Keys
 
 FEATURES = load_features("mnist-subset", None, 7)
 SHAPE = FEATURES.image_shape
@@ -108,6 +109,12 @@ def generators(n: int, first: int = 0) -> list[np.random.Generator]:
     return [np.random.default_rng(first + i) for i in range(n)]
 
 
+def keys_of(n_lanes: int, n_devices: int, first: int = 0) -> Keys:
+    return np.stack(
+        [rng.integers(2**64, size=n_devices, dtype=np.uint64) for rng in generators(n_lanes, first)]
+    )
+
+
 def rows_of(n_lanes: int, n_devices: int, size: int, first: int = 0) -> np.ndarray:
     return np.stack(
         [
@@ -189,7 +196,10 @@ def trained(name: str, n_lanes: int, first: int, n_devices: int = 3) -> torch.Te
     rows = rows_of(n_lanes, n_devices, 20, first)
     counts = 2 + (np.arange(first, first + n_lanes)[:, None] + np.arange(n_devices)) % 18
     updates, _ = learner.local_updates(
-        lanes, rows, counts, generators(n_lanes, first), epochs=2, batch_size=8, learning_rate=0.1
+        *(lanes, rows, counts, keys_of(n_lanes, n_devices, first)),
+        epochs=2,
+        batch_size=8,
+        learning_rate=0.1,
     )
     learner.add(lanes, average(updates, counts))
     gradients, _ = learner.gradients(lanes, rows, counts)

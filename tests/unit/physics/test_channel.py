@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,23 +104,54 @@ def test_shadowing_stays_or_changes() -> None:
 @pytest.mark.parametrize("spec", SPECS)
 def test_whole_episodes_equal_their_steps(spec: str) -> None:
     channel = make_channel(spec)
-    rng, state = np.random.default_rng(11), None
+    rng, memory = np.random.default_rng(11), None
     stepped = []
     for _ in range(5):
-        gain, state = channel.step(rng, (3,), state)
-        assert state.shape == (channel.memory, 3)
+        gain, memory = channel.step(rng.standard_normal((channel.n_drawn, 3)), memory)
+        assert memory.shape == (channel.memory, 3)
         stepped.append(gain)
-    if channel.memory:
-        # Without memory the whole episode is drawn at once, as one array.
-        np.testing.assert_array_equal(
-            channel.gains(np.random.default_rng(11), 5, (3,)), np.array(stepped)
-        )
+    np.testing.assert_array_equal(
+        channel.gains(np.random.default_rng(11), 5, (3,)), np.array(stepped)
+    )
 
 
-def test_the_default_draws_as_before() -> None:
-    ours = make_channel("rayleigh").gains(np.random.default_rng(2), 4, (3,))
-    theirs = wireless.rayleigh_gain(np.random.default_rng(2), (4, 3))
-    np.testing.assert_array_equal(ours, theirs)
+@pytest.mark.parametrize("spec", SPECS)
+def test_steps_equal_one_link_after_another(spec: str) -> None:
+    """Many lanes' links at once, some of which begin, against plain numbers."""
+    channel, rng = make_channel(spec), np.random.default_rng(13)
+    remembers = channel.correlation > 0 or channel.shadowing_db > 0
+    memory = rng.standard_normal((channel.memory, 2, 3))
+    normals = rng.standard_normal((channel.n_drawn, 2, 3))
+    begun = np.array([[True], [False]])
+    gains, kept = channel.step(normals, memory, begun)
+    assert gains.shape == (2, 3)
+    assert kept.shape == memory.shape
+    for lane in range(2):
+        for link in range(3):
+            at, goes_on = np.s_[:, lane, link], lane == 0 and remembers
+            values = [float(fresh) for fresh in normals[at]]
+            for i, fresh in enumerate(values if goes_on else []):
+                rho = (
+                    channel.correlation if i < channel.n_normals else channel.shadowing_correlation
+                )
+                values[i] = rho * memory[at][i] + math.sqrt(1 - rho**2) * fresh
+            small, of_shadow = values[: channel.n_normals], values[channel.n_normals :]
+            gain = gain_of_one(channel, small)
+            for value in of_shadow:
+                gain *= 10 ** (channel.shadowing_db * value / 10)
+            assert gains[lane, link] == pytest.approx(gain, rel=1e-9)
+            np.testing.assert_allclose(kept[at], values if remembers else [], rtol=1e-12)
+
+
+def gain_of_one(channel: Channel, normals: list[float]) -> float:
+    """Return the small-scale gain that normal numbers make, in complex amplitudes or quantiles."""
+    if isinstance(channel, NoFading):
+        return 1.0
+    if isinstance(channel, Rayleigh | Rician):
+        k = getattr(channel, "k", 0.0)
+        scattered = complex(*normals) / math.sqrt(2)
+        return float(abs(math.sqrt(k / (k + 1)) + math.sqrt(1 / (k + 1)) * scattered) ** 2)
+    return float(of_scipy(channel).ppf(stats.norm.cdf(normals[0])))
 
 
 @pytest.mark.parametrize(

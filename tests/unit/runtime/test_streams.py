@@ -92,6 +92,11 @@ def test_generators_are_made_again_and_again() -> None:
     assert streams.generator(0, Purpose.DATA, 3).random() != again[0].random()
     assert len(again) == 3
     assert len(again[1:]) == 2
+    # Within a sequence a lane's numbers go on, however often its generator is asked for.
+    assert again[-1] is again[2] is again[1:][1] is list(again)[2]
+    assert again[2].random() != again[2].random()
+    with pytest.raises(IndexError):
+        again[3]
 
 
 def test_states_are_restored() -> None:

@@ -14,6 +14,7 @@ from references import Vector, global_model
 
 from edge_gym.envs.offloading.config import OffloadingConfig
 from edge_gym.envs.offloading.env import OffloadingEnv, OffloadingVectorEnv
+from edge_gym.runtime.streams import Purpose, permutations
 
 SMALL: dict[str, Any] = {
     "n_devices": 3,
@@ -25,6 +26,8 @@ SMALL: dict[str, Any] = {
     "batch_size": 5,
     "task_images": 8,
 }
+
+LANE = np.zeros(1, np.int64)
 
 GRID, COMBINATION = {"actions": "grid"}, {"actions": "combination"}
 
@@ -77,8 +80,8 @@ def direct(offloaded: float | list[float], m: int = 3) -> NDArray[np.float32]:
 class Plain:
     """One episode, one user after the other, in double precision.
 
-    It takes what was drawn (places, fading, tasks, samples and their order) from the environment,
-    and works out the rest for itself.
+    It takes what was drawn (places, tasks, samples) from the environment, and the draws that fading
+    and the order of samples follow from out of its streams. The rest it works out for itself.
     """
 
     def __init__(self, env: Any) -> None:
@@ -112,16 +115,19 @@ class Plain:
         logits: torch.Tensor = torch.relu(inputs @ w1 + b1) @ w2 + b2
         return logits
 
-    def train(self, rng: np.random.Generator) -> Vector:
+    def train(self) -> Vector:
         """Return the average of the models that users get from those that they hold."""
-        config, features = self.config, self.problem.features
+        config, features, streams = self.config, self.problem.features, self.problem.streams
+        keys = streams.keys(LANE, Purpose.ORDERS, self.m, self.iteration - 1)
         total = np.zeros(self.n_values)
-        for held, rows in zip(self.held, self.rows, strict=True):
+        for j, (held, rows) in enumerate(zip(self.held, self.rows, strict=True)):
+            n = np.array([len(rows)])
+            orders, _ = permutations(keys[:, j], n, config.local_epochs * n)
             w = torch.tensor(held, requires_grad=True)
-            for _ in range(config.local_epochs):
-                order = rows[np.argsort(rng.random(len(rows)))]
+            for order in orders.reshape(config.local_epochs, len(rows)):
+                assert sorted(order) == list(range(len(rows)))
                 for first in range(0, len(rows), config.batch_size):
-                    some = order[first : first + config.batch_size]
+                    some = rows[order[first : first + config.batch_size]]
                     labels = torch.from_numpy(features.train_labels[some]).long()
                     logits = self.logits(w, features.train[some])
                     loss = torch.nn.functional.cross_entropy(logits, labels)
@@ -142,7 +148,10 @@ class Plain:
         """Work out channels and training from what was drawn for an iteration."""
         config, problem = self.config, self.problem
         self.gain = []
-        for place, fade in zip(problem.place_m[0], problem.fading[0], strict=True):
+        # Rayleigh fading, of an amplitude with two normal parts.
+        step = self.iteration - 1 if config.fading == "iteration" else 0
+        (parts,) = problem.streams.normals(LANE, Purpose.CHANNEL, (2, self.m), step)
+        for place, fade in zip(problem.place_m[0], (parts**2).sum(axis=0) / 2, strict=True):
             distance = max(math.hypot(*place), 1)
             mean = 4.11 * (3e8 / (4 * math.pi * 2.4e9 * distance)) ** config.path_loss_exponent
             self.gain.append(mean * fade)

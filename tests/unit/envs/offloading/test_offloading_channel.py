@@ -22,7 +22,7 @@ def test_places_and_fading_are_drawn_as_documented() -> None:
         x, y = problem.place_m.reshape(-1, 2).T
         distances[placement] = np.hypot(x, y)
         assert kstest(np.arctan2(y, x) / (2 * np.pi) % 1, "uniform").pvalue > 0.01
-        assert kstest(problem.fading.ravel(), "expon").pvalue > 0.01
+        assert kstest(problem.fading.gain.ravel(), "expon").pvalue > 0.01
     np.testing.assert_allclose(distances["ring"], 80)
     assert kstest((distances["disc"] / 80) ** 2, "uniform").pvalue > 0.01
 
@@ -86,7 +86,7 @@ def test_who_moves_changes_its_gain_by_distance_alone() -> None:
     assert np.ptp(distances, axis=0).min() > 0.01
     mean_db = 10 * math.log10(4.11) + 33 * math.log10(3e8 / (4 * math.pi * 2.4e9))
     fade = 10 ** ((constants[0] - mean_db) / 10)
-    np.testing.assert_allclose(fade, problem.fading, rtol=1e-4)
+    np.testing.assert_allclose(fade, problem.fading.gain, rtol=1e-4)
 
 
 def test_the_path_loss_ends_a_metre_from_the_server() -> None:
@@ -95,7 +95,7 @@ def test_the_path_loss_ends_a_metre_from_the_server() -> None:
     env.problem.place_m[0] = [[0, 0], [0.3, 0.4], [0, 1]]
     observation = env.step(direct(0))[0]
     gain_db = column(env, observation, "devices", "gain_db")
-    without = gain_db - 10 * np.log10(env.problem.fading[0])
+    without = gain_db - 10 * np.log10(env.problem.fading.gain[0])
     mean_db = 10 * math.log10(4.11) + 29 * math.log10(3e8 / (4 * math.pi * 2.4e9))
     np.testing.assert_allclose(without, mean_db, atol=1e-4)
 
@@ -104,10 +104,10 @@ def fadings(n_iterations: int, **fields: Any) -> NDArray[np.float64]:
     """Return the fading of all iterations of 60 episodes, ``(n, 60, M)``."""
     env = many(60, iterations=n_iterations, **fields)
     env.problem.train = lambda lanes: None
-    kept = [env.problem.fading.copy()]
+    kept = [env.problem.fading.gain.copy()]
     for action in itertools.islice(actions_for(env.config), n_iterations - 1):
         env.step(np.array([action] * 60))
-        kept.append(env.problem.fading.copy())
+        kept.append(env.problem.fading.gain.copy())
     return np.array(kept)
 
 

@@ -65,7 +65,12 @@ def test_episodes_go_on_from_their_state(fields: dict[str, Any]) -> None:
     twin.set_state(state)
     for name, value in vars(problem).items():
         if isinstance(value, np.ndarray):
-            np.testing.assert_array_equal(vars(twin.problem)[name], value, err_msg=name)
+            found = vars(twin.problem)[name]
+            if name == "rows":
+                # The twin may have had room for more before.
+                found, more = np.split(found, [value.shape[2]], axis=2)
+                assert not more.any()
+            np.testing.assert_array_equal(found, value, err_msg=name)
     for action in chosen[4:]:
         assert_same(env.step(action), twin.step(action))
     env.reset(seed=5)

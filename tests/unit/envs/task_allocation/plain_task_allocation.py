@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from fractions import Fraction
@@ -15,6 +14,7 @@ from references import Vector, global_model
 
 from edge_gym.data import decode_labels
 from edge_gym.envs.task_allocation.env import TaskAllocationEnv, TaskAllocationVectorEnv
+from edge_gym.runtime.streams import Purpose, permutations
 from edge_gym.solvers.task_allocation import TaskCosts, Tasks, exact_allocation
 
 SMALL: dict[str, Any] = {
@@ -31,6 +31,8 @@ SMALL: dict[str, Any] = {
     "energy_spread_j": 1.0,
     "reward": "accuracy",
 }
+
+LANE = np.zeros(1, np.int64)
 
 STALENESS, JOINT, FADING = {"actions": "staleness"}, {"actions": "joint"}, {"fading": "cycle"}
 
@@ -58,11 +60,25 @@ def forget_learning(problem: Any) -> None:
     problem.train = lambda *arguments: None
 
 
+def gains_of(problem: Any) -> NDArray[np.float64]:
+    """Let an episode go on to its end; return all cycles' gains, ``(n_lanes, cycles + 1, K)``."""
+    forget_learning(problem)
+    lanes, config = np.arange(problem.n_lanes), problem.config
+    action = np.tile(everyone(1, n=config.n_devices), (problem.n_lanes, 1, 1))
+    kept = [problem.fading.gain.copy()]
+    for _ in range(config.cycles):
+        problem.step_lanes(lanes, action)
+        kept.append(problem.fading.gain.copy())
+    return np.stack(kept, axis=1)
+
+
 class Plain:
     """One episode, one learner after the other, in plain floats and by autograd.
 
-    It takes what was drawn (places, energies, fading, drop-outs, samples), the generator and the
-    global model at the beginning of a cycle from the environment, and works out the rest.
+    It takes what was drawn for an episode (places, energies, shares of losses, samples) and the
+    global model at the beginning of a cycle from the environment, and the draws that a cycle's
+    fading, losses, slow-downs, samples and their order follow from out of its streams. The rest it
+    works out for itself.
     """
 
     def __init__(self, env: Any) -> None:
@@ -93,7 +109,9 @@ class Plain:
         problem, config = self.problem, self.config
         self.snr = problem.mean_snr[0].copy()
         if config.fading == "cycle":
-            self.snr *= problem.gain[0, self.cycle]
+            # Rayleigh fading, of an amplitude with two normal parts.
+            (parts,) = problem.streams.normals(LANE, Purpose.CHANNEL, (2, self.k), self.cycle)
+            self.snr *= (parts**2).sum(axis=0) / 2
         self.hz = problem.cpu_hz[0]
         if config.cpu_groups_hz is not None:
             groups = config.cpu_groups_hz
@@ -215,15 +233,17 @@ class Plain:
         self.losses += [loss.item()] * len(rows)
         return loss
 
-    def trained(self, model: Vector, rows: Any, epochs: int, rng: np.random.Generator) -> Vector:
-        """Return what epochs of mini-batch SGD add to a model."""
+    def trained(self, model: Vector, rows: Any, epochs: int, key: np.uint64) -> Vector:
+        """Return what epochs of mini-batch SGD add to a model; orders follow from the key."""
         begin = w = torch.from_numpy(model)
-        size = self.config.batch_size
-        for _ in range(epochs):
-            order = rows[np.argsort(rng.random(len(rows)))]
+        size, n = self.config.batch_size, np.array([len(rows)])
+        orders, _ = permutations(np.array([key]), n, epochs * n)
+        for order in orders.reshape(epochs, len(rows)):
+            assert sorted(order) == list(range(len(rows)))
             for start in range(0, len(order), size):
                 w = w.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(self.loss(w, order[start : start + size]), w)
+                some = rows[order[start : start + size]]
+                (gradient,) = torch.autograd.grad(self.loss(w, some), w)
                 w = w - self.config.learning_rate * gradient
         change: Vector = (w - begin).detach().numpy()
         return change
@@ -242,20 +262,22 @@ class Plain:
 
     def step(self, action: Any) -> tuple[Vector, dict[str, float]]:
         """Return the model after a cycle and what is told of it."""
-        config, ks = self.config, range(self.k)
-        rng = copy.deepcopy(self.problem.generators[0])
+        config, ks, streams = self.config, range(self.k), self.problem.streams
         given, wanted, shares = self.decided(action)
         held = [sum(given[k // self.r * self.r :][: self.r]) for k in ks]
         held = [min(held[k], self.own[k]) for k in ks]
         planned = [min(wanted[k], self.possible(k, held[k], shares[k])) for k in ks]
-        lost, busy = rng.random((2, self.k))
+        # The first losses that are drawn say how often a learner's models are lost.
+        (lost,) = streams.uniforms(LANE, Purpose.LOSSES, (self.k,), self.cycle + 1)
+        (busy,) = streams.uniforms(LANE, Purpose.SLOW_DOWNS, (self.k,), self.cycle)
         slower = [config.slowdown if b < config.slowdown_probability else 1.0 for b in busy]
         done = [min(planned[k], self.possible(k, held[k], shares[k], slower[k])) for k in ks]
         arrived = [k for k in ks if done[k] > 0 and lost[k] >= self.problem.drop_out[0, k]]
-        rows = self.drawn(given, held, rng)
+        rows = self.drawn(given, held, streams.generator(0, Purpose.SAMPLES, self.cycle))
         assert [len(part) for part in rows] == held
         w = global_model(self.env)
-        changes = {k: self.trained(w, rows[k], done[k], rng) for k in arrived}
+        (keys,) = streams.keys(LANE, Purpose.ORDERS, self.k, self.cycle)
+        changes = {k: self.trained(w, rows[k], done[k], keys[k]) for k in arrived}
         groups = [[k for k in arrived if k // self.r == g] for g in range(self.k // self.r)]
         groups = [group for group in groups if group]
         weight = sum(held[group[0]] for group in groups)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plain_task_allocation import FADING, STALENESS, make, many
+from plain_task_allocation import FADING, STALENESS, gains_of, make, many
 from references import column
 from rollouts import assert_same, random_actions
 
@@ -30,13 +30,15 @@ def test_fading_does_not_depend_on_what_was_done() -> None:
     ("channel", "variance"), [("rician:k=5", 11 / 36), ("nakagami:m=2", 0.5), ("awgn", 0.0)]
 )
 def test_links_fade_as_the_channel_says(channel: str, variance: float) -> None:
-    gain = many(60, **FADING, cycles=19, channel=channel).gain
+    problem, usual = (many(60, **FADING, cycles=19, channel=c) for c in (channel, "rayleigh"))
+    # Nothing else that is drawn depends on it.
+    np.testing.assert_array_equal(problem.limit_j, usual.limit_j)
+    np.testing.assert_array_equal(problem.mean_snr, usual.mean_snr)
+    gain = gains_of(problem)
     assert gain.shape == (60, 20, 4)
     assert gain.mean() == pytest.approx(1, abs=0.05)
     assert gain.var() == pytest.approx(variance, abs=0.06)
-    # Nothing that is drawn before depends on it.
-    usual = many(60, **FADING, cycles=19)
-    assert (usual.gain != gain).all()
+    assert (gains_of(usual) != gain).all()
     np.testing.assert_array_equal(usual.limit_j, many(60, channel="rayleigh").limit_j)
 
 
@@ -45,9 +47,9 @@ def test_gains_are_correlated_and_shadowed_over_cycles() -> None:
         log_gain = np.log(gain)
         return float(np.corrcoef(log_gain[:, lag].ravel(), log_gain[:, 0].ravel())[0, 1])
 
-    slow = many(200, **FADING, channel="rayleigh:correlation=0.95").gain
+    slow = gains_of(many(200, **FADING, channel="rayleigh:correlation=0.95"))
     assert correlation(slow, 1) > 0.7 > correlation(slow, 6)
-    shadowed = many(200, **FADING, channel="awgn:shadowing_db=6").gain
+    shadowed = gains_of(many(200, **FADING, channel="awgn:shadowing_db=6"))
     np.testing.assert_allclose(shadowed[:, 1:], np.repeat(shadowed[:, :1], 6, axis=1))
     assert np.std(10 * np.log10(shadowed[:, 0])) == pytest.approx(6, abs=0.6)
 

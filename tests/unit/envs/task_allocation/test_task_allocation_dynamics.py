@@ -19,6 +19,7 @@ from plain_task_allocation import (
     STALENESS,
     Plain,
     everyone,
+    gains_of,
     make,
     many,
 )
@@ -127,7 +128,7 @@ def compare_seen(plain: Plain, observation: dict[str, Any], info: Any) -> None:
 )
 def test_an_episode_equals_the_plain_reference(fields: dict[str, Any]) -> None:
     env = make(**fields)
-    observation, info = env.reset(seed=3)
+    observation, info = env.reset(seed=4)
     plain = Plain(env)
     plain.look()
     compare_seen(plain, observation, info)
@@ -222,8 +223,8 @@ def test_a_cycle_without_an_answer_costs_its_time_and_energy(fields: dict[str, A
         for name in ("staleness", "mean_updates"):
             assert column(lost, observation, "system", name) == 0
         energies.append((info["cycle_j"], info_heard["cycle_j"]))
-    # Of the first cycle: those after it draw other numbers.
-    assert energies[0][0] == energies[0][1] > 0
+    assert all(joules == joules_heard for joules, joules_heard in energies)
+    assert energies[0][0] > 0
     assert sum(joules > 0 for joules, _ in energies) >= 4
     assert (global_model(heard) != before).any()
 
@@ -310,7 +311,7 @@ def test_places_energies_speeds_and_luck_are_drawn_as_documented() -> None:
     assert kstest((inside**2 - 1e-4) / (0.04 - 1e-4), "uniform").pvalue > 0.01
     assert kstest((problem.limit_j.ravel() - 5) / 6, "uniform").pvalue > 0.01
     assert kstest(problem.drop_out.ravel() / 0.4, "uniform").pvalue > 0.01
-    assert kstest(problem.gain.ravel(), "expon").pvalue > 0.01
+    assert kstest(gains_of(problem).ravel(), "expon").pvalue > 0.01
     # Ten learners make groups of three, two, three and two.
     groups = [6e9] * 3 + [2.4e9] * 2 + [1.4e9] * 3 + [0.7e9] * 2
     np.testing.assert_array_equal(problem.cpu_hz, np.broadcast_to(groups, (60, 10)))

@@ -103,7 +103,8 @@ def test_learners_may_be_named_in_any_order() -> None:
     by_learner = [key for key, value in problem.items() if np.shape(value)[1:2] == (4,)]
     assert {"rows", "limit_j", "joules", "cpu_hz"} < set(by_learner)
     permuted = {key: problem[key][:, order] for key in by_learner}
-    permuted |= {key: problem[key][..., order] for key in ("gain", "resource_shares")}
+    permuted["resource_shares"] = problem["resource_shares"][..., order]
+    permuted["fading"] = {key: part[..., order] for key, part in problem["fading"].items()}
     twin.set_state({**state, "problem": {**problem, **permuted}})
     theirs, ours = env.step(action), twin.step(action[order])
     np.testing.assert_allclose(global_model(twin), global_model(env), atol=1e-6)
