@@ -149,7 +149,7 @@ def shuffled(
         epochs: Times that each device goes through them, ``(m, K)``.
         keys: What each device's orders follow from, ``(m, K)``.
     """
-    lengths: IntArray = (counts * epochs).astype(np.int64).ravel()
+    lengths = (counts * epochs).ravel()
     order, first = permutations(keys.ravel(), counts.ravel(), lengths)
     return rows.reshape(counts.size, -1)[np.repeat(np.arange(counts.size), lengths), order], first
 

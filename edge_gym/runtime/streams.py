@@ -146,7 +146,9 @@ class _LazyGenerators(Sequence[np.random.Generator]):
         return (self[i] for i in range(len(self)))
 
 
-def permutations(keys: Keys, counts: IntArray, lengths: IntArray) -> tuple[IntArray, IntArray]:
+def permutations(
+    keys: Keys, counts: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]
+) -> tuple[IntArray, IntArray]:
     """Return random orders, several jobs' behind each other.
 
     Each job goes again and again through ``range(count)``, in a new order each time, until it has
@@ -160,6 +162,7 @@ def permutations(keys: Keys, counts: IntArray, lengths: IntArray) -> tuple[IntAr
     Returns:
         The numbers, ``(sum(lengths),)``, and where each job's begin, ``(J,)``.
     """
+    counts, lengths = counts.astype(np.int64), lengths.astype(np.int64)
     ends = np.cumsum(lengths)
     begins = ends - lengths
     order = np.empty(int(ends[-1]) if len(ends) else 0, np.int64)
