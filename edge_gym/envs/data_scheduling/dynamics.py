@@ -64,6 +64,8 @@ class DataScheduling(CentralizedLearning):
         last_gain: Power gains of the last block, for pictures, ``(n_lanes, K)``.
         mean_snr: γ̄ of each device, ``(n_lanes, K)``.
         corrupt: Whose labels are wrong, ``(n_lanes, K)``: for oracles and reports, never observed.
+        told_labels: Labels of all training rows as their holders know them, ``(n_lanes, n)``; none
+            where all are right.
         block: Blocks that are over, ``(n_lanes,)``.
         n_chosen: Devices chosen in this block so far, ``(n_lanes,)``.
         chosen_device: These, and those of the last block after them, ``(n_lanes, M)``.
@@ -91,7 +93,6 @@ class DataScheduling(CentralizedLearning):
     last_gain = LaneArray(np.float64, _devices)
     mean_snr = LaneArray(np.float64, _devices, reset=None)
     corrupt = LaneArray(np.bool_, _devices)
-    # Labels of all training rows as their holders know them, where some are wrong.
     told_labels = LaneArray(np.int32, _told_labels, reset=None)
     block = LaneArray(np.int64)
     n_chosen = LaneArray(np.int64)
