@@ -38,10 +38,10 @@ from edge_gym.typing import BoolArray, Float64Array
 
 DEVICES = (1, 2, 3, 4, 6, 8)
 """Numbers of scheduled devices that tuning tries, and all."""
-_FEW, _MIDDLE, _LATE_DEVICES = (1, 2, 3, 4), (2, 3), (2, 4, 6, 8)
+_FEW, _MIDDLE, _LATE_DEVICES = (1, 2, 3, 4), (2, 3, 4), (2, 4, 6, 8)
 LEAST = 1e-12
 """Costs and rates are not taken to be smaller."""
-_PARTICIPANTS = (2, 4, 6, 8)
+_PARTICIPANTS = (3, 4, 6)
 _ALWAYS_READ = ("participates", "upload_s", "compute_s")
 
 
@@ -202,7 +202,7 @@ class TopRule(SchedulingRule):
         if config.agent_chooses_participants:
             grids.append({**numbers, **cls.few, "participants": _below(config, _PARTICIPANTS)})
         if config.agent_chooses_participants and config.chooses_number:
-            early, late = _below(config, (2, 3, 4)), _below(config, (6, 8))
+            early, late = _below(config, _MIDDLE), _below(config, (6, 8))
             some = (None, *_below(config, (6,)))
             grids.append({"devices": early, "devices_late": late, "participants": some, **cls.few})
         elif config.chooses_number:
