@@ -46,7 +46,7 @@ class Contender:
         policy: What acts.
         kind: ``"published"``, ``"adapted"`` (a published rule with a schedule or another addition
             of this project), ``"project"`` (a rule of this project), ``"yours"`` (brought by a
-            user), ``"reference"`` (random) or ``"learned"``.
+            user), ``"reference"`` (``random``, ``index``) or ``"learned"``.
         source: Where it comes from.
         parameters: The parameters of a rule.
         note: What must be known of its results; see ``Baseline.note``.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edge_gym.baselines.base import REFERENCE
 from edge_gym.core.registration import find_environment
 from edge_gym.evaluation.metrics import LESS_IS_BETTER, REPORTED
-from edge_gym.evaluation.policies import resolve_all, shipped_specs
+from edge_gym.evaluation.policies import default_specs, resolve_all, shipped_specs
 from edge_gym.evaluation.policy_sources import shipped_policies
 from edge_gym.evaluation.rollouts import Episodes, TaskProgress, make_lanes, run_episodes
 from edge_gym.evaluation.seeds import TUNING
@@ -109,12 +109,18 @@ def signal(
     check_integer("seed", seed, 0)
     check_integer("lanes", lanes, 1)
     row = find_environment(env_id)
-    if policies is None:
-        agents = shipped_policies(row.id)
-        policies = [name for name in shipped_specs(row.id) if name not in agents]
     env = make_lanes(row.id, min(lanes, episodes), overrides)
+    if policies is None:
+        agents, known = shipped_policies(row.id), default_specs(row.id, env)
+        rules = [name for name in shipped_specs(row.id) if name not in agents]
+        # Weights of the id's own configuration are not those of another.
+        policies = [name for name in rules if name in known]
     contenders = resolve_all({name: name for name in policies}, env, lanes=lanes, progress=progress)
-    references = {name for name, one in contenders.items() if one.kind == REFERENCE}
+    references = {
+        name
+        for name, one in contenders.items()
+        if one.kind == REFERENCE and not getattr(one.policy, "tuned_only", False)
+    }
     if len(contenders) - len(references) < 2:
         raise ValueError(
             f"two policies or more are told apart, beside random; here are {', '.join(contenders)}"

@@ -28,7 +28,7 @@ KINDS = {
     "project": ("#009E73", "rule of this project"),
     "learned": ("#D55E00", "learned"),
     "yours": ("#CC79A7", "yours"),
-    "reference": ("#66717D", "random"),
+    "reference": ("#66717D", "reference"),
 }
 
 

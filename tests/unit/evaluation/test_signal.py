@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rollouts
 
+from edge_gym.baselines import applicable_baselines
 from edge_gym.cli.main import main
+from edge_gym.evaluation import tuning
+from edge_gym.evaluation.rollouts import make_lanes, own_config
 from edge_gym.evaluation.signal import metric_signal, paired_z, signal
 
 ID = "Retransmission-v0"
@@ -62,6 +66,19 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "median z" in capsys.readouterr().out
     again = signal(ID, rules, episodes=8, overrides=SMALL, lanes=3).to_json()
     assert json.loads(json.dumps(again)) == found
+
+
+def test_a_tuned_index_is_sensible_where_its_weights_were_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "tuned_folder", lambda: tmp_path)
+    point = tuning.GridPoint({"weights": {"effective_snr_db": -1.0}}, 8, 0.1, (0.0, 0.2))
+    tuning.write_tunings(ID, own_config(ID), [tuning.Tuning("index", point, (point,), tuning.CMA)])
+    found = signal(ID, ["random", "tuned-index", "no-retransmission"], episodes=8)
+    assert found.metrics[0].pairs == 1
+    # By default all that apply take part, but no weights of another configuration.
+    rules = len(applicable_baselines(make_lanes(ID, 1))) - 1
+    assert signal(ID, episodes=8, overrides=SMALL).metrics[0].pairs == rules * (rules - 1) // 2
 
 
 def test_too_few_policies_are_refused() -> None:
