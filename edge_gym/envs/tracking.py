@@ -25,7 +25,7 @@ from edge_gym.typing import BoolArray, Float64Array, IntArray
 REWARDS = {
     "accuracy": """the gain in validation accuracy, so that an episode's sum is exactly
 the final minus the initial validation accuracy.""",
-    "loss": """the decrease of the validation loss, in nats, so that an episode's sum is exactly
+    "loss": """the decrease of the validation loss, so that an episode's sum is exactly
 the initial minus the final validation loss.""",
     "area": """the gain in validation accuracy times the share of the budget that is left
 when the new model is there, so that an episode's sum is exactly the area under the accuracy over
