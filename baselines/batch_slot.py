@@ -3,6 +3,10 @@
 Every rule says which batches and slots it wants; where only the global batchsize can be chosen, it
 takes the one of the choices whose ratio to what it wants is nearest to 1.
 
+With a ``loss_cutoff``, devices whose loss on their last batch is too high may have one sample only,
+which the average hardly counts; they are heard by it. Where only the global batchsize can be chosen
+it has no effect.
+
 Source: Ren et al. 2021 §IV to §VI.
 """
 
@@ -10,13 +14,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
+from edge_gym.baselines.loss_cutoff import CutoffParameters, CutoffRule
 from edge_gym.core.actions import ActionCodec
 from edge_gym.core.observation import Observation
 from edge_gym.envs.batch_slot.actions import (
@@ -39,6 +44,7 @@ from edge_gym.solvers.batch_slot import (
 from edge_gym.typing import Float64Array
 
 _COSTS = ("speed", "upload_s", "download_s", "update_s", "max_batch")
+_READ = (*_COSTS, "batch_loss")
 _SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 _SCALE_SCHEDULES = {
     "scale": (0.35, 0.5, 0.7, 1.0, 1.4),
@@ -52,12 +58,12 @@ def observed_costs(observed: Observation, config: BatchSlotConfig) -> RoundCosts
     return round_costs(config, **{name: observed.device(name) for name in _COSTS})
 
 
-class _Rule(Baseline):
+class _Rule(CutoffRule):
     """A rule for batches and slots."""
 
     needs_codec: ClassVar[type[ActionCodec[Any]] | None] = BatchSlotCodec
     needs_fields = ("update", "device", "max_batch", "gpu_base_latency_s", "gpu_threshold")
-    needs: ClassVar[Mapping[str, Sequence[str]]] = {"devices": _COSTS}
+    needs: ClassVar[Mapping[str, Sequence[str]]] = {"devices": _READ}
     updates: ClassVar[tuple[str, ...]] = ("gradient",)
     config: BatchSlotConfig
 
@@ -65,6 +71,11 @@ class _Rule(Baseline):
     def applies_to(cls, config: Any) -> bool:
         """Where devices compute what the rule is made for."""
         return config.update in cls.updates
+
+    @classmethod
+    def cutoff_grid(cls, config: Any) -> Mapping[str, Sequence[Any]]:
+        """Return the cutoffs that are tried, where each device's batch can be chosen."""
+        return super().cutoff_grid(config) if config.actions == "direct" else {}
 
     @abstractmethod
     def allocation(self, observed: Observation, costs: RoundCosts) -> Allocation:
@@ -80,8 +91,10 @@ class _Rule(Baseline):
         costs = observed_costs(observed, self.config)
         codec = action_codec(self.config)
         if isinstance(codec, DirectCodec):
-            shares = AllocationShares.of(self.allocation(observed, costs), costs.max_batch)
-            return codec.encode(shares)
+            avoided = self.excess(observed.device("batch_loss"))
+            most = np.where(avoided, 1, costs.max_batch)
+            found = self.allocation(observed, replace(costs, max_batch=most))
+            return codec.encode(AllocationShares.of(found, costs.max_batch))
         return codec.encode(codec.nearest(self.total(observed, costs), costs.max_batch))
 
 
@@ -92,7 +105,7 @@ class _DirectRule(_Rule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleParameters:
+class ScaleParameters(CutoffParameters):
     """Parameters of rules that look for the best global batchsize.
 
     Attributes:
@@ -102,6 +115,7 @@ class ScaleParameters:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("scale", self.scale, 0, open_low=True)
 
 
@@ -113,6 +127,7 @@ class OptimalBatchSlot(_Rule):
     Parameters: ClassVar[type[Any]] = ScaleParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"scale": _SCALES}
     further_grids: ClassVar[Sequence[Mapping[str, Sequence[Any]]]] = (_SCALE_SCHEDULES,)
+    with_cutoff: ClassVar[Mapping[str, Sequence[Any]]] = {"scale": (1.0, 2.0)}
 
     def scale(self, observed: Observation) -> Any:
         """Return what B is multiplied by, a number or ``(...)``."""
@@ -130,7 +145,7 @@ class OptimalBatchSlot(_Rule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrowthParameters:
+class GrowthParameters(CutoffParameters):
     """Parameters of the rule whose batches grow.
 
     Attributes:
@@ -143,6 +158,7 @@ class GrowthParameters:
     last: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("first", self.first, 0, open_low=True)
         check_number("last", self.last, 0, open_low=True)
 
@@ -152,7 +168,7 @@ class GrowingBatchSlot(OptimalBatchSlot):
 
     name = "growing-batch-slot"
     source = OURS
-    needs: ClassVar[Mapping[str, Sequence[str]]] = {"devices": _COSTS, "system": ("time_left",)}
+    needs: ClassVar[Mapping[str, Sequence[str]]] = {"devices": _READ, "system": ("time_left",)}
     Parameters = GrowthParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "first": (0.06, 0.125, 0.25, 0.5, 1.0, 2.0),
@@ -160,6 +176,7 @@ class GrowingBatchSlot(OptimalBatchSlot):
     }
     # It has a schedule of its own.
     further_grids = ()
+    with_cutoff: ClassVar[Mapping[str, Sequence[Any]]] = {"first": (0.5, 1.0), "last": (1.4,)}
 
     def scale(self, observed: Observation) -> Float64Array:
         """Return first^(share of time left)·last^(share gone)."""
@@ -175,6 +192,7 @@ class OptimalBatch(_DirectRule):
     Parameters = ScaleParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"scale": _SCALES}
     further_grids = (_SCALE_SCHEDULES,)
+    with_cutoff: ClassVar[Mapping[str, Sequence[Any]]] = {"scale": (1.0, 2.0)}
 
     def allocation(self, observed: Observation, costs: RoundCosts) -> Allocation:
         """Place the scaled B so that devices finish together as far as possible."""
@@ -220,7 +238,7 @@ class _GivenBatches(_Rule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchParameters:
+class BatchParameters(CutoffParameters):
     """Parameters of fixed batches.
 
     Attributes:
@@ -230,6 +248,7 @@ class BatchParameters:
     batch: int = 128
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_integer("batch", self.batch, 1)
 
 
@@ -252,6 +271,7 @@ class OptimalSlots(_GivenBatches):
             "late_share": (0.25, 0.5),
         },
     )
+    with_cutoff: ClassVar[Mapping[str, Sequence[Any]]] = {"batch": (32, 64)}
     bounds: ClassVar[Mapping[str, Sequence[float]]] = {"batch": (1,)}
 
     @classmethod
@@ -268,7 +288,9 @@ class OptimalSlots(_GivenBatches):
                 "batch": _up_to(config.max_batch, grid["batch"]),
                 "batch_late": _up_to(config.max_batch, grid["batch_late"]),
             }
-            for grid in cls.further_grids
+            if "batch_late" in grid
+            else {**grid, "batch": _up_to(config.max_batch, grid["batch"])}
+            for grid in super().further_grids_for(config)
         ]
 
     @classmethod
@@ -287,7 +309,7 @@ class OptimalSlots(_GivenBatches):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlotsParameters:
+class SlotsParameters(CutoffParameters):
     """Parameters of the paper's batches.
 
     Attributes:
@@ -298,6 +320,7 @@ class SlotsParameters:
     slots: str = "equal"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("slots", self.slots, ("equal", "optimal"))
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
+from edge_gym.baselines.loss_cutoff import CutoffParameters
 from edge_gym.baselines.update_scheduling_base import (
     DEVICES,
     LEAST,
@@ -171,7 +172,7 @@ class AgeTimesChannel(NormTimesRate):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StragglerParameters:
+class StragglerParameters(CutoffParameters):
     """Parameters of straggler exclusion.
 
     Attributes:
@@ -183,6 +184,7 @@ class StragglerParameters:
     max_upload: float = 2.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("max_compute", self.max_compute, 0, open_low=True)
         check_number("max_upload", self.max_upload, 0, open_low=True)
 
@@ -214,6 +216,10 @@ class StragglerExclusion(SchedulingRule):
             "max_upload_late": (1.0, 2.0, _ANY),
         },
     )
+    with_cutoff: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "max_compute": (_ANY,),
+        "max_upload": (1.0, 2.0, _ANY),
+    }
     bounds: ClassVar[Mapping[str, Sequence[float]]] = {
         "max_compute": (_ANY,),
         "max_upload": (_ANY,),
@@ -243,7 +249,7 @@ def _within(seconds: Float64Array, limit: float) -> BoolArray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LazyParameters:
+class LazyParameters(CutoffParameters):
     """Parameters of lazy participation.
 
     Attributes:
@@ -253,6 +259,7 @@ class LazyParameters:
     period: int = 3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_integer("period", self.period, 1)
 
 
@@ -265,6 +272,7 @@ class Lazy(AnyNumberRule):
     Parameters = LazyParameters
     grid = {"period": (1, 2, 3, 4, 5, 7, 10, 15)}  # noqa: RUF012
     further_grids = ({"period": (2, 3, 4, 5), "period_late": (1, 2, 3), "late_share": (0.25, 0.5)},)
+    with_cutoff: ClassVar[Mapping[str, Sequence[Any]]] = {"period": (1, 2, 3, 5)}
     bounds = {"period": (1,)}  # noqa: RUF012
 
     def index(self, observed: Observation) -> Float64Array:

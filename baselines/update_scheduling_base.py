@@ -5,6 +5,11 @@ the environment takes all scores above a threshold, the chosen ones are schedule
 their number, they come first, each group in the order of its index. Where the action also says who
 takes part in the next round, all devices do unless the rule says otherwise.
 
+With a ``loss_cutoff``, devices whose last told training loss is too high are not scheduled; if all
+who take part in a round are such, none is left out. They still take part where all do, and are
+scheduled again once they report a lower loss; where a rule lets a number of devices take part, they
+come last. Where losses come with uploads alone, they stay out until the median rises.
+
 Where all have computed before the server decides (``indicators="reported"``), that time has passed:
 a device then costs no more than its upload, and one that computes slowly can only be left out of
 the next round.
@@ -20,7 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_gym.baselines.base import Baseline
+from edge_gym.baselines.loss_cutoff import CutoffParameters, CutoffRule
 from edge_gym.baselines.schedule import LATE
 from edge_gym.core.observation import Observation
 from edge_gym.envs.update_scheduling.actions import (
@@ -42,7 +47,7 @@ _FEW, _MIDDLE, _LATE_DEVICES = (1, 2, 3, 4), (2, 3, 4), (2, 4, 6, 8)
 LEAST = 1e-12
 """Costs and rates are not taken to be smaller."""
 _PARTICIPANTS = (3, 4, 6)
-_ALWAYS_READ = ("participates", "upload_s", "compute_s")
+_ALWAYS_READ = ("participates", "upload_s", "compute_s", "training_loss")
 
 
 def reading(*devices: str, system: Sequence[str] = ()) -> dict[str, Sequence[str]]:
@@ -84,7 +89,7 @@ class NextRound(Observation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NumberParameters:
+class NumberParameters(CutoffParameters):
     """Parameters of rules that schedule a fixed number of devices.
 
     Attributes:
@@ -98,12 +103,13 @@ class NumberParameters:
     participants: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_integer("devices", self.devices, 1)
         if self.participants is not None:
             check_integer("participants", self.participants, 1)
 
 
-class SchedulingRule(Baseline):
+class SchedulingRule(CutoffRule):
     """A rule that schedules devices.
 
     Attributes:
@@ -138,8 +144,10 @@ class SchedulingRule(Baseline):
         """Schedule the chosen ones, or the first of them."""
         observed = Observation(self.tables, observations)
         participates = observed.device("participates") > 0
-        index = np.where(participates, self.index(observed), -np.inf)
-        chosen = self.chosen(observed, index) & participates
+        candidates = participates & ~self.avoided(observed)
+        candidates |= participates & ~candidates.any(axis=-1, keepdims=True)
+        index = np.where(candidates, self.index(observed), -np.inf)
+        chosen = self.chosen(observed, index) & candidates
         order = np.lexsort((-index, ~chosen), axis=-1)
         if self.config.chooses_number:
             np.put_along_axis(chosen, order[..., :1], True, axis=-1)
@@ -152,6 +160,10 @@ class SchedulingRule(Baseline):
         next_ones = self.participants(observed, scheduled)
         decision = Decision(scores, self._band(observed, scheduled), np.where(next_ones, 1, -1))
         return action_codec(self.config).encode(decision)
+
+    def avoided(self, observed: Observation) -> BoolArray:
+        """Return whose training loss is above the cutoff, ``(..., K)``."""
+        return self.excess(observed.device("training_loss"))
 
     @property
     def has_computed(self) -> bool:
@@ -189,12 +201,17 @@ class TopRule(SchedulingRule):
         """
         others = {name: values for name, values in cls.grid.items() if name != "devices"}
         if not config.chooses_number:
-            return others
+            return others or cls.cutoff_grid(config)
         return {"devices": (*_below(config, cls.grid["devices"]), config.n_devices), **others}
 
     @classmethod
     def further_grids_for(cls, config: Any) -> Sequence[Mapping[str, Sequence[Any]]]:
-        """Try who takes part where it is asked, and other numbers or weights late."""
+        """Try who takes part where it is asked, other numbers or weights late, and cutoffs.
+
+        Where there are cutoffs, schedules and participants are tried with one of them.
+        """
+        if cutoffs := cls.cutoff_grid(config):
+            return cls._grids_with_cutoff(config, cutoffs)
         grids: list[Mapping[str, Sequence[Any]]] = []
         numbers: dict[str, Sequence[int]] = {}
         if config.chooses_number:
@@ -216,6 +233,21 @@ class TopRule(SchedulingRule):
         return grids
 
     @classmethod
+    def _grids_with_cutoff(
+        cls, config: Any, cutoffs: Mapping[str, Sequence[Any]]
+    ) -> Sequence[Mapping[str, Sequence[Any]]]:
+        if not config.chooses_number:
+            return [{**cls.few, **cutoffs}] if cls.few else []
+        one = {name: values[len(values) // 2 :][:1] for name, values in cutoffs.items()}
+        grids = [{"devices": _below(config, (2, 3, 4, 6)), **cls.few, **cutoffs}]
+        if config.agent_chooses_participants:
+            some = _below(config, (4, 6))
+            grids.append({"devices": (3,), **cls.few, **one, "participants": some})
+        late = _below(config, (6, 8))
+        grids.append({"devices": (2, 4), "devices_late": late, **cls.few, **one})
+        return grids
+
+    @classmethod
     def bounds_for(cls, config: Any) -> Mapping[str, Sequence[float]]:
         """Return those of the rule; at least one device and at most all are scheduled."""
         all_or_one = (1, config.n_devices)
@@ -233,7 +265,8 @@ class TopRule(SchedulingRule):
         number = self.parameters.participants
         if number is None or not self.config.agent_chooses_participants:
             return super().participants(observed, scheduled)
-        index = self.index(NextRound(observed, scheduled))
+        expected = self.index(NextRound(observed, scheduled))
+        index = np.where(self.avoided(observed), -np.inf, expected)
         first = np.argsort(-index, axis=-1, kind="stable")[..., :number]
         taking_part = np.zeros(index.shape, np.bool_)
         np.put_along_axis(taking_part, first, True, axis=-1)
