@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from edge_gym.baselines.base import OURS, Baseline, DrawingBaseline
 from edge_gym.baselines.loss_cutoff import CutoffParameters, CutoffRule
+from edge_gym.baselines.schedule import USUAL_SHARE
 from edge_gym.core.actions import ActionCodec
 from edge_gym.core.observation import Observation
 from edge_gym.envs.batch_slot.actions import (
@@ -209,8 +210,9 @@ class EqualAllocation(_DirectRule):
     source = "Ren et al. 2021, eq. (42)"
 
     def allocation(self, observed: Observation, costs: RoundCosts) -> Allocation:
-        """Return the best equal allocation."""
-        return equal_allocation(costs, whole=True)
+        """Return the best equal allocation; those who may have one sample only then have it."""
+        found = equal_allocation(observed_costs(observed, self.config), whole=True)
+        return found._replace(batch=np.minimum(found.batch, costs.max_batch))
 
 
 class _GivenBatches(_Rule):
@@ -271,7 +273,7 @@ class OptimalSlots(_GivenBatches):
             "late_share": (0.25, 0.5),
         },
     )
-    with_cutoff: ClassVar[Mapping[str, Sequence[Any]]] = {"batch": (32, 64)}
+    with_cutoff: ClassVar[Mapping[str, Sequence[Any]]] = {"batch": (16, 32, 64)}
     bounds: ClassVar[Mapping[str, Sequence[float]]] = {"batch": (1,)}
 
     @classmethod
@@ -281,17 +283,21 @@ class OptimalSlots(_GivenBatches):
 
     @classmethod
     def further_grids_for(cls, config: Any) -> Sequence[Mapping[str, Sequence[Any]]]:
-        """Return schedules of batches that differ from the largest one, and of that."""
-        return [
+        """Return schedules of batches that differ from the largest one, and of that.
+
+        Where cutoffs are tried, schedules begin at one time.
+        """
+        cutoffs = cls.cutoff_grid(config)
+        grids = [
             {
                 **grid,
                 "batch": _up_to(config.max_batch, grid["batch"]),
                 "batch_late": _up_to(config.max_batch, grid["batch_late"]),
+                "late_share": (USUAL_SHARE,) if cutoffs else grid["late_share"],
             }
-            if "batch_late" in grid
-            else {**grid, "batch": _up_to(config.max_batch, grid["batch"])}
-            for grid in super().further_grids_for(config)
+            for grid in cls.further_grids
         ]
+        return [*grids, {**cls.with_cutoff, **cutoffs}] if cutoffs else grids
 
     @classmethod
     def bounds_for(cls, config: Any) -> Mapping[str, Sequence[float]]:

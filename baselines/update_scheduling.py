@@ -218,7 +218,7 @@ class StragglerExclusion(SchedulingRule):
     )
     with_cutoff: ClassVar[Mapping[str, Sequence[Any]]] = {
         "max_compute": (_ANY,),
-        "max_upload": (1.0, 2.0, _ANY),
+        "max_upload": (1.0, _ANY),
     }
     bounds: ClassVar[Mapping[str, Sequence[float]]] = {
         "max_compute": (_ANY,),

@@ -49,6 +49,11 @@ _register(
     partition="shards",
 )
 _register(
+    "BatchSlotCorrupt-v0",
+    "every device's batch and time slots, two of six devices with wrong labels, nobody knows which",
+    corrupt_devices=2,
+)
+_register(
     "BatchSlotGPU-v0",
     "every device's batch and time slots, with GPUs, to which small batches are one",
     device="gpu",

@@ -37,6 +37,11 @@ _register(
     drop_out=0.3,
 )
 _register(
+    "UpdateSchedulingCorrupt-v0",
+    "schedule model updates of ten devices, three of which, nobody knows which, have wrong labels",
+    corrupt_devices=3,
+)
+_register(
     "UpdateSchedulingDiscrete-v0",
     "schedule one device's model update a round, within a time budget",
     actions="device",
@@ -54,6 +59,13 @@ _register(
     budget_field="budget_j",
     mode="lazy",
     partition="iid",
+)
+_register(
+    "UpdateSchedulingLazyCorrupt-v0",
+    "schedule devices, three of ten with wrong labels, nobody knows which, within an energy budget",
+    budget_field="budget_j",
+    mode="lazy",
+    corrupt_devices=3,
 )
 _register(
     "UpdateSchedulingLazyDiscrete-v0",

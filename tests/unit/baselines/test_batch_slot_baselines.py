@@ -370,6 +370,49 @@ def test_wrong_parameters_are_named(name: str, parameters: dict[str, Any], messa
         make(name, Made(), **parameters)
 
 
+def with_losses(env: Made, losses: list[float]) -> dict[str, NDArray[np.float32]]:
+    seen = draw(env)
+    seen["devices"][..., env.tables["devices"].index("batch_loss")] = losses
+    return seen
+
+
+@pytest.mark.parametrize("fields", [{}, GPU, WHOLE])
+def test_devices_of_high_losses_have_one_sample(fields: dict[str, Any]) -> None:
+    env = Made(**fields)
+    # Of median 1.
+    seen = with_losses(env, [0.9, 1.0, 1.2, 1.0, 2.1, 0.8])
+    unknown = with_losses(env, [0.0] * K)
+    for rule in RULES:
+        if not rule.applies(env) or rule.name in ("random-batches", "online"):
+            continue
+        usual, wide, cut, first = (
+            chosen_by(rule(env, loss_cutoff=cutoff), env, what)
+            for cutoff, what in ((None, seen), (2.2, seen), (1.1, seen), (1.1, unknown))
+        )
+        for one, other in ((usual, wide), (usual, first)):
+            assert all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
+        assert (cut.batch[:, [2, 4]] == 1).all()
+        assert (cut.batch[:, [0, 1, 3, 5]] > 1).mean() > 0.7
+        assert (usual.batch[:, [2, 4]] > 1).mean() > 0.7
+    rule = make("optimal-batch-slot", env, loss_cutoff=2)
+    alone = (chosen_by(rule, env, seen).batch == 1).mean(axis=0)
+    assert alone[4] == 1
+    assert (np.delete(alone, 4) < 0.4).all()
+    kinds = [
+        make(name, env, loss_cutoff=cutoff).kind()
+        for name in ("optimal-batch-slot", "growing-batch-slot")
+        for cutoff in (None, 2)
+    ]
+    assert kinds == ["published", "adapted", "project", "project"]
+
+
+def test_a_global_batchsize_leaves_nobody_out() -> None:
+    env = Made(**GLOBAL)
+    seen = with_losses(env, [0.9, 1.0, 1.2, 1.0, 2.1, 0.8])
+    usual, cut = (make("optimal-batch-slot", env, loss_cutoff=n).act(seen) for n in (None, 1.1))
+    assert np.array_equal(usual, cut)
+
+
 # ----------------------------------------------------------------------------- in the environment
 
 SMALL = {"image_size": 7, "hidden_sizes": (8,), "samples_per_device": 150, "validation_size": 50}

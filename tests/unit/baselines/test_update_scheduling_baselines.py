@@ -101,6 +101,7 @@ def draw(env: Made, lanes: int, seed: int = 0, **columns: Any) -> dict[str, Any]
         nominal_s=rng.exponential(0.02, shape) + 1e-4,
         mean_efficiency=rng.uniform(0.5, 12, shape),
         samples=rng.integers(20, 100, shape),
+        training_loss=rng.exponential(1, shape),
         **({"change": rng.exponential(0.5, shape)} if env.config.tells_change else {}),
         **columns,
     )
@@ -344,6 +345,92 @@ def test_the_chosen_come_first_where_their_number_is_fixed(
             assert set(scheduled) <= set(wanted)
         else:
             assert set(wanted) <= set(scheduled)
+
+
+# Of median 1; the channels are best where losses are high.
+LOSSES, EFFICIENCY = [0.9, 1.0, 1.2, 1.0, 2.1, 0.8], [1, 2, 8, 3, 9, 4]
+BY_LOSS: dict[str, Any] = {"training_loss": LOSSES, "efficiency": EFFICIENCY, "upload_s": 1}
+
+
+@pytest.mark.parametrize(
+    ("actions", "cutoff", "scheduled"),
+    [
+        ("threshold", None, [2, 4, 5]),
+        ("threshold", 2.2, [2, 4, 5]),
+        ("threshold", 2, [2, 3, 5]),
+        ("threshold", 1.1, [1, 3, 5]),
+        ("top", 2, [2, 5]),
+        ("top", 1.1, [3, 5]),
+        ("device", None, [4]),
+        ("device", 2, [2]),
+        ("device", 1, [5]),
+    ],
+)
+def test_devices_of_high_losses_are_left_out(
+    actions: str, cutoff: float | None, scheduled: list[int]
+) -> None:
+    env = Made(**ACTIONS[actions])
+    seen = observe(env, (1,), **BY_LOSS)
+    rule = make_baseline("channel-aware", env, loss_cutoff=cutoff)
+    assert sorted(scheduled_by(env, rule.act(seen)[0])) == scheduled
+    assert rule.kind() == ("published" if cutoff is None else "adapted")
+
+
+@pytest.mark.parametrize("actions", ACTIONS)
+def test_somebody_is_left_whatever_the_losses(actions: str) -> None:
+    """If all that take part are above the cutoff, they are scheduled as without it."""
+    env = Made(**ACTIONS[actions])
+    # The median is of all devices.
+    for taking_part in ([4], [2, 4]):
+        participates = np.isin(np.arange(K), taking_part)
+        seen = observe(env, (1,), **BY_LOSS, participates=participates)
+        cut, uncut = (
+            make_baseline("channel-aware", env, loss_cutoff=cutoff).act(seen)
+            for cutoff in (1.1, None)
+        )
+        found = scheduled_by(env, cut[0], taking_part)
+        assert found
+        assert found == scheduled_by(env, uncut[0], taking_part)
+
+
+def test_devices_left_out_take_part_last() -> None:
+    env = Made(**CHOOSING)
+    seen = observe(env, (1,), **BY_LOSS, mean_efficiency=EFFICIENCY)
+    for cutoff, number, taking_part in (
+        (None, 3, [2, 4, 5]),
+        (2, 3, [2, 3, 5]),
+        (1.1, 4, [0, 1, 3, 5]),
+        (1.1, 5, [0, 1, 2, 3, 5]),
+        # Without a number all do, and are heard again.
+        (1.1, None, list(range(K))),
+    ):
+        rule = make_baseline("channel-aware", env, loss_cutoff=cutoff, participants=number)
+        assert np.flatnonzero(rule.act(seen)[0, :, 1] > 0).tolist() == taking_part
+
+
+@pytest.mark.parametrize("actions", ACTIONS)
+@pytest.mark.parametrize("fields", [CHOOSING, LAZY, {**GRADIENT, **RISK, "redundancy": 2}])
+def test_every_rule_can_leave_devices_out(fields: dict[str, Any], actions: str) -> None:
+    lanes = 40
+    env = Made(lanes, **fields, **ACTIONS[actions])
+    seen = draw(env, lanes)
+    losses = np.array([[c["training_loss"] for c in cells(env, seen, i)] for i in range(lanes)])
+    high = losses > 1.3 * np.median(losses, axis=1, keepdims=True)
+    assert high.any(axis=1).mean() > 0.5
+    # At least half of the devices are below the median, so that others are there.
+    names = [name for name in applicable_baselines(env) if name != "random"]
+    changed = 0
+    for name in names:
+        found = []
+        for parameters in ({}, {"loss_cutoff": 1e9}, {"loss_cutoff": 1.3}):
+            rule = make_baseline(name, env, **parameters)
+            rule.begin(np.arange(lanes), range(lanes))
+            found.append(rule.act(seen))
+        assert np.array_equal(found[0], found[1])
+        for lane in range(lanes):
+            assert not high[lane, scheduled_by(env, found[2][lane])].any()
+        changed += not np.array_equal(found[0], found[2])
+    assert changed == len(names)
 
 
 @pytest.mark.parametrize("fields", [{}, LATER, LAZY])
@@ -649,10 +736,10 @@ def test_rules_know_where_they_apply(fields: dict[str, Any], names: list[str]) -
 @pytest.mark.parametrize(
     ("name", "parameters", "fields", "message"),
     [
-        ("everyone", {"devices": 3}, {}, "it has none"),
+        ("everyone", {"devices": 3}, {}, "it has loss_cutoff"),
         ("round-robin", {"devices": 0}, {}, "devices must be an integer at least 1, got 0"),
         ("round-robin", {"devices": 2.5}, {}, "devices must be"),
-        ("round-robin", {"exponent": 1}, {}, "it has devices"),
+        ("round-robin", {"exponent": 1}, {}, "devices, participants"),
         ("round-robin", {"participants": 0}, {}, "participants must be an integer at least 1"),
         ("model-variation", {"participants": 1.5}, {}, "participants must be"),
         ("norm-times-rate", {"exponent": -1}, {}, "exponent must be"),
@@ -662,9 +749,11 @@ def test_rules_know_where_they_apply(fields: dict[str, Any], names: list[str]) -
         ("best-channel-best-norm", {"candidates": 0}, {}, "candidates must be"),
         ("importance-channel-sampling", {"trade_off": 0}, {}, r"trade_off must be .* in \(0, 1\]"),
         ("staleness-per-cost", {"exponent": "1"}, {}, "exponent must be"),
+        ("round-robin", {"loss_cutoff": 0.9}, {}, "loss_cutoff must be"),
+        ("everyone", {"loss_cutoff": True}, {}, "loss_cutoff must be"),
         ("straggler-exclusion", {"max_compute": 0}, {}, "max_compute must be"),
         ("straggler-exclusion", {"max_upload": math.inf}, {}, "max_upload must be"),
-        ("straggler-exclusion", {"devices": 3}, {}, "it has max_compute, max_upload"),
+        ("straggler-exclusion", {"devices": 3}, {}, "max_compute, max_upload"),
         ("lazy", {"period": 0}, {}, "period must be"),
         ("reliable-links", {"max_error": 1.1}, RISK, "max_error must be"),
         ("reliable-links", {"devices": -1}, RISK, "devices must be"),
@@ -775,3 +864,17 @@ def test_importance_beats_the_channel_where_devices_differ(
         for rule in ("channel-aware", name)
     )
     assert np.mean(by_importance.returns - by_channel.returns) > margin
+
+
+@pytest.mark.parametrize("name", ["UpdateSchedulingCorrupt-v0", "UpdateSchedulingLazyCorrupt-v0"])
+def test_wrong_labels_are_avoided_by_their_losses(name: str) -> None:
+    env = make_lanes(name, 16)
+    uncut, cut = (
+        run_episodes(env, make_baseline("staleness-per-cost", env, loss_cutoff=cutoff), range(16))
+        for cutoff in (None, 1.5)
+    )
+    uploads = [found.infos["corrupt_uploads"].mean() for found in (uncut, cut)]
+    assert uploads[1] < 0.4 * uploads[0]
+    gain = cut.infos["test_accuracy"] - uncut.infos["test_accuracy"]
+    assert gain.mean() > 0.05
+    assert (gain > 0).mean() > 0.7
