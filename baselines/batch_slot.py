@@ -66,6 +66,7 @@ class _Rule(CutoffRule):
     needs_fields = ("update", "device", "max_batch", "gpu_base_latency_s", "gpu_threshold")
     needs: ClassVar[Mapping[str, Sequence[str]]] = {"devices": _READ}
     updates: ClassVar[tuple[str, ...]] = ("gradient",)
+    loss_column = "batch_loss"
     config: BatchSlotConfig
 
     @classmethod
@@ -92,8 +93,7 @@ class _Rule(CutoffRule):
         costs = observed_costs(observed, self.config)
         codec = action_codec(self.config)
         if isinstance(codec, DirectCodec):
-            avoided = self.excess(observed.device("batch_loss"))
-            most = np.where(avoided, 1, costs.max_batch)
+            most = np.where(self.avoided(observed), 1, costs.max_batch)
             found = self.allocation(observed, replace(costs, max_batch=most))
             return codec.encode(AllocationShares.of(found, costs.max_batch))
         return codec.encode(codec.nearest(self.total(observed, costs), costs.max_batch))

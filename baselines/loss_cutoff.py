@@ -14,8 +14,9 @@ import numpy as np
 
 from edge_gym.baselines.base import Baseline
 from edge_gym.baselines.schedule import numeric_fields
+from edge_gym.core.observation import Observation
 from edge_gym.runtime.checks import check_number
-from edge_gym.typing import BoolArray, Float64Array
+from edge_gym.typing import BoolArray
 
 NAME = "loss_cutoff"
 CUTOFFS = (1.1, 1.3, 1.6, 2.2)
@@ -45,10 +46,12 @@ class CutoffRule(Baseline):
     kind leave nobody out.
 
     Attributes:
+        loss_column: The devices' column of told losses.
         with_cutoff: Few values of the other parameters, with which tuning tries it.
     """
 
     Parameters: ClassVar[type[Any]] = CutoffParameters
+    loss_column: ClassVar[str]
     with_cutoff: ClassVar[Mapping[str, Sequence[Any]]] = {}
 
     @classmethod
@@ -77,8 +80,9 @@ class CutoffRule(Baseline):
         """The cutoff that holds, None where nobody is left out."""
         return getattr(self.parameters, NAME, None)
 
-    def excess(self, losses: Float64Array) -> BoolArray:
-        """Return whose loss, ``(..., K)``, is above the cutoff; nobody's without one."""
+    def avoided(self, observed: Observation) -> BoolArray:
+        """Return whose told loss is above the cutoff, ``(..., K)``; nobody's without one."""
+        losses = observed.device(self.loss_column)
         if self.cutoff is None:
             return np.zeros(losses.shape, np.bool_)
         return np.asarray(losses > self.cutoff * np.median(losses, axis=-1, keepdims=True))

@@ -121,6 +121,7 @@ class SchedulingRule(CutoffRule):
     needs_fields = ("knowledge", "indicator_kind", "chooses_number", "agent_chooses_participants")
     needs: ClassVar[Mapping[str, Sequence[str]]] = reading()
     indicators: ClassVar[tuple[str, ...]] = ("gradient-norm", "model-variation", "model-age")
+    loss_column = "training_loss"
     config: UpdateSchedulingConfig
 
     @classmethod
@@ -160,10 +161,6 @@ class SchedulingRule(CutoffRule):
         next_ones = self.participants(observed, scheduled)
         decision = Decision(scores, self._band(observed, scheduled), np.where(next_ones, 1, -1))
         return action_codec(self.config).encode(decision)
-
-    def avoided(self, observed: Observation) -> BoolArray:
-        """Return whose training loss is above the cutoff, ``(..., K)``."""
-        return self.excess(observed.device("training_loss"))
 
     @property
     def has_computed(self) -> bool:

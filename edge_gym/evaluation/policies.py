@@ -19,6 +19,7 @@ from edge_gym.baselines import (
 from edge_gym.baselines.base import ADAPTED, PROJECT, PUBLISHED, REFERENCE, YOURS, Baseline
 from edge_gym.baselines.catalogue import TUNED
 from edge_gym.core.registration import find_environment
+from edge_gym.evaluation.oracle import ORACLE, LabelOracle
 from edge_gym.evaluation.own_policies import make_own_policy, split_place
 from edge_gym.evaluation.policy_sources import shipped_policies, source_names, source_of
 from edge_gym.evaluation.rollouts import ActingFunction, Policy, TaskProgress, as_policy, make_lanes
@@ -46,7 +47,7 @@ class Contender:
         policy: What acts.
         kind: ``"published"``, ``"adapted"`` (a published rule with a schedule or another addition
             of this project), ``"project"`` (a rule of this project), ``"yours"`` (brought by a
-            user), ``"reference"`` (``random``, ``index``) or ``"learned"``.
+            user), ``"reference"`` (``random``, ``index``, ``label-oracle``) or ``"learned"``.
         source: Where it comes from.
         parameters: The parameters of a rule.
         note: What must be known of its results; see ``Baseline.note``.
@@ -111,7 +112,8 @@ def resolve(
         spec: ``name``, ``name:param=value,param=value``, ``tuned-name``, an algorithm such as
             ``ppo`` (the best agent of those shipped, or that of one training seed,
             ``ppo:seed=2``), the path of a trained agent, or a policy of your own, ``module:Class``,
-            ``module:Class:param=value`` or ``module:function``, see ``own_policies``.
+            ``module:Class:param=value`` or ``module:function``, see ``own_policies``, or
+            ``label-oracle:rule=NAME,param=value``, see ``oracle``.
         env: The environment to act in.
         lanes: Episodes run at a time if a tuned version must be searched.
         progress: Told how far such a search is.
@@ -146,6 +148,9 @@ def resolve(
             baseline.note(baseline.config),
             baseline.kind() != REFERENCE,
         )
+    if name == ORACLE:
+        given = parse_parameters(text, spec) if colon else {}
+        return Contender(spec, LabelOracle(env, **given), REFERENCE, "edge_gym", given)
     source = source_of(name, spec)
     if source is not None:
         named = name in source.names()
