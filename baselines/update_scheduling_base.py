@@ -236,12 +236,13 @@ class TopRule(SchedulingRule):
         if not config.chooses_number:
             return [{**cls.few, **cutoffs}] if cls.few else []
         one = {name: values[len(values) // 2 :][:1] for name, values in cutoffs.items()}
-        grids = [{"devices": _below(config, (2, 3, 4, 6)), **cls.few, **cutoffs}]
+        grids = [{"devices": _below(config, (3, 4, 6)), **cls.few, **cutoffs}]
         if config.agent_chooses_participants:
-            some = _below(config, (4, 6))
-            grids.append({"devices": (3,), **cls.few, **one, "participants": some})
+            some = _below(config, (3, 4, 5, 6))
+            early = _below(config, (3, 4))
+            grids.append({"devices": early, **cls.few, **one, "participants": some})
         late = _below(config, (6, 8))
-        grids.append({"devices": (2, 4), "devices_late": late, **cls.few, **one})
+        grids.append({"devices": _below(config, (4,)), "devices_late": late, **cls.few, **one})
         return grids
 
     @classmethod
