@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 USAGE_ERROR, INTERRUPTED = 2, 130
 """Exit codes."""
 
-_PIPE_WIDTH = 160
+_PIPE_WIDTH = 200
 _LONGEST_LINE = 2000  # of a complaint
 
 
@@ -49,8 +49,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.text import Text
 
     table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left")
-    for column in columns:
-        table.add_column(Text(column))
+    for place, column in enumerate(columns):
+        # What a row is of is told whole: others give way first.
+        table.add_column(Text(column), no_wrap=place == 0, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     console = Console(file=sys.stdout)
