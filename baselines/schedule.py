@@ -34,7 +34,7 @@ _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class Budget:
+class BudgetColumn:
     """Where an observation says how much of the budget is left.
 
     Attributes:
@@ -67,7 +67,7 @@ class Schedule:
     late: dict[str, Any]
     share: float
     parameters: Any
-    budget: Budget
+    budget: BudgetColumn
 
     def is_late(self, observations: Any) -> BoolArray:
         """Return where the late parameters hold, of the observations' leading axes."""
@@ -78,12 +78,12 @@ class Schedule:
         return {**{name + LATE: value for name, value in self.late.items()}, LATE_SHARE: self.share}
 
 
-def find_budget(tables: Mapping[str, ObservationTable], config: Any) -> Budget | None:
+def find_budget(tables: Mapping[str, ObservationTable], config: Any) -> BudgetColumn | None:
     """Return where the budget left is observed, None if it is not."""
     for column, field in _BUDGETS:
         for part, table in tables.items():
             if column in table and hasattr(config, field):
-                return Budget(part, table.index(column), float(getattr(config, field)))
+                return BudgetColumn(part, table.index(column), float(getattr(config, field)))
     return None
 
 
