@@ -14,7 +14,8 @@ A *job* is what one device of one lane computes. Jobs of like size are batched: 
 number of steps, cut into blocks of a few megabytes, and each block runs through all its steps with
 one batched product per layer, dropping the jobs that are done. Blocks go to a thread pool with one
 torch thread each. Small perceptrons on a CPU are left to ``learning.networks.numba_mlp``, which
-takes jobs one by one in compiled code and needs some .7 times as long.
+takes jobs one by one in compiled code and needs some .7 times as long, and steps of the
+convolutional network to ``numba_cnn``.
 
 What a lane learns depends on neither the other lanes, their number nor the number of threads.
 Batches are padded to sizes that depend on the job alone, and batched products are bit-equal for
@@ -38,7 +39,8 @@ convolutional, 28×28       3.5     4.3       3.2            3.0   1.6
 LeNet, 28×28               2.6     3.4       2.8            2.7   1.4
 =========================  ======  ========  =============  ====  ======
 
-The first row is of products in blocks; compiled code now has some twice its ratio to torch modules.
+The first row is of products in blocks, those of the convolutional network are of torch's; compiled
+code has some twice the first row's ratio to torch modules, and takes .2 to .3 of the other's time.
 So batching gains where the work of one job is small. Large blocks pay off beyond the cache's
 size, for every operation costs microseconds before it starts.
 """

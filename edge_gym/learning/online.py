@@ -6,17 +6,17 @@ a shared CPU core; milliseconds per lane and training step at 1 / 16 / 64 lanes)
 ======================================================  ==================  ==================
 network and path                                        14×14               28×28
 ======================================================  ==================  ==================
-perceptron, batched over lanes                          0.23 / 0.10 / 0.10  0.36 / 0.28 / 0.27
-perceptron, lane by lane                                0.21 / 0.21 / 0.22  0.35 / 0.39 / 0.35
+perceptron in torch, batched over lanes                 0.23 / 0.10 / 0.10  0.36 / 0.28 / 0.27
+perceptron in torch, lane by lane                       0.21 / 0.21 / 0.22  0.35 / 0.39 / 0.35
 convolutional, compiled (``numba_cnn.py``)           0.40 / 0.32 / 0.34  1.3 / 1.2 / 1.1
 convolutional, lane by lane in torch                    1.6 / 1.4 / 1.5     4.1 / 4.1 / 4.7
 convolutional, one grouped convolution (no optimiser)   1.5 / 0.9 / 1.0     3.8 / 3.5 / 5.9
 ======================================================  ==================  ==================
 
-So perceptrons are batched over lanes: batched matrix products are bit-equal for any number of lanes
-from two on, if all matrices begin at aligned addresses. To fill them up with zeros for that takes
-60 % longer for one lane and 20 % for many (not in the table). Convolutional networks
-loop over them in compiled code; one convolution with a group per lane would round differently with
+So large perceptrons are batched over lanes: batched matrix products are bit-equal for any number of
+lanes from two on, if all matrices begin at aligned addresses. To fill them up with zeros for that
+takes 60 % longer for one lane and 20 % for many (not in the table). Small perceptrons
+(``numba_mlp.suits``) and convolutional networks loop over lanes in compiled code; one convolution with a group per lane would round differently with
 the number of groups, which flips ties in the pooling. Blocks of lanes go to a thread pool with one
 torch thread each (two threads nearly halve the times of 16 and more lanes on idle cores), so what a
 lane learns depends neither on the number of threads nor of lanes, and small operations never wait
@@ -47,7 +47,7 @@ from edge_gym.learning.base import (
     score_of,
 )
 from edge_gym.learning.networks.architecture import draw_parameters, n_parameters_of
-from edge_gym.learning.networks.lanes import LaneCnn, LaneMlp, LaneNetwork
+from edge_gym.learning.networks.lanes import LaneCnn, LaneNetwork, lane_mlp
 from edge_gym.runtime.isolation import isolated
 from edge_gym.runtime.messages import shown
 from edge_gym.runtime.threads import for_ranges
@@ -142,7 +142,7 @@ class NetworkLearner(Learner):
         self.train_steps = train_steps
         self.network: LaneNetwork
         if architecture == "mlp":
-            self.network = LaneMlp(self.n_features, n_classes, hidden_size)
+            self.network = lane_mlp(self.n_features, n_classes, hidden_size)
         elif architecture == "cnn":
             self.network = LaneCnn(image_shape, n_classes)
         else:

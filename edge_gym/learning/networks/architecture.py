@@ -4,14 +4,9 @@ One multilayer perceptron and one convolutional network are defined here. Each h
 (``torch_backend.py``) and one in compiled code (``numba_mlp.py``, ``numba_cnn.py``), whose flat
 parameter vectors have the same order. They share layers, shapes and initialisation but not the
 order in which products are added up, so that a form's results differ from the other's by rounding.
-Which one is used follows from what is fastest for the shapes at hand:
-
-===========================  ==================================  ===============================
-learner                      perceptron                          convolutional network
-===========================  ==================================  ===============================
-``online.NetworkLearner``    torch, all lanes at a time          compiled, lane by lane
-``federated``                compiled if small, torch if large   torch, jobs in groups
-===========================  ==================================  ===============================
+Centralized and federated learners use the same form, the one that is faster: the compiled one of
+small perceptrons (``numba_mlp.suits``) and of the convolutional network, torch's of large
+perceptrons, in double precision and on CUDA.
 
 A network of your own is a torch module, see ``register_network``.
 """

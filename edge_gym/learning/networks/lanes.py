@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edge_gym.learning.networks import numba_cnn
+from edge_gym.learning.networks import numba_cnn, numba_mlp
 from edge_gym.learning.networks.architecture import LayerShape, cnn_shapes, mlp_shapes
 
 _ALIGNMENT = 16  # Numbers of 64 bytes.
@@ -51,16 +52,47 @@ def _filled(matrices: Tensor, lanes: int, rows: int) -> Tensor:
     return room
 
 
+def lane_mlp(n_features: int, n_classes: int, hidden_size: int) -> LaneNetwork:
+    """Return the perceptron with one hidden layer: compiled if it is small, in torch if large."""
+    sizes = (n_features, hidden_size, n_classes)
+    return CompiledLaneMlp(sizes) if numba_mlp.suits(sizes) else LaneMlp(sizes)
+
+
+class CompiledLaneMlp:
+    """A small perceptron, lane by lane in compiled code, see ``numba_mlp``.
+
+    Args:
+        sizes: Units of the inputs, the hidden layer and the outputs.
+    """
+
+    def __init__(self, sizes: tuple[int, int, int]) -> None:
+        self.sizes = sizes
+        self.shapes = mlp_shapes(sizes)
+
+    def logits(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        """Return the logits ``(m, b, C)``."""
+        arrays = parameters.numpy(), inputs.numpy()
+        return torch.from_numpy(numba_mlp.lane_logits(self.sizes, *arrays))
+
+    def gradients(self, parameters: Tensor, inputs: Tensor, labels: Tensor, out: Tensor) -> None:
+        """Write each lane's gradient to ``out``, ``(m, P)``."""
+        arrays = parameters.numpy(), inputs.numpy(), labels.numpy()
+        numba_mlp.lane_gradients(self.sizes, *arrays, out.numpy())
+
+
 class LaneMlp:
     """A perceptron with one hidden layer, all lanes at a time.
 
     A library adds in another order where a matrix begins at another address or where there is only
     one. Matrices are therefore filled up with zeros, to columns that take a multiple of 64 bytes,
     and to two lanes at least.
+
+    Args:
+        sizes: Units of the inputs, the hidden layer and the outputs.
     """
 
-    def __init__(self, n_features: int, n_classes: int, hidden_size: int) -> None:
-        self.shapes = mlp_shapes((n_features, hidden_size, n_classes))
+    def __init__(self, sizes: tuple[int, int, int]) -> None:
+        self.shapes = mlp_shapes(sizes)
 
     def logits(self, parameters: Tensor, inputs: Tensor) -> Tensor:
         """Return the logits ``(m, b, C)``."""
@@ -121,4 +153,5 @@ class LaneCnn:
     def gradients(self, parameters: Tensor, inputs: Tensor, labels: Tensor, out: Tensor) -> None:
         """Write each lane's gradient to ``out``, ``(m, P)``."""
         arrays = parameters.numpy(), inputs.numpy(), labels.numpy()
-        numba_cnn.gradients(*arrays, self.image_shape, self.n_classes, out.numpy())
+        share = np.full(labels.shape, 1 / labels.shape[1], np.float32)
+        numba_cnn.gradients(*arrays, share, self.image_shape, self.n_classes, out.numpy())

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from edge_gym.learning.networks.architecture import CHANNELS
 from edge_gym.runtime.compiling import compiled
 
-_AT_ONCE = 32  # images, whose arrays stay in the cache
+AT_ONCE = 32
+"""Images whose arrays stay in the cache; gradients of more are best added up."""
 _RECTIFIED = 4  # in place of a window's largest element, 0 to 3, where that is not positive
 
 
@@ -39,21 +40,29 @@ def gradients(
     parameters: NDArray[np.float32],
     inputs: NDArray[np.float32],
     labels: NDArray[np.int64],
+    share: NDArray[np.float32],
     image_shape: tuple[int, int, int],
     n_classes: int,
     out: NDArray[np.float32],
-) -> None:
-    """Write the gradient ``(m, P)`` of each lane's mean cross-entropy to ``out``.
+) -> NDArray[np.float32]:
+    """Write the gradient ``(m, P)`` of each lane's loss Σᵢ shareᵢ·lossᵢ to ``out``.
 
     Args:
         parameters: Parameters ``(m, P)``, in the order of ``architecture.cnn_shapes``.
         inputs: Images ``(m, b, c·h·w)``.
         labels: Their classes ``(m, b)``.
+        share: Weight of each image in its lane's loss, ``(m, b)``: 1/b for the mean.
         image_shape: Channels, height and width.
         n_classes: Number of classes, C.
         out: Where the gradients go.
+
+    Returns:
+        Σᵢ shareᵢ·lossᵢ of each lane, the cross-entropy in nats, ``(m,)``.
     """
-    _gradients(parameters, np.ascontiguousarray(inputs), labels, image_shape, n_classes, out)
+    losses = np.zeros(len(parameters), np.float32)
+    images = np.ascontiguousarray(inputs)
+    _gradients(parameters, images, labels, share, image_shape, n_classes, out, losses)
+    return losses
 
 
 # Sums over samples and pixels may be taken in any order, or they could not be vectorised.
@@ -245,7 +254,7 @@ def _forward(layers, images, shape, arrays):  # type: ignore[no-untyped-def]
 @_jit
 def _logits(parameters, inputs, shape, out):  # type: ignore[no-untyped-def]
     lanes, size, n_classes = out.shape
-    n = min(size, _AT_ONCE)
+    n = min(size, AT_ONCE)
     arrays = _arrays(shape, n_classes, n)
     scores = arrays[-1]
     for lane in range(lanes):
@@ -260,24 +269,29 @@ def _logits(parameters, inputs, shape, out):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _softmax_gradients(scores, labels):  # type: ignore[no-untyped-def]
-    """Turn logits ``(C, n)`` into the gradients of their mean cross-entropy."""
+def _softmax_gradients(scores, labels, share):  # type: ignore[no-untyped-def]
+    """Turn logits ``(C, n)`` into the gradients of Σᵢ shareᵢ·lossᵢ; return this sum."""
     n_classes, n = scores.shape
+    loss = np.float32(0)
     for i in range(n):
         most = scores[0, i]
         for k in range(1, n_classes):
             most = max(most, scores[k, i])
-        total = np.float32(0)
+        total, own = np.float32(0), scores[labels[i], i] - most
         for k in range(n_classes):
             scores[k, i] = math.exp(scores[k, i] - most)
             total += scores[k, i]
         for k in range(n_classes):
-            scores[k, i] /= total * n
-        scores[labels[i], i] -= np.float32(1) / np.float32(n)
+            scores[k, i] *= share[i] / total
+        scores[labels[i], i] -= share[i]
+        loss += share[i] * (np.float32(math.log(total)) - own)
+    return loss
 
 
 @_jit
-def _gradients(parameters, inputs, labels, shape, n_classes, out):  # type: ignore[no-untyped-def]
+def _gradients(  # type: ignore[no-untyped-def]
+    parameters, inputs, labels, share, shape, n_classes, out, losses
+):
     lanes, n, _ = inputs.shape
     first, second = CHANNELS
     arrays = _arrays(shape, n_classes, n)
@@ -295,7 +309,7 @@ def _gradients(parameters, inputs, labels, shape, n_classes, out):  # type: igno
             out[lane], shape[0], n_classes
         )
         _forward(layers, inputs[lane], shape, arrays)
-        _softmax_gradients(scores, labels[lane])
+        losses[lane] = _softmax_gradients(scores, labels[lane], share[lane])
         weight2, weight3 = layers[2], layers[4]
         hidden, d_hidden = pooled2.reshape(-1, n), d_pooled2.reshape(-1, n)
         for k in range(n_classes):

@@ -69,6 +69,32 @@ def gradients(
     return losses
 
 
+def lane_gradients(
+    sizes: Sequence[int], parameters: Values, inputs: Values, labels: IntArray, out: Values
+) -> None:
+    """Write the gradient of each lane's mean loss to ``out``, ``(m, P)``, in this thread.
+
+    Args:
+        sizes: Units of the inputs, the hidden layers and the outputs.
+        parameters: One model for each lane, ``(m, P)``.
+        inputs: Its samples, ``(m, b, d)``.
+        labels: ``(m, b)``.
+        out: Where gradients go.
+    """
+    m, b = labels.shape
+    samples = inputs.reshape(m * b, -1), labels.ravel()
+    rows = np.arange(m * b), np.arange(m) * b, np.full(m, b)
+    losses = np.zeros(m)
+    _gradients(0, m, np.array(sizes), parameters, np.arange(m), *samples, *rows, out, losses)
+
+
+def lane_logits(sizes: Sequence[int], parameters: Values, inputs: Values) -> Values:
+    """Return the logits ``(m, b, C)`` of inputs ``(m, b, d)``, a model for each lane."""
+    found = np.empty((*inputs.shape[:2], sizes[-1]), parameters.dtype)
+    _logits(np.array(sizes), parameters, np.ascontiguousarray(inputs), found)
+    return found
+
+
 def train(
     sizes: Sequence[int],
     models: Values,
@@ -286,6 +312,18 @@ def _train(  # type: ignore[no-untyped-def]
                 model[i] -= gradient[i]
         if seen:
             losses[j] = nats / seen
+
+
+@_jit
+def _logits(units, parameters, inputs, found):  # type: ignore[no-untyped-def]
+    values = np.empty(AT_ONCE * units.sum(), parameters.dtype)
+    n_classes, rows = units[-1], np.arange(inputs.shape[1])
+    for lane in range(len(parameters)):
+        for begin in range(0, len(rows), AT_ONCE):
+            part = rows[begin : begin + AT_ONCE]
+            end = _forward(units, parameters[lane], inputs[lane], part, values)
+            logits = values[end : end + len(part) * n_classes].reshape(len(part), n_classes)
+            found[lane, begin : begin + len(part)] = logits
 
 
 @_jit

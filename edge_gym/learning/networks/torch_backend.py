@@ -26,7 +26,9 @@ convolutional, 28×28  3701 / 3489  2538 / 2125  1945 / 2588
 LeNet, 28×28          4210 / 3585  3851 / 2629  2738 / 2329
 ====================  ===========  ===========  ===========
 
-Convolutions gain from groups where images are small: layers of at most 14×14 pixels are grouped
+The convolutional network is compiled on CPUs in single precision (``numba_cnn``): at 14×14 a
+device's gradient takes 266 µs of 16 samples where torch takes 896, 766 of 96 where it takes 3,981.
+In torch, convolutions gain from groups where images are small: layers of at most 14×14 pixels are grouped
 by eight, larger ones go one by one. Unfolding images into matrix products took 1.1 to 15 times as
 long when it was tried.
 """
@@ -41,9 +43,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from edge_gym.learning.networks import numba_cnn
 from edge_gym.learning.networks.architecture import (
     CHANNELS,
     LayerShape,
@@ -309,6 +313,63 @@ class Perceptron(WrittenNetwork):
         super().__init__("mlp", image_shape, n_classes, _dense(self.sizes))
 
 
+class Convolutional(WrittenNetwork):
+    """The convolutional network of ``cnn_shapes``: compiled on CPUs in single precision.
+
+    Elsewhere it is torch's, with gradients written out as those of all networks here.
+    """
+
+    def logits(self, parts: list[Tensor], inputs: Tensor) -> Tensor:
+        """Return the logits ``(J, b, C)`` of inputs ``(J, b, d)``."""
+        if not _is_compiled(inputs):
+            return super().logits(parts, inputs)
+        found = numba_cnn.logits(_flat(parts), inputs.numpy(), self.image_shape, self.n_classes)
+        return torch.from_numpy(found)
+
+    def backward(
+        self,
+        parts: list[Tensor],
+        inputs: Tensor,
+        labels: Tensor,
+        share: Tensor,
+        factor: Tensor,
+        into: list[Tensor],
+        replace: bool = False,
+    ) -> Tensor:
+        """Add factor·∇Σᵢ shareᵢ·lossᵢ of each job to ``into``, which may be ``parts`` itself."""
+        if not _is_compiled(inputs):
+            return super().backward(parts, inputs, labels, share, factor, into, replace)
+        parameters = _flat(parts)
+        gradient, loss = torch.zeros(parameters.shape), torch.zeros(len(parameters))
+        part = torch.empty(parameters.shape)
+        for begin in range(0, labels.shape[1], numba_cnn.AT_ONCE):
+            some = slice(begin, begin + numba_cnn.AT_ONCE)
+            losses = numba_cnn.gradients(
+                parameters,
+                inputs[:, some].numpy(),
+                labels[:, some].contiguous().numpy(),
+                share[:, some].contiguous().numpy(),
+                self.image_shape,
+                self.n_classes,
+                part.numpy(),
+            )
+            gradient += part
+            loss += torch.from_numpy(losses)
+        gradient *= factor[:, None]
+        for target, value in zip(into, self.split(gradient), strict=True):
+            put(target, value, replace)
+        return loss
+
+
+def _is_compiled(inputs: Tensor) -> bool:
+    return inputs.device.type == "cpu" and inputs.dtype == torch.float32
+
+
+def _flat(parts: list[Tensor]) -> NDArray[np.float32]:
+    """Join the parts of a network into its parameter vectors, ``(J, P)``."""
+    return np.asarray(torch.cat([part.flatten(1) for part in parts], 1).numpy())
+
+
 def _convolutional(name: str, image_shape: tuple[int, int, int], n_classes: int) -> WrittenNetwork:
     least = 4 if name == "cnn" else 12
     if min(image_shape[1:]) == 1:
@@ -329,7 +390,8 @@ def _convolutional(name: str, image_shape: tuple[int, int, int], n_classes: int)
         layer = _Convolution(shape, n_outputs, kernel, padding)
         layers.append(layer)
         shape = layer.out_shape
-    return WrittenNetwork(
+    kind = Convolutional if name == "cnn" else WrittenNetwork
+    return kind(
         name, image_shape, n_classes, layers + _dense([math.prod(shape), *hidden_sizes, n_classes])
     )
 

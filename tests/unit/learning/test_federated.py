@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import multiprocessing
 import pickle
 from dataclasses import replace
@@ -196,6 +197,41 @@ def test_samples_may_carry_labels_of_their_own(name: str, hidden_sizes: tuple[in
         learner.score(lanes, codes[:, 0]), relabelled.score(lanes, of_own[:, 0]), strict=True
     ):
         assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("shape", [(1, 14, 14), (3, 9, 7)])
+def test_the_compiled_convolutional_network_is_the_one_in_torch(
+    shape: tuple[int, int, int],
+) -> None:
+    """Single precision on a CPU is compiled; double precision is torch's, held to autograd."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, math.prod(shape))).astype(np.float32) / math.sqrt(14)
+    labels = rng.integers(10, size=400)
+    features = replace(
+        FEATURES, train=x, train_labels=labels, test=x, test_labels=labels, image_shape=shape
+    )
+    network = make_network("cnn", shape, 10)
+    compiled, plain = (
+        FederatedLearner(2, network, features, dtype=dtype)
+        for dtype in (torch.float32, torch.float64)
+    )
+    lanes, rows = np.arange(2), rng.integers(400, size=(2, 3, 90))
+    counts, keys = np.array([[90, 17, 0], [1, 33, 64]]), draw_keys(2, 3)
+    compiled.reset(lanes, generators(2))
+    plain.weights = compiled.weights.double()
+    for ours, theirs in zip(
+        (*compiled.gradients(lanes, rows, counts), *compiled.score(lanes, rows[:, 0])),
+        (*plain.gradients(lanes, rows, counts), *plain.score(lanes, rows[:, 0])),
+        strict=True,
+    ):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=2e-4, atol=2e-6)
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 40, "learning_rate": 0.05}
+    for ours, theirs in zip(
+        compiled.local_updates(lanes, rows, counts, keys, **options),
+        plain.local_updates(lanes, rows, counts, keys, **options),
+        strict=True,
+    ):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-3, atol=1e-5)
 
 
 def orders(key: np.uint64, count: int, epochs: int) -> list[Rows]:

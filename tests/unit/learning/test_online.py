@@ -15,7 +15,9 @@ from edge_gym.learning.base import MAX_MARGIN
 from edge_gym.learning.online import NetworkLearner
 from edge_gym.physics.wireless import db_to_linear
 
-ARCHITECTURES = ["mlp", "cnn"]
+# A small perceptron is compiled, a large one is torch's.
+ARCHITECTURES = ["mlp", "small-mlp", "cnn"]
+HIDDEN = {"mlp": 64, "small-mlp": 24}
 SIDE = 14
 FEATURES = load_features("mnist-subset", None, SIDE)
 
@@ -24,7 +26,9 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def make(architecture: str, n_lanes: int, **options: Any) -> NetworkLearner:
-    return NetworkLearner(n_lanes, (1, SIDE, SIDE), 10, architecture, **options)
+    options = {"hidden_size": HIDDEN.get(architecture, 64), **options}
+    kind = architecture.removeprefix("small-")
+    return NetworkLearner(n_lanes, (1, SIDE, SIDE), 10, kind, **options)
 
 
 def generators(n_lanes: int, first: int = 0) -> list[np.random.Generator]:
@@ -73,9 +77,10 @@ def assert_same_state(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 def reference(learner: NetworkLearner, architecture: str, lane: int) -> torch.nn.Sequential:
     """Return the lane's network as torch modules in double precision."""
-    if architecture == "mlp":
+    if architecture in HIDDEN:
+        units = HIDDEN[architecture]
         model = torch.nn.Sequential(
-            torch.nn.Linear(learner.n_features, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)
+            torch.nn.Linear(learner.n_features, units), torch.nn.ReLU(), torch.nn.Linear(units, 10)
         )
     else:
         model = torch.nn.Sequential(
@@ -164,7 +169,7 @@ def test_learns_mnist_from_300_samples(architecture: str) -> None:
 def test_lane_equals_the_lane_alone(
     architecture: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fits = 30 if architecture == "mlp" else 6
+    fits = 30 if architecture in HIDDEN else 6
     n_lanes = 13
     alone = [make(architecture, 1) for _ in range(n_lanes)]
     one = np.zeros(1, np.int64)
