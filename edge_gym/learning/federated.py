@@ -23,26 +23,9 @@ any number of jobs as long as every job's matrices start at aligned addresses; n
 layer whose weights are no multiple of eight numbers are therefore trained one job at a time.
 That holds on CPUs; on CUDA results may differ in rounding with the number of jobs.
 
-Measured by ``benchmarks/federated.py`` on one core that others used too (torch 2.15, pfl 0.6,
-Flower 1.41 with Ray; rounds per second summed over lanes; 10 devices, 96 samples each, batches of
-16, 2 epochs; median of 2 s):
-
-=========================  ======  ========  =============  ====  ======
-network                    1 lane  16 lanes  torch modules  pfl   Flower
-=========================  ======  ========  =============  ====  ======
-49-32-10                   278     659       20.1           14.6  3.2
-196-64-10                  169     233       17.5           18.5  2.4
-784-64-10                  87      95        18.8           17.7  1.9
-784-300-124-60-10          16.5    14.3      9.4            8.9   1.8
-convolutional, 14×14       8.8     13.9      6.8            6.2   1.8
-convolutional, 28×28       3.5     4.3       3.2            3.0   1.6
-LeNet, 28×28               2.6     3.4       2.8            2.7   1.4
-=========================  ======  ========  =============  ====  ======
-
-The first row is of products in blocks, those of the convolutional network are of torch's; compiled
-code has some twice the first row's ratio to torch modules, and takes .2 to .3 of the other's time.
-So batching gains where the work of one job is small. Large blocks pay off beyond the cache's
-size, for every operation costs microseconds before it starts.
+``benchmarks/federated.py`` measures it beside torch modules, pfl and Flower; docs/measurements.md
+has the numbers. Batching gains where the work of one job is small; large blocks pay off beyond the
+cache's size, for every operation costs microseconds before it starts.
 """
 
 from __future__ import annotations

@@ -16,11 +16,12 @@ convolutional, one grouped convolution (no optimiser)   1.5 / 0.9 / 1.0     3.8 
 So large perceptrons are batched over lanes: batched matrix products are bit-equal for any number of
 lanes from two on, if all matrices begin at aligned addresses. To fill them up with zeros for that
 takes 60 % longer for one lane and 20 % for many (not in the table). Small perceptrons
-(``numba_mlp.suits``) and convolutional networks loop over lanes in compiled code; one convolution with a group per lane would round differently with
-the number of groups, which flips ties in the pooling. Blocks of lanes go to a thread pool with one
-torch thread each (two threads nearly halve the times of 16 and more lanes on idle cores), so what a
-lane learns depends neither on the number of threads nor of lanes, and small operations never wait
-for an OpenMP team: on busy cores such waits cost ten times the work.
+(``numba_mlp.suits``) and convolutional networks loop over lanes in compiled code; one convolution
+with a group per lane would round differently with the number of groups, which flips ties in the
+pooling. Blocks of lanes go to a thread pool with one torch thread each (two threads nearly halve
+the times of 16 and more lanes on idle cores), so what a lane learns depends neither on the number
+of threads nor of lanes, and small operations never wait for an OpenMP team: on busy cores such
+waits cost ten times the work.
 
 Gradients are written out rather than recorded, because torch's autograd engine refuses to run in
 a forked child once it has started its device threads; tests hold them to autograd's.

@@ -28,9 +28,9 @@ LeNet, 28×28          4210 / 3585  3851 / 2629  2738 / 2329
 
 The convolutional network is compiled on CPUs in single precision (``numba_cnn``): at 14×14 a
 device's gradient takes 266 µs of 16 samples where torch takes 896, 766 of 96 where it takes 3,981.
-In torch, convolutions gain from groups where images are small: layers of at most 14×14 pixels are grouped
-by eight, larger ones go one by one. Unfolding images into matrix products took 1.1 to 15 times as
-long when it was tried.
+In torch, convolutions gain from groups where images are small: layers of at most 14×14 pixels are
+grouped by eight, larger ones go one by one. Unfolding images into matrix products took 1.1 to 15
+times as long when it was tried.
 """
 
 from __future__ import annotations
