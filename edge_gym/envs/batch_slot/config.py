@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from edge_gym.envs.federated import FederatedConfig
+from edge_gym.envs.federated_config import FederatedConfig
 from edge_gym.runtime.checks import check_choice, check_integer, check_number
 from edge_gym.typing import Float64Array
 

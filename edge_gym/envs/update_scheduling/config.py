@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_gym.envs.federated import FederatedConfig
+from edge_gym.envs.federated_config import FederatedConfig
 from edge_gym.envs.redundancy import check_redundancy
 from edge_gym.runtime.checks import check_choice, check_integer, check_number
 
