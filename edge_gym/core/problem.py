@@ -21,6 +21,7 @@ from edge_gym.core.actions import ActionCodec
 from edge_gym.core.observation import ObservationTable
 from edge_gym.core.scene import BarPanel, Scene
 from edge_gym.core.state import declared_arrays
+from edge_gym.registry import load
 from edge_gym.runtime.streams import Streams
 from edge_gym.typing import BoolArray, IntArray
 
@@ -90,6 +91,8 @@ class Problem(ABC):
             ``get_state(lanes)`` and ``set_state(lanes, state)``, and, if need be,
             ``growing``, the names of those of its arrays whose later axes are as long as what was
             acquired so far.
+        picture: Where the function is that describes a lane's picture, ``"module:function"``; it is
+            called with the problem and the lane. None shows what is observed.
         actions_per: ``"device"`` or ``"sample"`` where the action space has one action or one
             component (or row of components) for each, in the observation's order, so that a policy
             that scores each of them acts for any number; ``"combination"`` where each device has
@@ -106,6 +109,7 @@ class Problem(ABC):
     documented_tables: ClassVar[Mapping[str, ObservationTable]] = {}
     documented_texts: ClassVar[Mapping[str, str]] = {}
     state_parts: ClassVar[tuple[str, ...]] = ()
+    picture: ClassVar[str | None] = None
 
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
@@ -139,7 +143,10 @@ class Problem(ABC):
         """Return the observations of all lanes, in arrays of their own."""
 
     def scene(self, lane: int) -> Scene:
-        """Describe the picture of one lane's episode: what is observed, unless told better."""
+        """Describe the picture of one lane's episode: by ``picture``, else what is observed."""
+        if self.picture is not None:
+            described: Scene = load(self.picture)(self, lane)
+            return described
         observations = self.observe()
         panels = []
         for part, table in self.tables.items():

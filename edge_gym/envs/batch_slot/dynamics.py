@@ -16,7 +16,6 @@ from torch import Tensor
 
 from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
-from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.batch_slot.actions import DirectCodec, GlobalCodec, action_codec
 from edge_gym.envs.batch_slot.config import BatchSlotConfig
@@ -26,7 +25,6 @@ from edge_gym.envs.batch_slot.observation import (
     TYPICAL_EFFICIENCY,
     observation_tables,
 )
-from edge_gym.envs.batch_slot.scene import round_scene
 from edge_gym.envs.budget import Budget
 from edge_gym.envs.fading import Fading
 from edge_gym.envs.federated import (
@@ -59,6 +57,7 @@ class BatchSlot(FederatedLearning):
 
     config: BatchSlotConfig
     config_type = BatchSlotConfig
+    picture = "edge_gym.envs.batch_slot.scene:round_scene"
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(BatchSlotConfig())
     codec: DirectCodec | GlobalCodec
     state_parts = (*FederatedLearning.state_parts, "server", "fading")
@@ -233,10 +232,6 @@ class BatchSlot(FederatedLearning):
             "devices": self.tables["devices"].fill(devices),
             "system": self.tables["system"].fill(system),
         }
-
-    def scene(self, lane: int) -> Scene:
-        """Show batches, slots, when devices finished and the accuracy over time."""
-        return round_scene(self, lane)
 
     def _allocation(self, costs: RoundCosts, actions: NDArray[Any]) -> Allocation:
         """Return the batches and slots that actions ``(m, ...)`` mean."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import NDArray
 
 from edge_gym.core.scene import BarPanel, GaugePanel, Scene
-
-if TYPE_CHECKING:
-    from edge_gym.envs.batch_slot.dynamics import BatchSlot
+from edge_gym.envs.batch_slot.dynamics import BatchSlot
 
 
 def round_scene(problem: BatchSlot, lane: int) -> Scene:

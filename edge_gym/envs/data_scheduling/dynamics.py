@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
-from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.data import draw_wrong_labels, order_by_class, partition
 from edge_gym.envs.budget import Budget
@@ -28,8 +27,7 @@ from edge_gym.envs.data_scheduling.actions import (
 from edge_gym.envs.data_scheduling.buffers import Buffers
 from edge_gym.envs.data_scheduling.config import DataSchedulingConfig
 from edge_gym.envs.data_scheduling.embeddings import EMBEDDING_SIZE, sample_embeddings
-from edge_gym.envs.data_scheduling.observation import observation_tables, observe
-from edge_gym.envs.data_scheduling.scene import picture
+from edge_gym.envs.data_scheduling.observation import observation_tables
 from edge_gym.learning import importance
 from edge_gym.physics import wireless
 from edge_gym.physics.sharing import jain_index
@@ -84,6 +82,7 @@ class DataScheduling(CentralizedLearning):
     config: DataSchedulingConfig
     codec: ChooseSample | ChooseDevice | RankDevices
     config_type = DataSchedulingConfig
+    picture = "edge_gym.envs.data_scheduling.scene:picture"
     keeps_half = True
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(
         DataSchedulingConfig()
@@ -175,7 +174,55 @@ class DataScheduling(CentralizedLearning):
 
     def observe(self) -> dict[str, NDArray[np.float32]]:
         """Return the observations of all lanes by part."""
-        return observe(self)
+        present = self.buffers.present
+        rows = np.where(present, self.buffers.rows, 0)
+        lanes = np.arange(self.n_lanes)[:, None, None]
+        labels = self.labels_of(lanes, rows)
+        snr_db = wireless.linear_to_db(self.current_snr(np.arange(self.n_lanes)))
+        devices: dict[str, NDArray[Any]] = {
+            "snr_db": snr_db,
+            "symbol_snr_db": wireless.symbol_snr_db(snr_db, self.features.train.shape[1]),
+            "mean_snr_db": wireless.linear_to_db(self.mean_snr),
+            "staleness": self.block[:, None] - self.last_upload,
+            "uploads": self.device_uploads,
+        }
+        if self.config.in_turns:
+            devices["chosen"] = self.is_chosen()
+        if self.config.uploads_per_block > 1:
+            offered = np.take_along_axis(rows, self.preferred()[:, :, None], axis=2)[:, :, 0]
+            holds = present.any(axis=2, keepdims=True)
+            components = self.embeddings.shown[offered] * holds
+            for i in range(EMBEDDING_SIZE):
+                devices[f"embedding_{i}"] = components[:, :, i]
+        samples: dict[str, NDArray[Any]] = {
+            "present": present,
+            self.learner.uncertainty: self.uncertainty,
+            "novelty": self.novelty,
+        }
+        if self.config.labels == "device":
+            samples["margin"] = self.margin
+            samples[self.learner.loss] = self.losses()
+            samples["zero_one_loss"] = self.wrong
+            share = self.label_share()[lanes, labels] * self.n_classes
+            samples["label_share"] = share * present
+            samples["label_recall"] = self.tracker.recall[lanes, labels] * present
+        if self.config.content:
+            content = self.embeddings.shown[rows] * present[..., None]
+            if self.config.signed_content:
+                content *= (1 - 2 * labels)[..., None]
+            samples |= {f"content_{i}": content[..., i] for i in range(EMBEDDING_SIZE)}
+        system = {
+            "budget_left": self.config.budget - self.device_uploads.sum(axis=1),
+            "samples": self.acquired(),
+            "unlearned": self.unlearned,
+            "class_balance": self.class_balance(),
+            "accuracy": self.tracker.accuracy,
+            "accuracy_slope": self.tracker.accuracy_slope,
+        }
+        if self.learner.has_weight_norm:
+            system["weight_norm"] = self.learner.weight_norm()
+        parts = {"devices": devices, "samples": samples, "system": system}
+        return {part: self.tables[part].fill(values) for part, values in parts.items()}
 
     def action_masks(self) -> BoolArray | None:
         """Samples that are there, of devices that were not yet chosen in this block."""
@@ -185,10 +232,6 @@ class DataScheduling(CentralizedLearning):
         if isinstance(self.codec, ChooseSample):
             return np.asarray(possible.reshape(self.n_lanes, -1))
         return np.asarray(possible.any(axis=2))
-
-    def scene(self, lane: int) -> Scene:
-        """Describe the picture of one lane's episode."""
-        return picture(self, lane)
 
     def current_snr(self, lanes: IntArray) -> NDArray[np.float64]:
         """Return γ of all devices in the current block, or in an episode's last, ``(m, K)``."""

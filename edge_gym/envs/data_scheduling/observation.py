@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_gym.core.observation import Column, ObservationTable
 from edge_gym.envs.centralized import SNR_DB_BOUNDS, SYMBOL_SNR_DB_BOUNDS
 from edge_gym.envs.data_scheduling.config import DataSchedulingConfig
 from edge_gym.envs.data_scheduling.embeddings import EMBEDDING_SIZE
 from edge_gym.learning.base import learner_type
-from edge_gym.physics import wireless
-
-if TYPE_CHECKING:
-    from edge_gym.envs.data_scheduling.dynamics import DataScheduling
 
 
 def observation_tables(config: DataSchedulingConfig) -> dict[str, ObservationTable]:
@@ -136,56 +127,3 @@ def observation_tables(config: DataSchedulingConfig) -> dict[str, ObservationTab
         "samples": ObservationTable(*samples),
         "system": ObservationTable(*system),
     }
-
-
-def observe(problem: DataScheduling) -> dict[str, NDArray[np.float32]]:
-    """Return the observations of all lanes by part."""
-    present = problem.buffers.present
-    rows = np.where(present, problem.buffers.rows, 0)
-    lanes = np.arange(problem.n_lanes)[:, None, None]
-    labels = problem.labels_of(lanes, rows)
-    snr_db = wireless.linear_to_db(problem.current_snr(np.arange(problem.n_lanes)))
-    devices: dict[str, NDArray[Any]] = {
-        "snr_db": snr_db,
-        "symbol_snr_db": wireless.symbol_snr_db(snr_db, problem.features.train.shape[1]),
-        "mean_snr_db": wireless.linear_to_db(problem.mean_snr),
-        "staleness": problem.block[:, None] - problem.last_upload,
-        "uploads": problem.device_uploads,
-    }
-    if problem.config.in_turns:
-        devices["chosen"] = problem.is_chosen()
-    if problem.config.uploads_per_block > 1:
-        offered = np.take_along_axis(rows, problem.preferred()[:, :, None], axis=2)[:, :, 0]
-        holds = present.any(axis=2, keepdims=True)
-        components = problem.embeddings.shown[offered] * holds
-        for i in range(EMBEDDING_SIZE):
-            devices[f"embedding_{i}"] = components[:, :, i]
-    samples: dict[str, NDArray[Any]] = {
-        "present": present,
-        problem.learner.uncertainty: problem.uncertainty,
-        "novelty": problem.novelty,
-    }
-    if problem.config.labels == "device":
-        samples["margin"] = problem.margin
-        samples[problem.learner.loss] = problem.losses()
-        samples["zero_one_loss"] = problem.wrong
-        share = problem.label_share()[lanes, labels] * problem.n_classes
-        samples["label_share"] = share * present
-        samples["label_recall"] = problem.tracker.recall[lanes, labels] * present
-    if problem.config.content:
-        content = problem.embeddings.shown[rows] * present[..., None]
-        if problem.config.signed_content:
-            content *= (1 - 2 * labels)[..., None]
-        samples |= {f"content_{i}": content[..., i] for i in range(EMBEDDING_SIZE)}
-    system = {
-        "budget_left": problem.config.budget - problem.device_uploads.sum(axis=1),
-        "samples": problem.acquired(),
-        "unlearned": problem.unlearned,
-        "class_balance": problem.class_balance(),
-        "accuracy": problem.tracker.accuracy,
-        "accuracy_slope": problem.tracker.accuracy_slope,
-    }
-    if problem.learner.has_weight_norm:
-        system["weight_norm"] = problem.learner.weight_norm()
-    parts = {"devices": devices, "samples": samples, "system": system}
-    return {part: problem.tables[part].fill(values) for part, values in parts.items()}

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.core.scene import BarPanel, GaugePanel, ImagePanel, Scene, acted_on
 from edge_gym.data import load_dataset
+from edge_gym.envs.data_scheduling.dynamics import DataScheduling
 from edge_gym.physics import wireless
-
-if TYPE_CHECKING:
-    from edge_gym.envs.data_scheduling.dynamics import DataScheduling
 
 _SHOWN_DEVICES = 40
 

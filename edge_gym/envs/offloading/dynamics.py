@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
-from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.budget import Budget
 from edge_gym.envs.fading import Fading
@@ -28,7 +27,6 @@ from edge_gym.envs.offloading.actions import (
 from edge_gym.envs.offloading.config import SPLIT_LEVELS, OffloadingConfig
 from edge_gym.envs.offloading.costs import MAX_COST, mean_gain, offloading_costs
 from edge_gym.envs.offloading.observation import observation_tables
-from edge_gym.envs.offloading.scene import scene_of
 from edge_gym.learning.averaging import average
 from edge_gym.physics import wireless
 from edge_gym.physics.compute import cpu_energy, cpu_latency
@@ -53,6 +51,7 @@ class OffloadingProblem(FederatedLearning):
     config: OffloadingConfig
     codec: OffloadingCodec | GridCodec | CombinationCodec
     config_type = OffloadingConfig
+    picture = "edge_gym.envs.offloading.scene:scene_of"
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(
         OffloadingConfig()
     )
@@ -225,10 +224,6 @@ class OffloadingProblem(FederatedLearning):
         levels = np.repeat(arrive[:, None], SPLIT_LEVELS, axis=1)
         levels[:, 0] = True
         return np.tile(levels, config.n_devices)
-
-    def scene(self, lane: int) -> Scene:
-        """Show what was offloaded, the band, latencies and the accuracy."""
-        return scene_of(self, lane)
 
     def _draw_places(self, lanes: IntArray) -> Float64Array:
         """Draw where users are, ``(m, M, 2)``, the server in the middle."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.core.scene import BarPanel, GaugePanel, Scene
-
-if TYPE_CHECKING:
-    from edge_gym.envs.offloading.dynamics import OffloadingProblem
+from edge_gym.envs.offloading.dynamics import OffloadingProblem
 
 
 def scene_of(problem: OffloadingProblem, lane: int) -> Scene:

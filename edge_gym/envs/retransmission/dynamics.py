@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 
 from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
-from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.data import partition
 from edge_gym.envs.budget import Budget
 from edge_gym.envs.centralized import CentralizedLearning
 from edge_gym.envs.retransmission.actions import RETRANSMIT, AcceptOrRetransmit
 from edge_gym.envs.retransmission.config import RetransmissionConfig
-from edge_gym.envs.retransmission.observation import observation_table, observe
-from edge_gym.envs.retransmission.scene import picture
+from edge_gym.envs.retransmission.observation import observation_table, required_snr
 from edge_gym.physics import wireless
 from edge_gym.runtime.streams import Purpose
 from edge_gym.typing import BoolArray, IntArray
@@ -50,6 +48,7 @@ class Retransmission(CentralizedLearning):
     config: RetransmissionConfig
     codec: AcceptOrRetransmit
     config_type = RetransmissionConfig
+    picture = "edge_gym.envs.retransmission.scene:picture"
     documented_tables: ClassVar[dict[str, ObservationTable]] = {
         "": observation_table(RetransmissionConfig())
     }
@@ -114,17 +113,41 @@ class Retransmission(CentralizedLearning):
 
     def observe(self) -> NDArray[np.float32]:
         """Return the observations of all lanes, ``(n_lanes, F)``."""
-        return observe(self)
+        config, lanes = self.config, np.arange(self.n_lanes)
+        snr_db = wireless.linear_to_db(self.snr)
+        kind = self.learner.uncertainty
+        required = required_snr(self.uncertainty, config.alignment_probability, kind)
+        label_share = self.label_share()[lanes, self.current_labels(lanes)]
+        noise = self.informative_noise
+        return self.table.fill(
+            {
+                "effective_snr_db": snr_db,
+                kind: self.uncertainty,
+                "margin": self.margin,
+                "required_snr_db": wireless.linear_to_db(np.minimum(required, 1e9)),
+                "transmissions": self.transmissions,
+                "budget_left": config.budget - self.uses,
+                "samples": self.acquired(),
+                "informative": self.informative,
+                "informative_snr_db": wireless.linear_to_db(
+                    self.informative / np.maximum(noise, 1e-6)
+                ),
+                "unlearned": self.unlearned,
+                "class_balance": self.class_balance(),
+                "label_share": label_share * self.n_classes,
+                "accuracy": self.tracker.accuracy,
+                "accuracy_slope": self.tracker.accuracy_slope,
+                "effective_symbol_snr_db": wireless.symbol_snr_db(
+                    snr_db, self.features.train.shape[1]
+                ),
+            }
+        )
 
     def action_masks(self) -> BoolArray:
         """Accepting is always possible, retransmitting while channel uses are left."""
         masks = np.ones((self.n_lanes, 2), np.bool_)
         masks[:, RETRANSMIT] = self.uses < self.config.budget
         return masks
-
-    def scene(self, lane: int) -> Scene:
-        """Describe the picture of one lane's episode."""
-        return picture(self, lane)
 
     def current_rows(self, lanes: IntArray) -> IntArray:
         """Return the training rows of the samples now being sent, ``(m,)``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,6 @@ from edge_gym.core.observation import Column, ObservationTable
 from edge_gym.envs.centralized import SNR_DB_BOUNDS, SYMBOL_SNR_DB_BOUNDS
 from edge_gym.envs.retransmission.config import RetransmissionConfig
 from edge_gym.learning.base import learner_type
-from edge_gym.physics import wireless
-
-if TYPE_CHECKING:
-    from edge_gym.envs.retransmission.dynamics import Retransmission
 
 
 def required_snr(
@@ -113,37 +109,4 @@ def observation_table(config: RetransmissionConfig) -> ObservationTable:
             -10,
             6,
         ),
-    )
-
-
-def observe(problem: Retransmission) -> NDArray[np.float32]:
-    """Return the observations of all lanes, ``(n_lanes, F)``."""
-    config, lanes = problem.config, np.arange(problem.n_lanes)
-    snr_db = wireless.linear_to_db(problem.snr)
-    kind = problem.learner.uncertainty
-    required = required_snr(problem.uncertainty, config.alignment_probability, kind)
-    label_share = problem.label_share()[lanes, problem.current_labels(lanes)]
-    noise = problem.informative_noise
-    return problem.table.fill(
-        {
-            "effective_snr_db": snr_db,
-            kind: problem.uncertainty,
-            "margin": problem.margin,
-            "required_snr_db": wireless.linear_to_db(np.minimum(required, 1e9)),
-            "transmissions": problem.transmissions,
-            "budget_left": config.budget - problem.uses,
-            "samples": problem.acquired(),
-            "informative": problem.informative,
-            "informative_snr_db": wireless.linear_to_db(
-                problem.informative / np.maximum(noise, 1e-6)
-            ),
-            "unlearned": problem.unlearned,
-            "class_balance": problem.class_balance(),
-            "label_share": label_share * problem.n_classes,
-            "accuracy": problem.tracker.accuracy,
-            "accuracy_slope": problem.tracker.accuracy_slope,
-            "effective_symbol_snr_db": wireless.symbol_snr_db(
-                snr_db, problem.features.train.shape[1]
-            ),
-        }
     )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.core.scene import BarPanel, GaugePanel, ImagePanel, Scene
 from edge_gym.data import load_dataset
+from edge_gym.envs.retransmission.dynamics import Retransmission
 from edge_gym.envs.retransmission.observation import required_snr
 from edge_gym.physics import wireless
-
-if TYPE_CHECKING:
-    from edge_gym.envs.retransmission.dynamics import Retransmission
 
 _SHOWN_USES = 36
 

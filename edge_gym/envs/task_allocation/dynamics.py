@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
-from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.budget import Budget
 from edge_gym.envs.fading import Fading
@@ -37,7 +36,6 @@ from edge_gym.envs.task_allocation.costs import (
     task_costs,
 )
 from edge_gym.envs.task_allocation.observation import MAX_LOG, ROOM_UPDATES, observation_tables
-from edge_gym.envs.task_allocation.scene import scene_of
 from edge_gym.learning.averaging import average
 from edge_gym.learning.jobs import pad_rows
 from edge_gym.physics import wireless
@@ -66,6 +64,7 @@ class TaskAllocation(FederatedLearning):
     config: TaskAllocationConfig
     codec: TaskCodec | JointCodec | CapCodec
     config_type = TaskAllocationConfig
+    picture = "edge_gym.envs.task_allocation.scene:scene_of"
     path_loss = (128.0, 3.71)
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(
         TaskAllocationConfig()
@@ -260,10 +259,6 @@ class TaskAllocation(FederatedLearning):
             "devices": self.tables["devices"].fill(devices),
             "system": self.tables["system"].fill(system),
         }
-
-    def scene(self, lane: int) -> Scene:
-        """Show samples, updates, times, energies and the accuracy over cycles."""
-        return scene_of(self, lane)
 
     def _begin_cycle(self, lanes: IntArray) -> None:
         """Let channels fade, and find out what each cap would mean, where one is chosen."""

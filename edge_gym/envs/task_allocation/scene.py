@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.core.scene import BarPanel, GaugePanel, Scene
-
-if TYPE_CHECKING:
-    from edge_gym.envs.task_allocation.dynamics import TaskAllocation
+from edge_gym.envs.task_allocation.dynamics import TaskAllocation
 
 
 def scene_of(problem: TaskAllocation, lane: int) -> Scene:

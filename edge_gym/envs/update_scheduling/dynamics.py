@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
-from edge_gym.core.scene import Scene
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.budget import Budget
 from edge_gym.envs.fading import Fading
@@ -35,7 +34,6 @@ from edge_gym.envs.update_scheduling.observation import (
     MEMORY_ROUNDS,
     observation_tables,
 )
-from edge_gym.envs.update_scheduling.scene import round_scene
 from edge_gym.envs.update_scheduling.timing import Clock, share_band
 from edge_gym.learning.averaging import average
 from edge_gym.physics import compute, wireless
@@ -49,6 +47,7 @@ class UpdateScheduling(FederatedLearning):
 
     config: UpdateSchedulingConfig
     config_type = UpdateSchedulingConfig
+    picture = "edge_gym.envs.update_scheduling.scene:round_scene"
     codec: SchedulingCodec
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(
         UpdateSchedulingConfig()
@@ -254,10 +253,6 @@ class UpdateScheduling(FederatedLearning):
             "devices": self.tables["devices"].fill(devices),
             "system": self.tables["system"].fill(system),
         }
-
-    def scene(self, lane: int) -> Scene:
-        """Show the last round and the accuracy."""
-        return round_scene(self, lane)
 
     def _begin_round(self, lanes: IntArray) -> None:
         """Draw channels and slow-downs; let devices compute what the server decides by."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_gym.core.scene import BarPanel, GaugePanel, Scene, acted_on
-
-if TYPE_CHECKING:
-    from edge_gym.envs.update_scheduling.dynamics import UpdateScheduling
+from edge_gym.envs.update_scheduling.dynamics import UpdateScheduling
 
 
 def round_scene(problem: UpdateScheduling, lane: int) -> Scene:
