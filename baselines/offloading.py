@@ -82,7 +82,9 @@ class _CappedRule(_Rule):
 
     Parameters: ClassVar[type[Any]] = CapParameters
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": _CAPS}
-    further_grids = ({"cap": (0.4, 0.6, 0.8, 1.0), "cap_late": (0.2, 0.4, 0.6, 0.8, 1.0)},)
+    further_grids: ClassVar[Sequence[Mapping[str, Sequence[Any]]]] = (
+        {"cap": (0.4, 0.6, 0.8, 1.0), "cap_late": (0.2, 0.4, 0.6, 0.8, 1.0)},
+    )
     bounds: ClassVar[Mapping[str, Sequence[float]]] = _SHARES
     grouped: ClassVar[bool] = False
     """Whether uplinks and downlinks have half of the band each."""
@@ -152,8 +154,8 @@ class Exhaustive(_CappedRule):
     source = "Li et al. 2021, §IV, Optimal"
     # Its decisions take three to eleven times as long as the others', and are nearly the same as
     # those of ``near-optimal``: few caps are tried, and no schedules.
-    grid = {"cap": (0.4, 0.6, 0.8, 1.0)}  # noqa: RUF012
-    further_grids = ()
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"cap": (0.4, 0.6, 0.8, 1.0)}
+    further_grids: ClassVar[Sequence[Mapping[str, Sequence[Any]]]] = ()
 
     @classmethod
     def applies_to(cls, config: Any) -> bool:
