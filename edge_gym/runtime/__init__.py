@@ -1,1 +1,1 @@
-"""Files, processes, threads, messages: what has nothing to do with learning or radio."""
+"""Files, processes, threads, random numbers: what has nothing to do with learning or radio."""
