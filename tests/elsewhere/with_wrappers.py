@@ -84,7 +84,7 @@ def film(env_id: str, **fields: Any) -> None:
             _, _, terminated, truncated, _ = env.step(env.action_space.sample())
             frames, over = frames + 1, terminated or truncated
         env.close()
-        assert _lengths_of(one) == [frames]
+        assert _lengths_of(one) == [frames], (_lengths_of(one), frames)
         env = gym.make_vec(f"edge_gym:{env_id}", 2, **fields)
         env = vector_wrappers.RecordVideo(
             env, str(lanes), step_trigger=lambda step: step == 0, video_length=2

@@ -75,7 +75,7 @@ def test_everything_runs_in_an_empty_project(folder: Path) -> None:
 
     def play(name: str) -> str:
         began = time.perf_counter()
-        arguments = [f"{name}.py", "--fields", "fields.json"]
+        arguments = [f"{name}.py", "--fields", "fields.json", *fields]
         lines = done(*arguments, cwd=project, python=python, env=clean)
         return f"{lines}{name}: {time.perf_counter() - began:.0f} s"
 

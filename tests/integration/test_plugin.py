@@ -115,7 +115,7 @@ def test_everything_takes_a_problem_of_ones_own(run: Callable[..., str]) -> None
 @pytest.mark.timeout(900)
 def test_our_problems_take_what_others_bring(run: Callable[..., str]) -> None:
     digits = ("dataset=digits", "image_size=null", "validation_size=200", "test_size=100")
-    few = ("--episodes", "4", "--policy", "random", "--json")
+    few = ("--episodes", "4", "--policy", "random", "--set", "reward=accuracy", "--json")
 
     def compare(env_id: str, *fields: str) -> dict[str, float]:
         settings = [part for field in (*digits, *fields) for part in ("--set", field)]
