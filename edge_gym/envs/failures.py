@@ -1,4 +1,4 @@
-"""Devices that are slow for once, and messages that are lost."""
+"""Devices that are slow for once."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ from edge_gym.data import (
     partition,
 )
 from edge_gym.envs.budget import Budget
+from edge_gym.envs.fading import Fading
 from edge_gym.envs.federated_config import LEAST_DISTANCE_M, FederatedConfig
 from edge_gym.envs.targets import TargetTimes
 from edge_gym.envs.tracking import DOCUMENTED, GainTracker
@@ -98,9 +99,11 @@ class FederatedLearning(Problem):
         n_lanes: Number of lanes.
         max_rounds: Most rounds of an episode.
         budget: What limits it.
+        links: Shape of a lane's links to the server; None has one for each device.
 
     Attributes:
         channel: How links fade.
+        fading: Their gains.
         features: The data.
         network: What is trained.
         learner: The global models.
@@ -116,7 +119,13 @@ class FederatedLearning(Problem):
     path_loss: ClassVar[tuple[float, float]] = (128.1, 3.76)
     """Loss in dB at one kilometre, and the exponent."""
     documented_texts = DOCUMENTED
-    state_parts: ClassVar[tuple[str, ...]] = ("tracker", "targets", "learner", "compressor")
+    state_parts: ClassVar[tuple[str, ...]] = (
+        "tracker",
+        "targets",
+        "learner",
+        "compressor",
+        "fading",
+    )
 
     validation = LaneArray(np.int64, lambda problem: (problem.config.validation_size,), reset=None)
     test = LaneArray(np.int64, lambda problem: (problem.test_size,), reset=None)
@@ -131,10 +140,16 @@ class FederatedLearning(Problem):
     rounds = LaneArray(np.int64)
 
     def __init__(
-        self, config: FederatedConfig, n_lanes: int, max_rounds: int, budget: Budget
+        self,
+        config: FederatedConfig,
+        n_lanes: int,
+        max_rounds: int,
+        budget: Budget,
+        links: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(config, n_lanes)
         self.channel = make_channel(config.channel)
+        self.fading = Fading(n_lanes, self.channel, links or per_device(self))
         self.features = load_features(config.dataset, config.classes, config.image_size)
         labels, n_test = self.features.train_labels, len(self.features.test_labels)
         check_split(labels, n_test, config.validation_size, config.test_size)

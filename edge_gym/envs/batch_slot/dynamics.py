@@ -26,7 +26,6 @@ from edge_gym.envs.batch_slot.observation import (
     observation_tables,
 )
 from edge_gym.envs.budget import Budget
-from edge_gym.envs.fading import Fading
 from edge_gym.envs.federated import (
     MAX_LOSS,
     FederatedLearning,
@@ -60,7 +59,7 @@ class BatchSlot(FederatedLearning):
     picture = "edge_gym.envs.batch_slot.scene:round_scene"
     documented_tables: ClassVar[dict[str, ObservationTable]] = observation_tables(BatchSlotConfig())
     codec: DirectCodec | GlobalCodec
-    state_parts = (*FederatedLearning.state_parts, "server", "fading")
+    state_parts = (*FederatedLearning.state_parts, "server")
 
     # Bits that the next download is expected to have: exact unless the union is sent.
     download_bits = LaneArray(np.float64, reset=None)
@@ -82,8 +81,10 @@ class BatchSlot(FederatedLearning):
 
     def __init__(self, config: BatchSlotConfig, n_lanes: int) -> None:
         budget = Budget(config.budget_s, {"seconds": 1.0})
-        super().__init__(config, n_lanes, config.max_rounds, budget)
-        k, size = config.n_devices, self.compressor.payload_bits
+        k = config.n_devices
+        # Up and down; nobody asks for gains where rates are means over fading.
+        super().__init__(config, n_lanes, config.max_rounds, budget, links=(2, k))
+        size = self.compressor.payload_bits
         # The average of sparse vectors is less sparse than they are, that of quantised ones has
         # more levels: it is another message than theirs.
         self._sends_union = self.compressor.changes and config.download == "union"
@@ -96,8 +97,6 @@ class BatchSlot(FederatedLearning):
             n_exact=self.network.n_statistics,
             device=config.compute_device,
         )
-        # Up and down; nobody asks for it where rates are means over fading.
-        self.fading = Fading(n_lanes, self.channel, (2, k))
         typical = 1 / self._speed_of(np.array(self._processors())).mean()
         transfer_s = size / (TYPICAL_EFFICIENCY * config.bandwidth_hz)
         self.tables = observation_tables(config, float(typical), transfer_s)

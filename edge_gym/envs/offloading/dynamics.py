@@ -16,7 +16,6 @@ from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.budget import Budget
-from edge_gym.envs.fading import Fading
 from edge_gym.envs.federated import FederatedLearning, per_device
 from edge_gym.envs.offloading.actions import (
     CombinationCodec,
@@ -63,7 +62,6 @@ class OffloadingProblem(FederatedLearning):
         reset=None,
     )
     staleness = LaneArray(np.int64, per_device)
-    state_parts = (*FederatedLearning.state_parts, "fading")
     # Where users are, the server in the middle, and their channels' gains.
     place_m = LaneArray(np.float64, lambda problem: (problem.config.n_devices, 2))
     gain = LaneArray(np.float64, per_device, reset=1)
@@ -100,7 +98,6 @@ class OffloadingProblem(FederatedLearning):
                 "system": self.tables["system"].space(),
             }
         )
-        self.fading = Fading(n_lanes, self.channel, (config.n_devices,))
         self.codec = action_codec(config)
         self.action_space = self.codec.space
         self.actions_per = "combination" if config.actions == "combination" else "device"

@@ -17,7 +17,6 @@ from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.budget import Budget
-from edge_gym.envs.fading import Fading
 from edge_gym.envs.failures import slow_downs
 from edge_gym.envs.federated import (
     MAX_LOSS,
@@ -70,8 +69,6 @@ class TaskAllocation(FederatedLearning):
         TaskAllocationConfig()
     )
 
-    state_parts = (*FederatedLearning.state_parts, "fading")
-
     # Of the episode: energy limits, shares of cycles in which models are lost, and the samples d of
     # a cycle.
     limit_j = LaneArray(np.float64, per_device, reset=None)
@@ -113,7 +110,6 @@ class TaskAllocation(FederatedLearning):
                 "system": self.tables["system"].space(),
             }
         )
-        self.fading = Fading(n_lanes, self.channel, (config.n_devices,))
         self.codec = action_codec(config)
         self.action_space = self.codec.space
         self.actions_per = "system" if config.actions == "staleness" else "device"

@@ -16,7 +16,6 @@ from edge_gym.core.observation import ObservationTable
 from edge_gym.core.problem import Step
 from edge_gym.core.state import LaneArray
 from edge_gym.envs.budget import Budget
-from edge_gym.envs.fading import Fading
 from edge_gym.envs.failures import slow_downs
 from edge_gym.envs.federated import MAX_LOSS, FederatedLearning, clip_finite, per_device
 from edge_gym.envs.redundancy import copies_arrived
@@ -53,7 +52,7 @@ class UpdateScheduling(FederatedLearning):
         UpdateSchedulingConfig()
     )
     action_fill = 1.0
-    state_parts = (*FederatedLearning.state_parts, "fading", "memory", "arrived")
+    state_parts = (*FederatedLearning.state_parts, "memory", "arrived")
     # The round that begins: computing times with slow-downs, and who takes part.
     compute_s = LaneArray(np.float64, per_device)
     participates = LaneArray(np.bool_, per_device, reset=True)
@@ -106,7 +105,6 @@ class UpdateScheduling(FederatedLearning):
         )
         # What devices have computed for this round before it is decided, or uploaded last (lazy).
         values = 0 if config.knowledge == "remembered" else self.network.n_values
-        self.fading = Fading(n_lanes, self.channel, (k,))
         self.memory = DeviceMemory(n_lanes, k, values, config.compute_device)
         # What arrived of them last, as they computed it.
         values = self.network.n_values if config.tells_change else 0
